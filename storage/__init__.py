@@ -1,0 +1,1 @@
+"""The versioned, sharded, replicated tree: a library that knows neither FUSE nor triggers."""

@@ -1,0 +1,43 @@
+"""Every bound of the store, with its unit and reason; relations between them are asserted at import."""
+
+from __future__ import annotations
+
+NAME_BYTES_MAX = 255
+"""A directory entry's name; POSIX NAME_MAX on every file system people use."""
+
+SYMLINK_BYTES_MAX = 4095
+"""A symbolic link's target: PATH_MAX less the terminator."""
+
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 65_536
+"""Linux's own limits (xattr(7))."""
+
+LINKS_MAX = 2**31 - 1
+
+FILE_BYTES_MAX = 2**48
+"""256 TiB: a chunk number then fits 32 bits with room to spare."""
+
+CHUNK_BYTES = 256 * 1024
+"""Content is indexed in chunks of this many bytes (DESIGN 4)."""
+
+PAYLOAD_BYTES_MAX = CHUNK_BYTES
+"""A frame's payload. Also what a cold 4 KiB read has to verify, so it is not larger than a chunk."""
+
+METADATA_BYTES_MAX = 16 * 1024 * 1024
+"""A frame's metadata: a commit of a 10 GiB file lists 40,960 extents, about 1 MiB."""
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+"""A log segment file; addresses are segment number * SEGMENT_BYTES + offset, frames never cross."""
+
+PIECES_PER_CHUNK_MAX = 32
+"""Pieces in one chunk's row before a commit merges neighbours."""
+
+KEY_BYTES_MAX = 511
+"""LMDB's limit on a key."""
+
+RECORD_INODE_MAX = 2**48
+"""Live inode numbers stay below; numbers of the past lie above (SEMANTICS 4)."""
+
+assert 1 + 8 + NAME_BYTES_MAX + 1 + 8 <= KEY_BYTES_MAX
+assert FILE_BYTES_MAX // CHUNK_BYTES <= 2**32
+assert PAYLOAD_BYTES_MAX + METADATA_BYTES_MAX + 4096 <= SEGMENT_BYTES
