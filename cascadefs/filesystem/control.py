@@ -1,0 +1,125 @@
+"""The root's `.cascade` directory: served, not stored, never listed (SEMANTICS 9).
+
+`README` for people who stumble on it, `status` as JSON, `at/<time>/` the whole tree as of any instant, and
+`by-id/<inode>/v<N>` content by inode number whatever its names are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from cascadefs import vpath
+from cascadefs.filesystem.node import Listing, Node, Text
+from storage.namespace import ROOT
+
+if TYPE_CHECKING:
+    from cascadefs.filesystem.history import History
+    from storage.store import Store
+
+__all__ = ["Control"]
+
+README = b"""\
+This directory belongs to cascadefs, the file system in which every file remembers.
+
+  cat file@v3                      the third version of that name
+  cat 'file@t=2026-11-21T10:00'    what it was then (UTC); also file@20261121T100000Z, file@-10m
+  ls dir@-1h/                      a whole directory as it was, one consistent cut
+  ls -l file@@/                    every version of a file;  ls dir@@/  instants of a directory
+  ls dir/.@deleted/                names deleted there, readable as they were last
+  cp file@v3 file                  restore: commits a new version, history is never rewound
+
+Here: at/<time>/ is the whole tree as of then, by-id/<inode>/v<N> content by inode number, status is JSON.
+It is found by name in the root of the mount and never listed. docs/SEMANTICS.md has all the rules.
+"""
+
+
+class Control:
+    """Builds the nodes of the control directory."""
+
+    def __init__(self, store: Store, history: History, status: Callable[[], dict[str, object]]) -> None:
+        self._store = store
+        self._history = history
+        self._status = status
+
+    def root(self) -> Listing:
+        """`.cascade` itself."""
+        children: dict[bytes, Callable[[], Node]] = {
+            b"README": lambda: self._text(b"README", lambda: iter((README,))),
+            b"at": lambda: self._listing(("at",), self._at, {}),
+            b"by-id": lambda: self._listing(("by-id",), self._by_id, {}),
+            b"status": lambda: self._text(b"status", self._status_text),
+        }
+
+        def lookup(name: bytes) -> Node | None:
+            make = children.get(name)
+            return make() if make is not None else None
+
+        return self._listing(("control",), lookup, children)
+
+    def _status_text(self) -> Iterator[bytes]:
+        yield json.dumps(self._status(), indent=2).encode() + b"\n"
+
+    def _at(self, name: bytes) -> Node | None:
+        parsed = vpath.parse(b".@" + name) or vpath.parse(b".@t=" + name)
+        if not isinstance(parsed, vpath.Historic):
+            return None
+        spec = parsed.spec
+        if not isinstance(spec, vpath.Time | vpath.Ago | vpath.Now):
+            return None
+        return self._history.resolve(ROOT, name_of_root(name))[0]
+
+    def _by_id(self, name: bytes) -> Node | None:
+        if not name.isdigit() or len(name) > 15 or self._store.attributes(int(name)) is None:
+            return None
+        inode = int(name)
+        attributes = self._store.attributes(inode)
+        assert attributes is not None
+        versions = range(1, attributes.content + 1)
+
+        def lookup(text: bytes) -> Node | None:
+            digits = text[1:]
+            if text[:1] != b"v" or not digits.isdigit() or len(digits) > 15:
+                return None
+            timestamp = self._store.content_timestamp(inode, int(digits))
+            return self._history.past(inode, timestamp) if timestamp is not None else None
+
+        def names(after: bytes) -> Iterator[bytes]:
+            done = int(after[1:]) if after else 0
+            return (b"v%d" % number for number in versions[done:])
+
+        return Listing(
+            ("by-id", inode),
+            lookup,
+            names,
+            uid=attributes.uid,
+            gid=attributes.gid,
+            time_ns=attributes.mtime_ns,
+        )
+
+    def _listing(
+        self,
+        key: tuple[object, ...],
+        lookup: Callable[[bytes], Node | None],
+        names: dict[bytes, Callable[[], Node]],
+    ) -> Listing:
+        listed = sorted(names)
+
+        def behind(after: bytes) -> Iterator[bytes]:
+            return (name for name in listed if name > after)
+
+        return Listing((b"control", *key), lookup, behind, uid=0, gid=0, time_ns=self._time_ns())
+
+    def _text(self, name: bytes, produce: Callable[[], Iterator[bytes]]) -> Text:
+        return Text(("control-text", name), produce, uid=0, gid=0, time_ns=self._time_ns())
+
+    def _time_ns(self) -> int:
+        root = self._store.attributes(ROOT)
+        assert root is not None
+        return root.mtime_ns
+
+
+def name_of_root(spec: bytes) -> bytes:
+    """`.@SPEC`, with a keyword where the bare form is none."""
+    return b".@" + spec if vpath.parse(b".@" + spec) is not None else b".@t=" + spec

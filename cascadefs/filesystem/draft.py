@@ -1,0 +1,121 @@
+"""A draft: what was written to a file since its last version, shared by every handle of it on this mount.
+
+POSIX wants a write seen at once by every process; history wants a version per write session. The draft is the
+difference: reads go through it, `Filesystem` makes it a version at close, fsync or autocommit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage.extents import DirtyMap
+from storage.limits import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from storage.attributes import Attributes
+    from storage.store import Store
+
+__all__ = ["DRAFT_MEMORY_BYTES_MAX", "STAGE_BYTES_MIN", "Draft"]
+
+STAGE_BYTES_MIN = 64 * 1024
+"""A write this large goes to the log at once: nothing would be gained by gathering it with others."""
+
+DRAFT_MEMORY_BYTES_MAX = 1024 * 1024
+"""A draft holding more than this in memory stages it, so open files do not add up to the size of what is written."""
+
+
+class Draft:
+    """The uncommitted state of one inode.
+
+    `size` is the file's size as seen now. Below `keep` (None: everywhere) the committed content shows where nothing
+    dirty lies over it; from `keep` on it was truncated away. `since_ns` is when the first change came.
+    """
+
+    __slots__ = ("changed_ns", "dirty", "keep", "mtime_ns", "since_ns", "size")
+
+    def __init__(self, size: int, now_ns: int) -> None:
+        self.size = size
+        self.keep: int | None = None
+        self.dirty = DirtyMap()
+        self.mtime_ns = self.changed_ns = self.since_ns = now_ns
+
+    def truncate(self, size: int, now_ns: int) -> None:
+        """Cut or extend (with a hole)."""
+        if size < self.size:
+            self.dirty.cut(size)
+            self.keep = size if self.keep is None else min(self.keep, size)
+        self.size = size
+        self.mtime_ns = self.changed_ns = now_ns
+
+    def write(self, store: Store, inode: int, offset: int, data: bytes, now_ns: int) -> None:
+        """Lay bytes over the file; large ones and too many are staged in the log.
+
+        Raises:
+            OSError: the log could not take it; the draft is as before, or holds the bytes in memory.
+        """
+        length = len(data)
+        if length >= STAGE_BYTES_MIN:
+            for extent in store.stage(inode, offset, data):
+                self.dirty.place(*extent)
+        elif length:
+            self.dirty.write(offset, data)
+            if self.dirty.memory_bytes > DRAFT_MEMORY_BYTES_MAX:
+                self._stage(store, inode)
+        self.size = max(self.size, offset + length)
+        self.mtime_ns = self.changed_ns = now_ns
+
+    def _stage(self, store: Store, inode: int) -> None:
+        for span in [span for span in self.dirty if span.data is not None]:
+            for extent in store.stage(inode, span.start, span.view()):
+                self.dirty.place(*extent)
+
+    def share(self, chunk: int, pieces: list[tuple[int, int, int, int]], size: int) -> None:
+        """Lay the pieces of another version's chunk over the file, without copying a byte; cut at its `size`."""
+        for start, length, address, offset in pieces:
+            at = chunk * CHUNK_BYTES + start
+            if at < size:
+                self.dirty.place(at, min(length, size - at), address, offset)
+
+    @property
+    def stored_bytes(self) -> int:
+        """A guess at what the version will hold without holes, for st_blocks: what is dirty now."""
+        return min(self.dirty.span_bytes, self.size)
+
+    def read(
+        self, store: Store, inode: int, attributes: Attributes, offset: int, length: int
+    ) -> bytes | bytearray | memoryview:
+        """Bytes as seen now: dirty ones over the committed content."""
+        end = min(offset + length, self.size)
+        if end <= offset:
+            return b""
+        visible = attributes.size if self.keep is None else min(attributes.size, self.keep)
+        parts: list[bytes | bytearray | memoryview] = []
+        at = offset
+        for span in self.dirty.overlapping(offset, end):
+            self._base(store, inode, attributes, visible, at, span.start, parts)
+            if span.data is not None:
+                parts.append(bytes(span.view()))
+            else:
+                parts.append(store.read_staged(span.address, span.offset, span.length))
+            at = span.end
+        self._base(store, inode, attributes, visible, at, end, parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @staticmethod
+    def _base(
+        store: Store,
+        inode: int,
+        attributes: Attributes,
+        visible: int,
+        start: int,
+        end: int,
+        parts: list[bytes | bytearray | memoryview],
+    ) -> None:
+        """Append [start, end) of the committed content, zeros from `visible` on."""
+        if end <= start:
+            return
+        shown = min(end, visible)
+        if shown > start:
+            parts.append(store.read(inode, attributes, None, start, shown - start))
+        if end > max(start, shown):
+            parts.append(bytes(end - max(start, shown)))

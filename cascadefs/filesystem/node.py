@@ -1,0 +1,240 @@
+"""Nodes: what a path component leads to, present, past or made up, and the table of those the kernel knows.
+
+A node has a number, which is its FUSE node id and its ``st_ino`` (SEMANTICS 4). Live inodes have their own. The past
+is numbered by hashing what it is: a file of the past by (inode, metadata revision), so the same version reached by
+any path is one node and one page cache; a directory of the past by (inode, timestamp). Hashes rather than a stored
+counter, because a look-up then writes nothing, and another mount of the same store gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from cascadefs.filesystem.interface import FOREVER_S, Stat
+from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK
+from storage.limits import RECORD_INODE_MAX
+
+if TYPE_CHECKING:
+    from cascadefs.filesystem.draft import Draft
+    from storage.attributes import Attributes
+
+__all__ = ["Listing", "Live", "Node", "NodeTable", "Past", "Text"]
+
+_FILE_NUMBERS = 2**52 - RECORD_INODE_MAX
+_DIRECTORY_NUMBERS = 2**51
+
+
+class Node:
+    """Anything with a number. `lookups` counts the kernel's references (FUSE forget)."""
+
+    __slots__ = ("lookups", "number")
+    is_directory = False
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.lookups = 0
+
+    def key(self) -> tuple[object, ...]:
+        """What the node is, independent of its number."""
+        raise NotImplementedError
+
+
+class Live(Node):
+    """An inode as it is now. `alias` is the name it was last reached by; `handles` counts open ones."""
+
+    __slots__ = ("alias", "draft", "handles")
+
+    def __init__(self, inode: int) -> None:
+        super().__init__(inode)
+        self.alias: tuple[int, bytes] | None = None
+        self.draft: Draft | None = None
+        self.handles = 0
+
+    def key(self) -> tuple[object, ...]:
+        """See `Node`."""
+        return (self.number,)
+
+
+class Past(Node):
+    """An inode as it was: a file at one metadata revision, or a directory at a timestamp.
+
+    `timestamp` is when to look its content or entries up; `alias` is the (directory, name, version or None) it was
+    last reached by, for the extended attributes.
+    """
+
+    __slots__ = ("alias", "attributes", "inode", "is_directory", "since", "timestamp")
+
+    def __init__(self, inode: int, timestamp: int, since: int, attributes: Attributes) -> None:
+        self.inode = inode
+        self.since = since
+        self.attributes = attributes
+        self.is_directory = attributes.mode & TYPE_MASK == DIRECTORY
+        self.timestamp = timestamp if self.is_directory else since
+        self.alias: tuple[int, bytes, int | None] | None = None
+        super().__init__(_number(self.key(), self.is_directory))
+
+    def key(self) -> tuple[object, ...]:
+        """See `Node`."""
+        return (self.inode, self.timestamp)
+
+    @property
+    def is_symlink(self) -> bool:
+        """Whether the type is symbolic link."""
+        return self.attributes.mode & TYPE_MASK == SYMLINK
+
+    def stat(self) -> Stat:
+        """As then; ctime is the moment of this revision (SEMANTICS 4)."""
+        stat = Stat.of(self.number, self.attributes)
+        stat.ctime_ns = self.since * 1000
+        return stat
+
+
+class Listing(Node):
+    """A directory that is made up: the versions of a name, the instants of a directory, control directories.
+
+    `lookup` gives the node for a name, or None; `names` gives names behind another one, in a fixed order.
+    """
+
+    __slots__ = ("_key", "gid", "lookup", "names", "time_ns", "uid")
+    is_directory = True
+
+    def __init__(
+        self,
+        key: tuple[object, ...],
+        lookup: Callable[[bytes], Node | None],
+        names: Callable[[bytes], Iterator[bytes]],
+        *,
+        uid: int,
+        gid: int,
+        time_ns: int,
+    ) -> None:
+        self._key = key
+        self.lookup = lookup
+        self.names = names
+        self.uid = uid
+        self.gid = gid
+        self.time_ns = time_ns
+        super().__init__(_number(key, is_directory=True))
+
+    def key(self) -> tuple[object, ...]:
+        """See `Node`."""
+        return self._key
+
+    def stat(self) -> Stat:
+        """A directory nobody can write; what it shows may grow, so the kernel asks again."""
+        time_ns = self.time_ns
+        return Stat(
+            self.number,
+            DIRECTORY | 0o555,
+            2,
+            self.uid,
+            self.gid,
+            0,
+            0,
+            0,
+            time_ns,
+            time_ns,
+            time_ns,
+            0.0,
+            0.0,
+        )
+
+
+class Text(Node):
+    """A file that is made up when it is opened; its size is not known before (like /proc)."""
+
+    __slots__ = ("_key", "gid", "mode", "produce", "time_ns", "uid")
+
+    def __init__(
+        self,
+        key: tuple[object, ...],
+        produce: Callable[[], Iterator[bytes]],
+        *,
+        uid: int,
+        gid: int,
+        time_ns: int,
+        mode: int = 0o444,
+    ) -> None:
+        self._key = key
+        self.produce = produce
+        self.uid = uid
+        self.gid = gid
+        self.time_ns = time_ns
+        self.mode = mode
+        super().__init__(_number(key, is_directory=True))
+
+    def key(self) -> tuple[object, ...]:
+        """See `Node`."""
+        return self._key
+
+    def stat(self) -> Stat:
+        """A read-only file of size 0."""
+        time_ns = self.time_ns
+        return Stat(
+            self.number,
+            REGULAR | self.mode,
+            1,
+            self.uid,
+            self.gid,
+            0,
+            0,
+            0,
+            time_ns,
+            time_ns,
+            time_ns,
+            0.0,
+            FOREVER_S,
+        )
+
+
+class NodeTable:
+    """The nodes the kernel may name. Live ones come into being when asked for; others must have been interned."""
+
+    __slots__ = ("_nodes",)
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, Node] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, number: int) -> Node | None:
+        """The node of a number."""
+        return self._nodes.get(number)
+
+    def live(self, inode: int) -> Live:
+        """The live node of an inode, made if there is none."""
+        node = self._nodes.get(inode)
+        if node is None:
+            node = self._nodes[inode] = Live(inode)
+        assert type(node) is Live
+        return node
+
+    def intern(self, node: Node) -> Node:
+        """The node that is this one already, or this one. Two different nodes with one hash get two numbers."""
+        nodes = self._nodes
+        key = node.key()
+        while (known := nodes.get(node.number)) is not None:
+            if type(known) is type(node) and known.key() == key:
+                return known
+            node.number += 1
+        nodes[node.number] = node
+        return node
+
+    def drop(self, node: Node) -> None:
+        """Forget a node nobody refers to."""
+        self._nodes.pop(node.number, None)
+
+    def items(self) -> list[Node]:
+        """All of them, a copy."""
+        return list(self._nodes.values())
+
+
+def _number(key: tuple[object, ...], is_directory: bool) -> int:
+    hashed = xxhash.xxh3_64_intdigest(repr(key))
+    if is_directory:
+        return 2**52 + hashed % _DIRECTORY_NUMBERS
+    return RECORD_INODE_MAX + hashed % _FILE_NUMBERS

@@ -1,0 +1,381 @@
+"""The log of one shard: append, sync, read, recover (FORMAT, "Data directory" to "Recovery cases").
+
+A sequence of records, index 1, 2, 3 ... without gap, in segment files of equal size. A record is framed as head,
+metadata and payload; its address is where its frame starts, counted over all segments, and never changes. The log
+knows how to keep bytes and their order. It does not know what they mean, who may write them or who else has them.
+
+Theory of operation. An append is one pwritev into the tail segment: when it returns the kernel has the bytes, so they
+survive the end of this process, not of the machine. `Log.sync` makes them survive that too, all that were appended when
+it began; callers that ask while one is running share the next. After it, the tail's header says up to which index
+everything is durable; recovery needs that to tell a power cut from damage. Heads are enough to replay; payloads are
+verified when they are read, once.
+
+Threads: one owner appends. `sync` runs on a worker thread; `read`, `frame` and `frames` anywhere.
+
+Rooms: `segments` (files and headers), `reader`, `writer`, `recovery`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from storage.codec import BLOCK_BYTES, Buffer, Slot, encode_block
+from storage.errors import Unusable
+from storage.limits import SEGMENT_BYTES
+from storage.log.reader import Frame, Reader, Window, frame_room
+from storage.log.recovery import (
+    QUARANTINE,
+    Damage,
+    End,
+    Recovery,
+    find_end,
+    repair,
+    report,
+    unusable,
+    write_whole,
+)
+from storage.log.segments import DIRECTORY, Segments, segment_name
+from storage.log.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from storage.disk import Disk
+
+__all__ = ["QUARANTINE", "Damage", "Frame", "Log", "Recovery"]
+
+
+class Log:
+    """One shard's log on a disk. Made by `create` or `open`.
+
+    Attributes:
+        recovery: What opening found.
+        identity: The 64-bit identity of the store.
+        shard: The shard whose log this is.
+        segment_bytes: Size of a segment, fixed at creation.
+    """
+
+    def __init__(
+        self, reader: Reader, writer: Writer | None, recovery: Recovery, last: Frame | None
+    ) -> None:
+        """Use `create` or `open`."""
+        self.recovery = recovery
+        self.identity = reader.identity
+        self.shard = reader.shard
+        self.segment_bytes = reader.segment_bytes
+        self._reader = reader
+        self._writer = writer
+        self._last = last  # As opened; a read-only log keeps this end.
+        self._first_number = reader.segments.numbers()[0]
+
+    @classmethod
+    def create(
+        cls,
+        disk: Disk,
+        identity: int,
+        *,
+        shard: int = 0,
+        epoch: int = 1,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> Log:
+        """Begin an empty log; when this returns it is durable, and before that there is none.
+
+        Raises:
+            Unusable: There is a log already.
+            OSError: The disk refused; there is still no log.
+        """
+        assert 0 <= identity < 2**64
+        assert frame_room(segment_bytes) > BLOCK_BYTES
+        if Segments(disk).numbers():
+            raise Unusable(
+                f"{DIRECTORY}/ holds a log already; open it, or choose an empty data directory"
+            )
+        disk.make_directory(DIRECTORY)
+        disk.sync_directory(".")
+        slot = Slot(identity, shard, epoch, 0, segment_bytes, first_index=1, durable_index=0)
+        name = segment_name(0)
+        file = disk.open(name + ".new", create=True)
+        file.truncate(0)
+        file.preallocate(segment_bytes)
+        write_whole(file, encode_block(slot), 0)
+        file.fdatasync()
+        file.close()
+        disk.rename(name + ".new", name)
+        disk.sync_directory(DIRECTORY)
+        return cls.open(disk, identity)
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        identity: int,
+        *,
+        from_address: int | None = None,
+        expected_index: int | None = None,
+        checksum: int | None = None,
+        read_only: bool = False,
+        keep_prefix: bool = False,
+    ) -> Log:
+        """Find the end of a log, and unless read-only make the files agree with it.
+
+        The scan starts behind the record at from_address, if that is still the one with the expected index and head
+        checksum (`Recovery.resumed` says so), else at the first segment. It reads heads, and payloads only above the
+        durable mark, plus the last one. Afterwards, unless read-only, everything up to the end is durable.
+
+        Args:
+            disk: The data directory.
+            identity: The store's; segments of another are refused.
+            from_address: Address of the last record the caller's tables know.
+            expected_index: Its index.
+            checksum: Its head checksum.
+            read_only: Change nothing, whatever else is asked; serve what is in front of any damage.
+            keep_prefix: The operator's word: move damage and all behind it to ``quarantine/`` and go on.
+
+        Raises:
+            Unusable: There is no log, it is another store's, a newer format, or damaged in the middle. Nothing
+                was changed; the message says what to do.
+            OSError: The disk refused. No record was lost; open again.
+        """
+        template = _geometry(disk, identity)
+        segments = Segments(disk, template.segment_bytes)
+        reader = Reader(segments, identity, template.shard)
+        end = find_end(
+            reader,
+            segments.numbers(),
+            template=template,
+            from_address=from_address,
+            expected_index=expected_index,
+            checksum=checksum,
+        )
+        recovery = report(reader, end)
+        if read_only:
+            return cls(reader, None, recovery, end.last)
+        if recovery.broken and not keep_prefix:
+            raise unusable(recovery)
+        repair(reader, end)
+        return cls(reader, _writer(disk, end), recovery, end.last)
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last record; the one before the first if there is none."""
+        return self._writer.last_index if self._writer else self.recovery.end_index
+
+    @property
+    def last_timestamp(self) -> int:
+        """Timestamp of the last record, 0 if there is none."""
+        if self._writer:
+            return self._writer.last_timestamp
+        return self._last.timestamp if self._last else 0
+
+    @property
+    def last_address(self) -> int:
+        """Address of the last record, 0 if there is none. With index and checksum, what `open` can start from."""
+        if self._writer:
+            return self._writer.last_address
+        return self._last.address if self._last else 0
+
+    @property
+    def last_checksum(self) -> int:
+        """Head checksum of the last record, 0 if there is none."""
+        if self._writer:
+            return self._writer.last_checksum
+        return self._last.checksum if self._last else 0
+
+    @property
+    def durable_index(self) -> int:
+        """Records up to this one survive a power cut. Never goes back while open."""
+        if self._writer:
+            return self._writer.durable_index
+        return min(self.recovery.durable_index, self.recovery.end_index)
+
+    @property
+    def end_address(self) -> int:
+        """Where the next frame goes, or would if it fits its segment."""
+        return self._writer.end_address if self._writer else self.recovery.end_address
+
+    @property
+    def syncs(self) -> int:
+        """Rounds of `sync` that reached the disk, for counting group commit."""
+        return self._writer.syncs if self._writer else 0
+
+    @property
+    def epoch(self) -> int:
+        """Stamped on what is appended."""
+        assert self._writer is not None
+        return self._writer.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        assert self._writer is not None
+        assert epoch >= self._writer.epoch
+        self._writer.epoch = epoch
+
+    def append(
+        self, kind: int, timestamp: int, metadata: bytes, payload: Sequence[Buffer] = ()
+    ) -> int:
+        """Add a record and answer its address. The kernel has the bytes on return, the disk after `sync`.
+
+        Only the owner may call this. Buffers are not kept. 4 KiB in one buffer: see `docs/FORMAT.md`, "Costs".
+
+        Raises:
+            OSError: The record is not in the log, now or after reopening, and the log goes on as if it had not been
+                tried; the next append takes the same index. EIO with a message of ours: a sync or a repair
+                failed before, and nothing more is taken until the log is opened again.
+        """
+        assert self._writer is not None  # Opened read-only.
+        return self._writer.append(kind, timestamp, metadata, payload)
+
+    def sync(self) -> int:
+        """Make every record appended before the call durable; answers `durable_index`.
+
+        Blocks; call it on a worker thread. Callers at the same time share: who waits while one runs is covered by the
+        next. Abandoning it (a cancelled waiter) changes nothing: the sync runs to its end.
+
+        Raises:
+            OSError: What was not durable may never be. The log refuses all writes until opened again.
+        """
+        assert self._writer is not None  # Opened read-only.
+        return self._writer.sync()
+
+    def read(self, address: int, offset: int, length: int) -> memoryview | bytes:
+        """Bytes of the payload of the record at an address.
+
+        From 64 KiB on a slice of a read-only mapping, which stays valid, and keeps the segment mapped, as long as it
+        is held. The first touch verifies head and whole payload.
+
+        Raises:
+            Corruption: They are not what was written, or the range is not inside; names shard, segment, offset.
+            OSError: The disk could not be read.
+        """
+        return self._reader.read(address, offset, length)
+
+    def frame(self, address: int) -> Frame:
+        """The record at an address, its head and metadata verified.
+
+        Raises:
+            Corruption: There is no intact head there.
+        """
+        return self._reader.frame(address)
+
+    def frames(self, address: int | None = None, index: int = 1) -> Iterator[Frame]:
+        """Records in order: from the one at an address, or, without it, from an index, to the end of the log.
+
+        What is appended meanwhile is included. An address may also be one `next_address` gave.
+
+        Raises:
+            Corruption: A head on the way is damaged. Iteration ends; what was yielded is right.
+        """
+        at = self._locate(index) if address is None else self._resolve(address)
+        window = Window(self._reader)
+        previous: Frame | None = None
+        while at < self.end_address:
+            frame = window.frame(at)
+            if frame is None:
+                # The owner, on its thread, may have rolled over since `at` was taken for the end.
+                again = self.next_address(previous) if previous else self._resolve(at)
+                if again == at:
+                    what = "there is no intact record head of this log here"
+                    raise self._reader.corruption(at, what)
+                at = again
+                continue
+            yield frame
+            previous, at = frame, self.next_address(frame)
+
+    def next_address(self, frame: Frame) -> int:
+        """Where the record after a frame is; after the last one, `end_address`."""
+        if frame.index >= self.last_index:
+            return self.end_address
+        following = frame.address + frame.size_bytes
+        number = frame.address // self.segment_bytes + 1
+        if number <= self._tail_number and self._reader.first_index(number) == frame.index + 1:
+            return number * self.segment_bytes + BLOCK_BYTES
+        return following
+
+    @property
+    def _tail_number(self) -> int:
+        return self.end_address // self.segment_bytes
+
+    def _resolve(self, address: int) -> int:
+        """An address to start from: a frame's own, or one behind a last frame of a segment, or the end."""
+        if address > self.end_address:
+            raise self._reader.corruption(address, "this is behind the end of the log")
+        number = address // self.segment_bytes
+        if number == self._tail_number or self._reader.peek(address) is not None:
+            return address
+        # Behind the last frame of its segment, when that was the end? Rare, so walk: exact beats quick.
+        window = Window(self._reader)
+        at = number * self.segment_bytes + BLOCK_BYTES
+        last: Frame | None = None
+        while at < address and (frame := window.frame(at)) is not None:
+            last, at = frame, at + frame.size_bytes
+        if at == address and last and self._reader.first_index(number + 1) == last.index + 1:
+            return (number + 1) * self.segment_bytes + BLOCK_BYTES
+        raise self._reader.corruption(address, "no record of this log starts or ends here")
+
+    def _locate(self, index: int) -> int:
+        """The address of an index, by segment headers and then heads."""
+        if index > self.last_index:
+            return self.end_address
+        numbers = range(self._first_number, self._tail_number + 1)
+        position = bisect_right(numbers, index, key=self._first_index) - 1
+        if position < 0:
+            what = f"the log begins with record {self._first_index(numbers[0])}, record {index} is gone"
+            raise self._reader.corruption(numbers[0] * self.segment_bytes, what)
+        for frame in self.frames(numbers[position] * self.segment_bytes + BLOCK_BYTES):
+            if frame.index == index:
+                return frame.address
+        raise AssertionError("an index up to last_index is in the log")
+
+    def _first_index(self, number: int) -> int:
+        index = self._reader.first_index(number)
+        if index is None:
+            address = number * self.segment_bytes
+            raise self._reader.corruption(address, "the segment header is damaged")
+        return index
+
+    def close(self) -> None:
+        """Sync, note that in the mark, and give back descriptors. Harmless when repeated; views stay valid.
+
+        Raises:
+            OSError: The last sync failed; the log is closed all the same.
+        """
+        try:
+            if self._writer:
+                self._writer.close()
+        finally:
+            self._reader.segments.clear()
+
+
+def _geometry(disk: Disk, identity: int) -> Slot:
+    """A header of this log, the newest that is whole: for the segment size, shard and epoch."""
+    segments = Segments(disk)
+    numbers = segments.numbers()
+    if not numbers:
+        raise Unusable(f"{DIRECTORY}/ holds no log; create one, or give the right data directory")
+    foreign: Slot | None = None
+    for number in reversed(numbers):
+        slot = segments.header(number).slot
+        if slot is not None and slot.identity == identity:
+            return slot
+        foreign = foreign or slot
+    if foreign is not None:
+        raise Unusable(
+            f"{DIRECTORY}/ belongs to store {foreign.identity:016x}, not {identity:016x}; give the right data directory"
+        )
+    raise Unusable(
+        f"no segment in {DIRECTORY}/ has a readable header (of {len(numbers)}); put one back from a copy"
+    )
+
+
+def _writer(disk: Disk, end: End) -> Writer:
+    last = end.last
+    return Writer(
+        disk,
+        end.slot,
+        offset=end.offset,
+        last_index=end.next_index - 1,
+        last_timestamp=last.timestamp if last else 0,
+        last_address=last.address if last else 0,
+        last_checksum=last.checksum if last else 0,
+    )

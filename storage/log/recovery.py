@@ -1,0 +1,442 @@
+"""Finding the end of a log, and telling a tear from damage (FORMAT, "Recovery cases").
+
+A power cut may keep or lose any write that was not synced, in any order. So behind a frame that never reached the
+disk there may lie frames that did: that alone is no damage. What was synced, however, must be there. The durable
+mark in the segment headers says up to where that is at least, and so decides: a hole above the mark is a tear,
+whose tail is dropped; a hole below it with records behind is damage, which only an operator may cut off.
+
+`find_end` only reads. `repair` makes the files agree with what was found: it never deletes an intact record, nor
+the bytes of one that had been durable, but moves them below ``quarantine/``. It may itself be cut short anywhere: what
+is behind the end goes first, from the back, so opening again finds the same end.
+
+Sources: ALICE and "All file systems are not created equal" (OSDI 2014) for legal crash states; "Protocol-aware
+recovery" (FAST 2018) for telling crash from corruption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from storage.codec import (
+    ALIGNMENT_BYTES,
+    BLOCK_BYTES,
+    SLOT_OFFSETS,
+    Slot,
+    encode_slot,
+)
+from storage.errors import Unusable
+from storage.log.reader import Frame, Reader, Window
+from storage.log.segments import DIRECTORY, Header, segment_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from storage.disk import File
+
+__all__ = [
+    "QUARANTINE",
+    "Damage",
+    "End",
+    "Recovery",
+    "find_end",
+    "repair",
+    "report",
+    "unusable",
+    "write_whole",
+]
+
+QUARANTINE: Final = "quarantine"
+
+COPY_BYTES: Final = 1024 * 1024
+
+
+class Damage(NamedTuple):
+    """One place where bytes are not what was written."""
+
+    segment: int
+    offset: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening a log found."""
+
+    end_index: int
+    """Index of the last record; the one before the first of the log if there is none."""
+    end_address: int
+    """Where the next record goes."""
+    durable_index: int
+    """Records up to here were known to be synced before this opening. The truth may be higher."""
+    bytes_dropped: int = 0
+    """Bytes behind the end that belong to no record of the log: up to the last one that is not zero, per segment."""
+    torn: bool = False
+    """Something was written behind the end, or had been; it was dropped (or, read-only, ignored)."""
+    broken: bool = False
+    """Records that cannot have been lost by a power cut are missing in front of others; this is the prefix."""
+    damage: tuple[Damage, ...] = ()
+    frames_after_damage: int = 0
+    """Intact records behind the end. They are moved to quarantine, never served."""
+    durable_lost: int = 0
+    """Records that had been synced and are gone or damaged: the disk broke its word. Not zero, tell someone."""
+    resumed: bool = False
+    """The scan began at the record the caller knew. If false, the caller's derived tables must be rebuilt."""
+    sentences: tuple[str, ...] = ()
+    """What people should know; none if the log ends cleanly and is whole."""
+
+
+@dataclass(slots=True)
+class End:
+    """The end of a log as found, with what `repair` needs to know."""
+
+    number: int
+    offset: int
+    next_index: int
+    last: Frame | None
+    slot: Slot
+    """Header of the end segment, rebuilt if both copies were damaged."""
+    known: int
+    """The durable mark: the highest found."""
+    resumed: bool = False
+    what: str | None = None
+    """Why the scan stopped, if not at a clean end."""
+    broken: bool = False
+    frames_after: int = 0
+    bytes_dropped: int = 0
+    numbers_after: list[int] = field(default_factory=list)
+    headers_damaged: list[int] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    unsynced_from: int | None = None
+    """First segment with a record above the mark."""
+
+    @property
+    def durable_lost(self) -> int:
+        """Records below the mark that are not there."""
+        return max(0, self.known - self.next_index + 1)
+
+
+def find_end(
+    reader: Reader,
+    numbers: list[int],
+    *,
+    template: Slot,
+    from_address: int | None,
+    expected_index: int | None,
+    checksum: int | None,
+) -> End:
+    """Walk the heads to the end of the log and judge what lies behind it. Reads only.
+
+    The template is any header of this log, for rebuilding one that is damaged.
+
+    Raises:
+        Unusable: The start cannot be found, or a segment has a format version this program does not know.
+        OSError: The disk could not be read.
+    """
+    hint = _known_frame(reader, numbers, from_address, expected_index, checksum)
+    first = hint.address // reader.segment_bytes if hint else numbers[0]
+    numbers = [number for number in numbers if number >= first]
+    headers = {number: reader.segments.header(number) for number in numbers}
+    end = _start(reader, first, headers, hint, template)
+    foreign = _walk(reader, end, headers)
+    _judge(reader, end, headers, foreign=foreign)
+    return end
+
+
+def _known_frame(
+    reader: Reader,
+    numbers: list[int],
+    address: int | None,
+    index: int | None,
+    checksum: int | None,
+) -> Frame | None:
+    """The frame a caller remembers, if it is still that very frame."""
+    if address is None or address // reader.segment_bytes not in numbers:
+        return None
+    frame = reader.peek(address)
+    if frame is None or index not in (None, frame.index):
+        return None
+    return frame if checksum in (None, frame.checksum) else None
+
+
+def _ours(reader: Reader, number: int, header: Header) -> bool:
+    """A header that can be of this segment of this log; one that is not whole can."""
+    slot = header.slot
+    return slot is None or (
+        slot.identity == reader.identity
+        and slot.shard == reader.shard
+        and slot.number == number
+        and slot.segment_bytes == reader.segment_bytes
+    )
+
+
+def _start(
+    reader: Reader, first: int, headers: dict[int, Header], hint: Frame | None, template: Slot
+) -> End:
+    if not _ours(reader, first, headers[first]):
+        raise Unusable(
+            f"{segment_name(first)} belongs to another store, shard or place; put the right one back from a copy"
+        )
+    first_index = reader.first_index(first)
+    if first_index is None:
+        raise Unusable(
+            f"the header of {segment_name(first)}, the first segment, is damaged in both copies and no intact "
+            "record follows it; put the segment back from a copy"
+        )
+    marks = [h.slot.durable_index for n, h in headers.items() if h.slot and _ours(reader, n, h)]
+    slot = template._replace(number=first, first_index=first_index)
+    offset, next_index = BLOCK_BYTES, first_index
+    if hint:
+        offset = hint.address % reader.segment_bytes + hint.size_bytes
+        next_index = hint.index + 1
+    return End(
+        first, offset, next_index, hint, slot, max(marks, default=0), resumed=hint is not None
+    )
+
+
+def _walk(reader: Reader, end: End, headers: dict[int, Header]) -> bool:
+    """Advance end over every intact record in order; answers whether a segment of another log stopped it."""
+    window = Window(reader)
+    start = end.last
+    _note_header(end, end.number, headers[end.number])
+    while True:
+        address = end.number * reader.segment_bytes + end.offset
+        frame = window.frame(address)
+        if frame is not None and frame.index == end.next_index:
+            # Above the mark a payload may not have reached the disk: such a record never was committed.
+            if frame.index > end.known:
+                if end.unsynced_from is None:
+                    end.unsynced_from = end.number
+                if reader.payload(frame) is None:
+                    end.what = f"the payload of record {frame.index} is torn"
+                    break
+            end.last = frame
+            end.next_index += 1
+            end.offset += frame.size_bytes
+            continue
+        following = end.number + 1
+        if following not in headers:
+            break
+        if not _ours(reader, following, headers[following]):
+            end.what = f"{segment_name(following)} belongs to another store, shard or place"
+            return True
+        if reader.first_index(following) != end.next_index:
+            break
+        end.number, end.offset = following, BLOCK_BYTES
+        end.slot = end.slot._replace(number=following, first_index=end.next_index)
+        _note_header(end, following, headers[following])
+    last = end.last
+    if (
+        last is not None
+        and last is not start
+        and last.index <= end.known
+        and reader.payload(last) is None
+    ):
+        offset = last.address % reader.segment_bytes
+        number = last.address // reader.segment_bytes
+        what = f"the payload of record {last.index} is damaged; reading it will fail"
+        end.damage.append(Damage(number, offset, what))
+    return False
+
+
+def _note_header(end: End, number: int, header: Header) -> None:
+    if header.slot:
+        end.slot = end.slot._replace(epoch=header.slot.epoch)
+    if header.damaged_offset is not None:
+        what = (
+            "both copies of the header are damaged"
+            if header.slot is None
+            else "a copy of the header is damaged"
+        )
+        end.damage.append(Damage(number, header.damaged_offset, what))
+        end.headers_damaged.append(number)
+
+
+def _judge(reader: Reader, end: End, headers: dict[int, Header], *, foreign: bool) -> None:
+    """Say whether what is behind the end is nothing, a tear or damage."""
+    end.numbers_after = [number for number in headers if number > end.number]
+    data_end = reader.data_end(end.number, end.offset)
+    end.bytes_dropped = data_end - end.offset
+    if end.bytes_dropped:
+        end.frames_after = _count(reader, end.number, end.offset, end.next_index)
+    overlap = False
+    for number in end.numbers_after:
+        end.bytes_dropped += reader.data_end(number, BLOCK_BYTES) - BLOCK_BYTES
+        if _ours(reader, number, headers[number]):
+            end.frames_after += _count(reader, number, BLOCK_BYTES, end.next_index)
+            first_index = reader.first_index(number)
+            overlap = overlap or (first_index is not None and first_index < end.next_index)
+    if end.what is None:
+        end.what = _why(end, headers, overlap=overlap)
+    end.broken = foreign or overlap or bool(end.frames_after and end.durable_lost)
+    if end.broken or end.durable_lost:
+        end.damage.append(
+            Damage(end.number, end.offset, end.what or f"record {end.next_index} is missing")
+        )
+
+
+def _count(reader: Reader, number: int, offset: int, next_index: int) -> int:
+    """Intact records of this log behind an offset that come after the one missing there."""
+    count = 0
+    while (frame := reader.find_frame(number, offset)) is not None:
+        count += frame.index > next_index
+        offset = frame.address % reader.segment_bytes + max(frame.size_bytes, ALIGNMENT_BYTES)
+    return count
+
+
+def _why(end: End, headers: dict[int, Header], *, overlap: bool) -> str | None:
+    following = end.number + 1
+    if overlap:
+        return f"segments behind record {end.next_index - 1} begin with records before it"
+    if end.numbers_after and following not in headers:
+        return f"{segment_name(following)} is missing"
+    if end.bytes_dropped or end.numbers_after:
+        return f"record {end.next_index} is damaged or was never written whole"
+    if end.durable_lost:
+        return f"record {end.next_index} is missing"
+    return None
+
+
+def report(reader: Reader, end: End) -> Recovery:
+    """What was found, for programs and for people."""
+    torn = end.what is not None and not end.broken
+    recovery = Recovery(
+        end_index=end.next_index - 1,
+        end_address=end.number * reader.segment_bytes + end.offset,
+        durable_index=end.known,
+        bytes_dropped=end.bytes_dropped,
+        torn=torn,
+        broken=end.broken,
+        damage=tuple(end.damage),
+        frames_after_damage=end.frames_after,
+        durable_lost=end.durable_lost,
+        resumed=end.resumed,
+    )
+    return replace(recovery, sentences=tuple(_sentences(reader, end, recovery)))
+
+
+def _sentences(reader: Reader, end: End, recovery: Recovery) -> Iterator[str]:
+    if end.what is not None:
+        yield (
+            f"The log of shard {reader.shard} ends with record {recovery.end_index}, at segment "
+            f"{end.number:016x}, offset {end.offset}: {end.what}."
+        )
+        yield (
+            f"{end.bytes_dropped} bytes behind it are not part of the log, among them "
+            f"{end.frames_after} intact records."
+        )
+        if end.durable_lost:
+            yield (
+                f"{end.durable_lost} of the missing records had been synced: the disk lost or damaged them."
+            )
+        elif not end.broken:
+            yield "None of what is missing is known to have been synced."
+    for segment, offset, what in end.damage:
+        if what != end.what:
+            yield f"Segment {segment:016x} of shard {reader.shard}, offset {offset}: {what}."
+
+
+def unusable(recovery: Recovery) -> Unusable:
+    """The refusal to write behind damage, with the remedy."""
+    found = " ".join(recovery.sentences)
+    return Unusable(
+        f"the log is damaged. {found} Put the damaged segments back from a copy; or open read-only "
+        "to serve what is in front of the damage; or start once with --recover, which keeps that "
+        f"and moves the rest to {QUARANTINE}/."
+    )
+
+
+def write_whole(file: File, data: bytes, offset: int) -> None:
+    """Write all bytes, however many calls it takes."""
+    while data:
+        written = file.pwritev([data], offset)
+        data, offset = data[written:], offset + written
+
+
+def repair(reader: Reader, end: End) -> None:
+    """Make the files say what was found: nothing behind the end, whole headers, everything durable, and a mark.
+
+    Raises:
+        OSError: The disk refused. Nothing in front of the end is harmed; open again to go on.
+    """
+    disk = reader.segments.disk
+    if end.what is not None:
+        keep = end.broken or end.frames_after or end.durable_lost
+        if keep:
+            disk.make_directory(QUARANTINE)
+            disk.sync_directory(".")
+            _save_tail(reader, end)
+        for number in reversed(end.numbers_after):
+            if keep:
+                disk.rename(segment_name(number), _free_name(reader, f"{number:016x}.seg"))
+            else:
+                disk.unlink(segment_name(number))
+        disk.sync_directory(DIRECTORY)
+        if keep:
+            disk.sync_directory(QUARANTINE)
+    for number in end.headers_damaged:
+        if number != end.number:
+            _rewrite_header(reader, end, number)
+    _finish_tail(reader, end)
+    reader.forget()
+
+
+def _free_name(reader: Reader, name: str) -> str:
+    taken = reader.segments.disk.list(QUARANTINE)
+    candidate, attempt = name, 1
+    while candidate in taken:
+        attempt += 1
+        candidate = f"{name}.{attempt}"
+    return f"{QUARANTINE}/{candidate}"
+
+
+def _save_tail(reader: Reader, end: End) -> None:
+    """Copy what lies behind the end of its segment; durable before anything is cut."""
+    disk = reader.segments.disk
+    length = reader.data_end(end.number, end.offset) - end.offset
+    if not length:
+        return
+    source = reader.segments.file(end.number)
+    name = _free_name(reader, f"{end.number:016x}.{end.offset:08x}.tail")
+    target = disk.open(name, create=True)
+    for start in range(0, length, COPY_BYTES):
+        data = source.pread(min(COPY_BYTES, length - start), end.offset + start)
+        write_whole(target, data, start)
+    target.fdatasync()
+    target.close()
+    disk.sync_directory(QUARANTINE)
+
+
+def write_header(file: File, slot: Slot) -> None:
+    """Write both copies of a header, one after the other, so that one is whole whatever happens."""
+    copy = encode_slot(slot)
+    for offset in reversed(SLOT_OFFSETS):
+        write_whole(file, copy, offset)
+        file.fdatasync()
+
+
+def _rewrite_header(reader: Reader, end: End, number: int) -> None:
+    first_index = reader.first_index(number)
+    assert first_index is not None  # The walk came through this segment.
+    # The mark must be true now, and must not lie above the end: appended records will take those indexes again.
+    mark = min(end.known, end.next_index - 1)
+    file = reader.segments.disk.open(segment_name(number))
+    slot = end.slot._replace(number=number, first_index=first_index, durable_index=mark)
+    write_header(file, slot)
+    file.close()
+
+
+def _finish_tail(reader: Reader, end: End) -> None:
+    """Cut the end segment, make all that is kept durable, and only then say so in the mark."""
+    disk = reader.segments.disk
+    tail = disk.open(segment_name(end.number))
+    if end.what is not None:
+        tail.truncate(end.offset)
+    tail.preallocate(reader.segment_bytes)
+    if end.unsynced_from is not None:
+        for number in range(end.unsynced_from, end.number):
+            disk.open(segment_name(number)).fdatasync()
+        disk.sync_directory(DIRECTORY)
+    tail.fdatasync()
+    write_header(tail, end.slot._replace(durable_index=end.next_index - 1))
+    tail.close()

@@ -1,0 +1,259 @@
+"""The growing end of a log: append, roll over, sync.
+
+One owner appends; one worker thread syncs, and any number of threads may ask to. What they share is published in one
+order: a segment is listed as unsynced before a frame goes into it, and `last_index` moves after the frame is written.
+So whoever reads `last_index` and then the list has every file that holds those frames.
+
+States, and what moves between them:
+
+| state | append | sync |
+|---|---|---|
+| open | one pwritev; on failure the end stays, and the head that may have been written is erased | fdatasync of every unsynced segment, directory, mark |
+| full (a roll-over failed) | as open: tries to roll over again | as open |
+| refusing (a sync failed, or a failed append could not be erased) | raises EIO | raises EIO |
+| closed | raises EIO | raises EIO |
+
+Refusing is for good, until the log is opened again: after a failed fdatasync the kernel may have dropped the pages and
+report success next time ("Can applications recover from fsync failures?", ATC 2020; PostgreSQL's fsyncgate).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from typing import TYPE_CHECKING, Final
+
+from storage.codec import (
+    BLOCK_BYTES,
+    HEAD_BYTES,
+    SLOT_OFFSETS,
+    Buffer,
+    Slot,
+    checksum,
+    checksum_of,
+    encode_block,
+    encode_head,
+    encode_slot,
+    frame_bytes,
+)
+from storage.log.reader import frame_room
+from storage.log.segments import DIRECTORY, segment_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.disk import Disk, File
+
+__all__ = ["Writer"]
+
+BUFFERS_MAX: Final = 1000
+"""Buffers in one write; IOV_MAX is 1024. More are joined first."""
+
+_PADDING: Final = tuple(bytes(length) for length in range(8))
+
+
+class Writer:
+    """The end of one log, exclusively.
+
+    Attributes:
+        end_address: Where the next frame goes, if it fits there.
+        last_index: Index of the last record appended.
+        durable_index: Index of the last record known to be synced. Invariant: durable_index <= last_index.
+        last_timestamp: Timestamp of the last record, 0 if there is none.
+        last_checksum: Head checksum of the last record appended or found, 0 if there is none.
+        last_address: Its address, 0 if there is none.
+        syncs: Rounds of `sync` that reached the disk.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        slot: Slot,
+        *,
+        offset: int,
+        last_index: int,
+        last_timestamp: int,
+        last_address: int,
+        last_checksum: int,
+    ) -> None:
+        self._disk = disk
+        self._slot = slot  # Header of the tail segment.
+        self._tail = disk.open(segment_name(slot.number))
+        self._base = slot.number * slot.segment_bytes
+        self._offset = offset
+        self.end_address = self._base + offset
+        self._identity = slot.identity
+        self._shard = slot.shard
+        self._room = frame_room(slot.segment_bytes)
+        self.epoch = slot.epoch
+        self.last_index = last_index
+        self.last_timestamp = last_timestamp
+        self.last_address = last_address
+        self.last_checksum = last_checksum
+        self.durable_index = last_index
+        self.syncs = 0
+        # The tail is always last. Only the owner appends to the list; only sync takes from its front.
+        self._unsynced: list[tuple[File, Slot]] = [(self._tail, slot)]
+        self._named = (
+            slot.number
+        )  # Last segment whose directory entry is durable; only sync moves it.
+        self._refusal: str | None = None
+        self._closed = False
+        self._syncing = threading.Lock()
+
+    def append(
+        self, kind: int, timestamp: int, metadata: bytes, payload: Sequence[Buffer] = ()
+    ) -> int:
+        """See `Log.append`."""
+        if self._refusal is not None:
+            self._refuse()
+        if not payload:
+            payload_length, payload_checksum = 0, _EMPTY_CHECKSUM
+        elif len(payload) == 1:
+            payload_length, payload_checksum = len(payload[0]), checksum(payload[0])
+        else:
+            if len(payload) > BUFFERS_MAX:
+                payload = [b"".join(payload)]
+            payload_length, payload_checksum = sum(map(len, payload)), checksum_of(payload)
+        size = frame_bytes(len(metadata), payload_length)
+        if self._offset + size > self._room:
+            self._roll(size)
+        offset = self._offset
+        address = self._base + offset
+        index = self.last_index + 1
+        head = encode_head(
+            kind,
+            self._shard,
+            self.epoch,
+            index,
+            timestamp,
+            metadata,
+            payload_length,
+            payload_checksum,
+            identity=self._identity,
+            address=address,
+        )
+        padding = _PADDING[size - len(head) - payload_length]
+        buffers = [head, *payload, padding] if padding else [head, *payload]
+        try:
+            written = self._tail.pwritev(buffers, offset)
+            if written != size:
+                self._write_rest(buffers, offset, size, written)
+        except OSError:
+            self._erase(offset)
+            raise
+        self._offset = offset + size
+        self.end_address = address + size
+        self.last_timestamp = timestamp
+        self.last_address = address
+        self.last_checksum = int.from_bytes(head[HEAD_BYTES - 8 : HEAD_BYTES], "little")
+        self.last_index = index  # Last: sync reads it from another thread.
+        return address
+
+    def _write_rest(self, buffers: list[Buffer], offset: int, size: int, written: int) -> None:
+        """Go on after a short write. It usually means no space, and the next call says so."""
+        data = b"".join(buffers)
+        assert len(data) == size  # Else a buffer has items larger than a byte.
+        while written < size:
+            count = self._tail.pwritev([data[written:]], offset + written)
+            if not count:
+                raise OSError(errno.EIO, "the disk accepts no bytes and gives no reason")
+            written += count
+
+    def _erase(self, offset: int) -> None:
+        """Make sure a frame whose append failed is never found, though all of it that matters may be on disk."""
+        try:
+            if self._tail.pwritev([bytes(HEAD_BYTES)], offset) == HEAD_BYTES:
+                return
+        except OSError:
+            pass
+        self._refusal = "a write failed and what it left could not be erased"
+
+    def _refuse(self) -> None:
+        what = f"{self._refusal}; the log takes no more writes until it is opened again"
+        raise OSError(errno.EIO, what)
+
+    def _roll(self, size: int) -> None:
+        """Go on in a new segment. If that fails the log is as before, and the next append tries again."""
+        assert BLOCK_BYTES + size <= self._room  # limits.py: a frame fits a segment.
+        slot = self._slot._replace(
+            number=self._slot.number + 1,
+            first_index=self.last_index + 1,
+            durable_index=self.durable_index,
+            epoch=self.epoch,
+        )
+        name = segment_name(slot.number)
+        try:
+            tail = self._disk.open(name, create=True)
+            tail.truncate(
+                0
+            )  # It exists only if an earlier attempt failed and could not be cleared away.
+            tail.preallocate(slot.segment_bytes)
+            written = tail.pwritev([encode_block(slot)], 0)
+            if written != BLOCK_BYTES:
+                raise OSError(errno.ENOSPC, f"no space for the header of {name}")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._disk.unlink(name)  # Give back what was reserved.
+            raise
+        self._unsynced.append((tail, slot))
+        self._tail = tail
+        self._slot = slot
+        self._base = slot.number * slot.segment_bytes
+        self._offset = BLOCK_BYTES
+        self.end_address = self._base + BLOCK_BYTES
+
+    def sync(self) -> int:
+        """See `Log.sync`."""
+        target = self.last_index
+        with self._syncing:
+            if self._refusal is not None:
+                self._refuse()
+            if self.durable_index >= target:
+                return (
+                    self.durable_index
+                )  # A sync that began after our records were written covered them.
+            target = self.last_index  # Before the list: see the module's first paragraph.
+            unsynced = list(self._unsynced)
+            tail, slot = unsynced[-1]
+            try:
+                for file, _ in unsynced:
+                    file.fdatasync()
+                if slot.number > self._named:
+                    self._disk.sync_directory(DIRECTORY)
+            except OSError as error:
+                self._refusal = f"a sync failed ({error})"
+                raise
+            del self._unsynced[: len(unsynced) - 1]
+            self.syncs += 1
+            self.durable_index = target
+            self._named = slot.number
+            self._mark(tail, slot, target)
+            return target
+
+    def _mark(self, file: File, slot: Slot, durable_index: int) -> None:
+        """Note in the tail's second header copy what is durable; the next sync takes it along at no cost.
+
+        If it cannot be written nothing is lost but knowledge: recovery then takes damage for a tear sooner.
+        """
+        with contextlib.suppress(OSError):
+            copy = encode_slot(slot._replace(durable_index=durable_index))
+            file.pwritev([copy], SLOT_OFFSETS[-1])
+
+    def close(self) -> None:
+        """See `Log.close`."""
+        if self._closed:
+            return
+        try:
+            if self._refusal is None:
+                self.sync()
+                self._tail.fdatasync()  # The mark.
+        finally:
+            self._closed = True
+            self._refusal = "the log is closed"
+            for file, _ in self._unsynced:
+                file.close()
+
+
+_EMPTY_CHECKSUM: Final = checksum(b"")

@@ -1,0 +1,107 @@
+"""The data directory as a whole: what store it is, which format, and who has it open (FORMAT, "Data directory").
+
+``cascadefs.json`` is written once, when the store is made; ``lock`` is locked (flock(2)) while a daemon has the
+directory open and holds its process id, so a second one can say whom to ask.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from storage.errors import Unusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["FORMAT_VERSION", "DirectoryLock", "Superblock"]
+
+FORMAT_VERSION = 1
+"""Of the whole data directory: log, index and this file."""
+
+_FILE = "cascadefs.json"
+
+
+class Superblock(msgspec.Struct, frozen=True):
+    """What is fixed for the life of a store. `identity` is 64 random bits in hexadecimal."""
+
+    format: int
+    identity: str
+    segment_bytes: int
+
+    @property
+    def identity_number(self) -> int:
+        """The identity as the number that seeds every checksum of the log."""
+        return int(self.identity, 16)
+
+    @classmethod
+    def load(cls, directory: Path) -> Superblock | None:
+        """Read it; None where there is no store yet.
+
+        Raises:
+            Unusable: it is not readable, or of a format this version does not know.
+        """
+        path = directory / _FILE
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            version = msgspec.json.decode(text).get("format")
+            if version != FORMAT_VERSION:
+                raise Unusable(
+                    f"{directory}: the store has format version {version}, this program knows "
+                    f"{FORMAT_VERSION}; use the cascadefs version that made it"
+                )
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, AttributeError) as error:
+            raise Unusable(
+                f"{path}: not a store description ({error}); restore the file from a copy, "
+                f"it holds three fields that never change"
+            ) from error
+
+    def write(self, directory: Path) -> None:
+        """Write it so that a crash leaves the whole file or none."""
+        temporary = directory / (_FILE + ".new")
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(directory / _FILE)
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class DirectoryLock:
+    """Exclusive use of a data directory; the kernel lets go when the process ends, however it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take it.
+
+        Raises:
+            Unusable: another process has it; the message names its process id.
+        """
+        self._path = directory / "lock"
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise Unusable(
+                f"{directory}: in use by process {holder}; unmount that one first "
+                f"(cascadefs umount), or mount another data directory"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give it back and leave no file behind."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
