@@ -38,7 +38,7 @@ __all__ = ["Position", "Shard"]
 
 _POSITION_KEY = b"M\0position"
 _COUNTERS_KEY = b"M\0counters"
-_POSITION = struct.Struct("<QQQQ")
+_POSITION = struct.Struct("<QQQQQ")
 
 RECORD_KIND = 1
 """The frame kind of a namespace record."""
@@ -56,6 +56,7 @@ class Position(NamedTuple):
     index: int
     address: int
     timestamp: int
+    checksum: int
 
     @classmethod
     def load(cls, table: Table) -> Position | None:
@@ -85,7 +86,7 @@ class Shard:
         row = table.get(_COUNTERS_KEY)
         counters = Counters.unpack(row) if row is not None else Counters()
         self.namespace = Namespace(table, keep_past=keep_past, counters=counters)
-        self._position = Position.load(table) or Position(identity, 0, 0, 0)
+        self._position = Position.load(table) or Position(identity, 0, 0, 0, 0)
         self._unpublished = 0
         self._sync_under_way: trio.Event | None = None
 
@@ -112,7 +113,8 @@ class Shard:
                 raise Corruption(
                     f"record {frame.index} of the log cannot be read by this version: {error}"
                 ) from error
-            self._apply(frame.index, frame.timestamp, frame.address, decoded)
+            self.namespace.apply(frame.timestamp, frame.address, decoded)
+            self._advance(frame.index, frame.address, frame.timestamp, frame.checksum)
             applied += 1
             if progress is not None and applied % 1000 == 0:
                 progress(applied)
@@ -215,25 +217,20 @@ class Shard:
         timestamp = self._hybrid.tick(self._clock.now_ns())
         address = self.log.append(RECORD_KIND, timestamp, metadata, payload)
         # From here on the record is part of history: applying it may refuse, but must not raise.
-        return self._apply(self.log.last_index, timestamp, address, proposal)
+        outcome = self.namespace.apply(timestamp, address, proposal)
+        if self.namespace.released:
+            self._release()
+        self._advance(self.log.last_index, address, timestamp, self.log.last_checksum)
+        return outcome
 
     def _log_append(self, metadata: bytes, payload: Sequence[bytes | memoryview]) -> int:
         timestamp = self._hybrid.tick(self._clock.now_ns())
         address = self.log.append(RECORD_KIND, timestamp, metadata, payload)
-        self._advance(self.log.last_index, address, timestamp)
+        self._advance(self.log.last_index, address, timestamp, self.log.last_checksum)
         return address
 
-    def _apply(
-        self, index: int, timestamp: int, address: int, applied: record.Record
-    ) -> Outcome:
-        outcome = self.namespace.apply(timestamp, address, applied)
-        if self.namespace.released:
-            self._release()
-        self._advance(index, address, timestamp)
-        return outcome
-
-    def _advance(self, index: int, address: int, timestamp: int) -> None:
-        self._position = Position(self._identity, index, address, timestamp)
+    def _advance(self, index: int, address: int, timestamp: int, checksum: int) -> None:
+        self._position = Position(self._identity, index, address, timestamp, checksum)
         self._unpublished += 1
         if self._unpublished >= PUBLISH_RECORDS_MAX:
             self.publish()
@@ -324,7 +321,8 @@ class Shard:
 
     def close(self) -> None:
         """Publish, sync and close everything."""
-        self.log.sync()
+        if self.log.durable_index < self.log.last_index:
+            self.log.sync()
         self.publish()
         self._table.sync()
         self._table.close()

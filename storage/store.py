@@ -261,8 +261,9 @@ class LocalStore:
         identity = superblock.identity_number
         table, position = cls._open_index(directory, identity, boot_id, findings)
         try:
-            log, position_holds = cls._open_log(disk, identity, position, read_only, recover, findings)
-            if position is not None and not position_holds:
+            log = cls._open_log(disk, identity, position, read_only, recover)
+            findings.extend(log.recovery.sentences)
+            if position is not None and not log.recovery.resumed:
                 findings.append("the index does not fit the log and is built again from it")
                 table.close()
                 shutil.rmtree(directory / "index")
@@ -280,6 +281,8 @@ class LocalStore:
             findings.append(f"applied {applied} records the index had not seen")
         elif applied:
             findings.append(f"built the index from {applied} records of the log")
+        if shard.is_empty and read_only:
+            raise Unusable(f"{directory}: there is nothing to show; mount it without --ro first")
         if shard.is_empty:
             shard.format(*owner, 0o755)
         shard.publish()
@@ -331,19 +334,17 @@ class LocalStore:
         position: Position | None,
         read_only: bool,
         recover: bool,
-        findings: list[str],
-    ) -> tuple[Log, bool]:
-        """The log, and whether the index's position lies on it."""
-        log = Log.open(
+    ) -> Log:
+        """The log, scanned from the index's position on if that still lies on it."""
+        return Log.open(
             disk,
             identity,
             from_address=position.address if position is not None else None,
             expected_index=position.index if position is not None else None,
+            checksum=position.checksum if position is not None else None,
             read_only=read_only,
             keep_prefix=recover,
         )
-        findings.extend(log.recovery.sentences)
-        return log, position is None or log.last_index >= position.index
 
     @classmethod
     def open_volatile(cls, clock: Clock, *, owner: tuple[int, int] = (0, 0)) -> LocalStore:

@@ -234,7 +234,7 @@ class NodeTable:
 
 
 def _number(key: tuple[object, ...], is_directory: bool) -> int:
-    hashed = xxhash.xxh3_64_intdigest(repr(key))
+    hashed = xxhash.xxh3_64_intdigest(repr(key).encode())
     if is_directory:
         return 2**52 + hashed % _DIRECTORY_NUMBERS
     return RECORD_INODE_MAX + hashed % _FILE_NUMBERS

@@ -14,10 +14,12 @@ waits, so nothing comes between.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
 import os
+import tempfile
 import traceback
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
@@ -31,9 +33,9 @@ from cascadefs.fuse.notifier import Notifier
 from storage.errors import Corruption, Reason, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
-    from typing import Any
+    from typing import IO, Any
 
     from pyfuse3 import ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
@@ -41,10 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Aborted", "Door", "MountRefused"]
 
-FOREIGN_OPTIONS: Final = frozenset({"default_permissions", "fsname=cascadefs", "subtype=cascadefs"})
+_OPTIONS: Final = frozenset({"default_permissions", "fsname=cascadefs", "subtype=cascadefs"})
 """Always given: the kernel checks permissions, and mount tables say whose this is."""
 
-BUGS_REMEMBERED_MAX: Final = 1000
+_MESSAGES_MAX: Final = 1000
 """Distinct bugs and damages whose message was logged; later ones are only counted."""
 
 _WORKERS: Final = 99
@@ -108,6 +110,31 @@ def _changes(attributes: EntryAttributes, fields: SetattrFields) -> Changes:
     )
 
 
+def _is_abort(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ECONNABORTED
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[IO[bytes]]:
+    """Standard error goes to a file meanwhile: libfuse and fusermount3 say there why they would not mount."""
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                yield said
+            finally:
+                os.dup2(kept, 2)
+    finally:
+        os.close(kept)
+
+
+def _last_line(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def _answering(
     *, changes: bool = False
 ) -> Callable[
@@ -122,7 +149,7 @@ def _answering(
     def decorate(
         method: Callable[Concatenate[Door, _P], _T],
     ) -> Callable[Concatenate[Door, _P], Coroutine[Any, Any, _T]]:
-        opcode = method.__name__
+        opcode = method.__name__.strip("_")
 
         @functools.wraps(method)
         async def handle(self: Door, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -192,11 +219,11 @@ class Door(pyfuse3.Operations):
         Raises:
             MountRefused: nothing is mounted then.
         """
-        with _CapturedStderr() as said:
+        with _captured_stderr() as said:
             try:
-                pyfuse3.init(self, str(mountpoint), {*FOREIGN_OPTIONS, *options})
+                pyfuse3.init(self, str(mountpoint), {*_OPTIONS, *options})
             except RuntimeError as error:
-                raise MountRefused(said.text() or str(error)) from error
+                raise MountRefused(_last_line(said) or str(error)) from error
         self._waiting = wakeup.install(monotonic)
 
     async def serve(self) -> None:
@@ -209,7 +236,7 @@ class Door(pyfuse3.Operations):
         try:
             await pyfuse3.main(min_tasks=_WORKERS, max_tasks=_WORKERS)
         except* OSError as group:
-            if all(error.errno == errno.ECONNABORTED for error in _leaves(group)):
+            if group.split(lambda error: _is_abort(error))[1] is None:
                 raise Aborted("the connection to the kernel was aborted") from group
             raise
 
@@ -218,10 +245,10 @@ class Door(pyfuse3.Operations):
         pyfuse3.terminate()
         self._waiting.close()
 
-    def unmount(self, *, mounted: bool) -> None:
-        """Take the mount down if it is still `mounted`, at once even where it is in use."""
+    def unmount(self) -> None:
+        """Take the mount down if it is still there, at once even where it is in use, and end the session."""
         if self._notifier.stop():
-            pyfuse3.close(unmount=mounted)
+            pyfuse3.close(unmount=True)  # libfuse looks first whether somebody else has unmounted
         # Otherwise the thread is inside libfuse, and the end of the process cuts the connection.
 
     def notify(self) -> None:
@@ -248,7 +275,7 @@ class Door(pyfuse3.Operations):
         where = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{opcode}: {type(error).__name__}: {error}"
         key = f"{message} {where.filename}:{where.lineno}"
-        if key not in self._seen and len(self._seen) < BUGS_REMEMBERED_MAX:
+        if key not in self._seen and len(self._seen) < _MESSAGES_MAX:
             self._seen.add(key)
             expected = isinstance(error, Corruption | OSError)
             _log.error("%s: answered %s", message, name, exc_info=None if expected else error)

@@ -166,7 +166,7 @@ def test_a_crash_without_order_keeps_whole_sectors_of_any_write():
     disk, file = started()
     file.pwritev([b"x" * 2048], 256)
     seen = set()
-    for seed in range(200):
+    for seed in range(600):
         data = content(disk.crash(random=Random(seed))).ljust(2304, b"\0")
         assert data.startswith(b"synced")
         sectors = [data[256:512]] + [data[at : at + 512] for at in range(512, 2304, 512)]
