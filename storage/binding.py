@@ -42,7 +42,8 @@ class Binding(NamedTuple):
     @classmethod
     def unpack(cls, row: bytes) -> Binding:
         """The binding of a row."""
-        return cls(*_BINDING.unpack_from(row), row[_BINDING.size :])
+        inode, first, base, mode, cause, origin = _BINDING.unpack_from(row)
+        return cls(inode, first, base, mode, cause, origin, row[_BINDING.size :])
 
     def version_of(self, content: int) -> int:
         """The version number a content commit has under this name; first - 1 while nothing was committed."""
@@ -64,4 +65,5 @@ class Tombstone(NamedTuple):
     @classmethod
     def unpack(cls, row: bytes) -> Tombstone:
         """The tombstone of a row."""
-        return cls(*_TOMBSTONE.unpack_from(row), row[_TOMBSTONE.size :])
+        number, cause, directory = _TOMBSTONE.unpack_from(row)
+        return cls(number, cause, directory, row[_TOMBSTONE.size :])

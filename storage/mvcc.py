@@ -102,6 +102,10 @@ class VersionedMap:
         """``(timestamp, payload)`` of the deletion, if the key existed and does not now."""
         if self._get(self._live + key) is not None:
             return None
+        return self.tombstone_of_absent(key)
+
+    def tombstone_of_absent(self, key: bytes) -> tuple[int, bytes] | None:
+        """As `tombstone`, for a key the caller has just found absent."""
         newest = self._past_at(key, TIMESTAMP_MAX)
         if newest is None:
             return None
@@ -209,6 +213,10 @@ class VersionedMap:
             self._uncover(key, timestamp)
         else:
             self._retire(key, timestamp, old_row)
+        self._put(self._live + key, timestamp.to_bytes(8, "big") + value)
+
+    def insert(self, key: bytes, timestamp: int, value: bytes) -> None:
+        """As `put`, for a key the caller knows never existed: costs one write and no look-up."""
         self._put(self._live + key, timestamp.to_bytes(8, "big") + value)
 
     def delete(self, key: bytes, timestamp: int, tombstone: bytes = b"") -> None:

@@ -353,7 +353,7 @@ class Namespace:
         directory = is_directory(mode)
         if directory and parent.nlink >= LINKS_MAX:
             return _REFUSED[Reason.TOO_MANY_LINKS]
-        dead = self._entries.tombstone(key)
+        dead = self._entries.tombstone_of_absent(key)
         first = Tombstone.unpack(dead[1]).number + 1 if dead is not None else 1
         now_ns = timestamp * 1000
         content = 0 if mode & TYPE_MASK == REGULAR else 1
@@ -373,11 +373,14 @@ class Namespace:
             record.rdev,
             record.parent,
         )
-        self._inodes.replace(_U64.pack(inode), timestamp, attributes.pack(), None)
+        self._inodes.insert(_U64.pack(inode), timestamp, attributes.pack())
         if mode & TYPE_MASK == SYMLINK:
             self._table.put(b"S" + _U64.pack(inode), record.target)
-        binding = Binding(inode, first, 1, mode & TYPE_MASK, CREATED)
-        self._entries.replace(key, timestamp, binding.pack(), None)
+        binding = Binding(inode, first, 1, mode & TYPE_MASK, CREATED).pack()
+        if dead is None:
+            self._entries.insert(key, timestamp, binding)
+        else:
+            self._entries.replace(key, timestamp, binding, None)
         self._touch(record.parent, parent, parent_row, timestamp, nlink=1 if directory else 0)
         self._journal(timestamp, record.parent)
         counters = self.counters
@@ -575,10 +578,12 @@ class Namespace:
         keep = record.keep
         if record.size < attributes.size:
             keep = record.size if keep is None else min(keep, record.size)
+        before = attributes.generation
         if keep is not None and attributes.stored:
             self._cut(timestamp, inode, attributes, keep)
         if record.extents:
-            self._lay(timestamp, address, inode, attributes, record)
+            fresh = attributes.content == 0 or attributes.generation != before
+            self._lay(timestamp, address, inode, attributes, record, fresh=fresh)
         if self._keep_past and attributes.content:
             self._table.put(
                 b"K" + _CONTENT_KEY.pack(inode, attributes.content),
@@ -609,9 +614,16 @@ class Namespace:
             self._put_chunk(timestamp, inode, attributes, chunk, pieces, kept)
 
     def _lay(
-        self, timestamp: int, address: int, inode: int, attributes: Attributes, record: Commit
+        self,
+        timestamp: int,
+        address: int,
+        inode: int,
+        attributes: Attributes,
+        record: Commit,
+        *,
+        fresh: bool,
     ) -> None:
-        fresh = attributes.stored == 0  # no chunk row exists in this generation: nothing to look up
+        """Overlay the extents; `fresh`: this generation never had a chunk row, so there is nothing to look up."""
         by_chunk: dict[int, list[tuple[int, int, int, int]]] = {}
         for offset, length, place, payload_offset in record.extents:
             at = address if place == SELF else place
@@ -623,7 +635,7 @@ class Namespace:
             new = old
             for piece in added:
                 new = extents.overlay(new, piece)
-            self._put_chunk(timestamp, inode, attributes, chunk, old, new)
+            self._put_chunk(timestamp, inode, attributes, chunk, old, new, fresh=fresh)
 
     def _put_chunk(
         self,
@@ -633,10 +645,13 @@ class Namespace:
         chunk: int,
         old: list[tuple[int, int, int, int]],
         new: list[tuple[int, int, int, int]],
+        *,
+        fresh: bool = False,
     ) -> None:
         key = _CHUNK_KEY.pack(inode, attributes.generation, chunk)
         if new:
-            self._chunks.put(key, timestamp, extents.pack(new))
+            put = self._chunks.insert if fresh else self._chunks.put
+            put(key, timestamp, extents.pack(new))
             if len(new) > PIECES_PER_CHUNK_MAX:
                 self.overlong.setdefault(inode, set()).add((attributes.generation, chunk))
         elif old:

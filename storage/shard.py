@@ -21,7 +21,7 @@ import trio
 
 from storage import extents, record
 from storage.errors import Corruption
-from storage.limits import PAYLOAD_BYTES_MAX
+from storage.limits import CHUNK_BYTES, PAYLOAD_BYTES_MAX
 from storage.namespace import ROOT, Counters, Namespace, Outcome
 from storage.volatile import VolatileLog
 
@@ -53,7 +53,7 @@ class Position(NamedTuple):
     """How far a table has come, stored in it: the last record applied, and of which store."""
 
     identity: int
-    index: int
+    index: int  # type: ignore[assignment]  # the glossary's word; tuple.index is not wanted here
     address: int
     timestamp: int
     checksum: int
@@ -204,8 +204,8 @@ class Shard:
             window = extents.mergeable(pieces)
             if window is None:
                 continue
-            start = chunk * extents.CHUNK_BYTES + window[0]
-            end = min(chunk * extents.CHUNK_BYTES + window[1], limit)
+            start = chunk * CHUNK_BYTES + window[0]
+            end = min(chunk * CHUNK_BYTES + window[1], limit)
             if end <= start:
                 continue
             old = memoryview(self.read(inode, attributes, None, start, end - start))

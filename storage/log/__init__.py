@@ -370,7 +370,7 @@ def _geometry(disk: Disk, identity: int) -> Slot:
 
 def _writer(disk: Disk, end: End) -> Writer:
     last = end.last
-    return Writer(
+    writer = Writer(
         disk,
         end.slot,
         offset=end.offset,
@@ -379,3 +379,5 @@ def _writer(disk: Disk, end: End) -> Writer:
         last_address=last.address if last else 0,
         last_checksum=last.checksum if last else 0,
     )
+    writer.epoch = max(writer.epoch, last.epoch if last else 0)
+    return writer

@@ -44,6 +44,8 @@ FIRST_INDEXES_MAX: Final = 16_384
 SEARCH_BYTES: Final = 1024 * 1024
 """Read at once while looking for lost frames."""
 
+_ZEROS: Final = memoryview(bytes(SEARCH_BYTES))
+
 
 class Frame(NamedTuple):
     """A record in the log, its payload left where it is."""
@@ -237,9 +239,8 @@ class Reader:
         file = self.segments.file(number)
         end = offset
         while data := file.pread(SEARCH_BYTES, offset):
-            used = len(data.rstrip(b"\0"))
-            if used:
-                end = offset + used
+            if data != _ZEROS[: len(data)]:  # Ten times quicker than stripping what is nearly always all zeros.
+                end = offset + len(data.rstrip(b"\0"))
             offset += len(data)
         return end
 

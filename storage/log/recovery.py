@@ -198,7 +198,7 @@ def _walk(reader: Reader, end: End, headers: dict[int, Header]) -> bool:
     """Advance end over every intact record in order; answers whether a segment of another log stopped it."""
     window = Window(reader)
     start = end.last
-    _note_header(end, end.number, headers[end.number])
+    _note_header(reader, end, end.number, headers[end.number])
     while True:
         address = end.number * reader.segment_bytes + end.offset
         frame = window.frame(address)
@@ -224,7 +224,7 @@ def _walk(reader: Reader, end: End, headers: dict[int, Header]) -> bool:
             break
         end.number, end.offset = following, BLOCK_BYTES
         end.slot = end.slot._replace(number=following, first_index=end.next_index)
-        _note_header(end, following, headers[following])
+        _note_header(reader, end, following, headers[following])
     last = end.last
     if (
         last is not None
@@ -239,7 +239,8 @@ def _walk(reader: Reader, end: End, headers: dict[int, Header]) -> bool:
     return False
 
 
-def _note_header(end: End, number: int, header: Header) -> None:
+def _note_header(reader: Reader, end: End, number: int, header: Header) -> None:
+    """Take the epoch of a segment the walk enters, and note what is wrong with its header and size."""
     if header.slot:
         end.slot = end.slot._replace(epoch=header.slot.epoch)
     if header.damaged_offset is not None:
@@ -250,6 +251,10 @@ def _note_header(end: End, number: int, header: Header) -> None:
         )
         end.damage.append(Damage(number, header.damaged_offset, what))
         end.headers_damaged.append(number)
+    size = reader.segments.file(number).size()
+    if size < reader.segment_bytes:
+        what = f"the file ends here and not after {reader.segment_bytes} bytes"
+        end.damage.append(Damage(number, size, what))
 
 
 def _judge(reader: Reader, end: End, headers: dict[int, Header], *, foreign: bool) -> None:

@@ -25,8 +25,12 @@ def encoded(metadata=b"meta", identity=0xA5, address=1024, **changes):
     )
 
 
-@given(st.integers(0, 255), U16, U32, st.integers(1, 2**64 - 1), U64, st.binary(max_size=200), U64, U64)
-def test_a_head_comes_back_as_it_went(kind, shard, epoch, index, timestamp, metadata, identity, address):
+@given(
+    st.integers(0, 255), U16, U32, st.integers(1, 2**64 - 1), U64, st.binary(max_size=200), U64, U64
+)
+def test_a_head_comes_back_as_it_went(
+    kind, shard, epoch, index, timestamp, metadata, identity, address
+):
     data = b"\xff" * 8 + codec.encode_head(
         kind, shard, epoch, index, timestamp, metadata, 10, 77, identity=identity, address=address
     )
@@ -49,7 +53,9 @@ def test_the_bytes_are_those_of_the_format_document():
     assert codec.encode_slot(SLOT) == checked + struct.pack("<Q", xxh3_64_intdigest(checked))
 
 
-@pytest.mark.parametrize("place", [{"identity": 0xA6}, {"address": 1032}, {"address": 1024 + 2**32}])
+@pytest.mark.parametrize(
+    "place", [{"identity": 0xA6}, {"address": 1032}, {"address": 1024 + 2**32}]
+)
 def test_a_frame_is_one_only_in_its_store_and_at_its_address(place):
     data = encoded()
     where = {"identity": 0xA5, "address": 1024} | place

@@ -52,7 +52,9 @@ def append(log, index):
     _, kind, timestamp, metadata, payload = record(index)
     assert log.last_index + 1 == index
     half = len(payload) // 2
-    return log.append(kind, timestamp, metadata, [payload[:half], payload[half:]] if payload else ())
+    return log.append(
+        kind, timestamp, metadata, [payload[:half], payload[half:]] if payload else ()
+    )
 
 
 @pytest.fixture

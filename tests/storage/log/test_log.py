@@ -26,7 +26,12 @@ def disk(request, tmp_path):
 def test_a_new_log_is_empty_and_durable():
     disk = MemoryDisk()
     log = Log.create(disk, IDENTITY, segment_bytes=2048)
-    assert (log.last_index, log.durable_index, log.last_timestamp, log.end_address) == (0, 0, 0, 1024)
+    assert (log.last_index, log.durable_index, log.last_timestamp, log.end_address) == (
+        0,
+        0,
+        0,
+        1024,
+    )
     assert list(log.frames()) == []
     assert disk.list("log") == ["0000000000000000.seg"]
     again = Log.open(disk.crash(), IDENTITY)
@@ -128,7 +133,9 @@ def test_an_address_without_a_record_is_corruption_that_says_where(wrong):
     log = Log.create(MemoryDisk(), IDENTITY, segment_bytes=4096, shard=4)
     log.append(1, 1, b"", [b"12345"])
     for call in (lambda: log.read(wrong, 0, 1), lambda: log.frame(wrong)):
-        with pytest.raises(Corruption, match=f"shard 4, segment 0*[0-9a-f]+, offset {wrong % 4096}"):
+        with pytest.raises(
+            Corruption, match=f"shard 4, segment 0*[0-9a-f]+, offset {wrong % 4096}"
+        ):
             call()
 
 
@@ -166,7 +173,9 @@ def test_one_append_is_one_write_and_no_sync():
     before = dict(disk.calls)
     for _ in range(10):
         log.append(1, 1, b"meta", [b"a" * 100, b"b" * 101])
-    changed = {call: n - before.get(call, 0) for call, n in disk.calls.items() if n != before.get(call)}
+    changed = {
+        call: n - before.get(call, 0) for call, n in disk.calls.items() if n != before.get(call)
+    }
     assert changed == {"pwritev": 10}
 
 

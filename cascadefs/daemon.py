@@ -1,0 +1,427 @@
+"""The process behind a mount: the one place that makes a real clock and real randomness, and joins store and door.
+
+A daemon's life: leave the terminal (`start_detached`), then `run`: open the store, mount, serve, and, whoever asked
+for the end, make every draft a version, sync, close, unmount. It leaves the terminal before it opens anything, because
+trio, LMDB and locks do not survive a fork. Until the mount answers, the starter waits at a pipe, and is told progress,
+"ready", or why not: one JSON object a line.
+
+The end comes from outside (umount: the kernel closes the connection) or by SIGTERM or SIGINT. A signal first makes
+everything durable, then unmounts as umount(8) would, so that what programs still ask is answered; a mount in use is
+taken out of the tree, and whoever still has files open there gets ENOTCONN. A kill -9 at any point is safe: the log
+is the truth, and the next start recovers from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import logging
+import logging.handlers
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+from storage.errors import Corruption, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cascadefs.filesystem import Filesystem
+    from cascadefs.fuse.door import Door
+    from storage.store import LocalStore
+
+__all__ = ["NotStarted", "Report", "Settings", "SystemClock", "run", "start_detached"]
+
+LOG_BYTES_MAX: Final = 1024 * 1024
+"""Of daemon.log before it becomes daemon.log.1; with LOG_FILES_MAX, what a daemon may say on a disk in all."""
+
+LOG_FILES_MAX: Final = 2
+
+PROGRESS_SECONDS: Final = 0.1
+"""Between two reports of progress to the starter."""
+
+_log = logging.getLogger("cascadefs")
+
+
+class NotStarted(Exception):
+    """There is no mount; the message is "thing: why; remedy"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to mount. Paths are absolute; `data` is None for a volatile store."""
+
+    mountpoint: Path
+    data: Path | None
+    read_only: bool = False
+    recover: bool = False
+    fuse_options: tuple[str, ...] = ()
+    sync_interval_s: float = 1.0
+    autocommit_s: float = 5.0
+    log: Path | None = None
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where a detached daemon writes; None where there is no place."""
+        if self.log is not None:
+            return self.log
+        return self.data / "daemon.log" if self.data is not None else None
+
+
+class SystemClock:
+    """The wall clock."""
+
+    def now_ns(self) -> int:
+        """See `storage.clock.Clock`."""
+        return time.time_ns()
+
+
+class Report(Protocol):
+    """What a starting daemon tells whoever waits for it."""
+
+    def progress(self, records: int) -> None:
+        """So many records of the log were applied so far."""
+
+    def ready(self) -> None:
+        """The mount answers."""
+
+
+# --- Leaving the terminal ---------------------------------------------------------------------------------------------
+
+
+class _PipeReport:
+    """`Report` through a pipe. A starter that is gone is no reason to stop."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._next_progress_at = 0.0
+
+    def progress(self, records: int) -> None:
+        if time.monotonic() >= self._next_progress_at:
+            self._next_progress_at = time.monotonic() + PROGRESS_SECONDS
+            self.say(progress=records)
+
+    def ready(self) -> None:
+        self.say(ready=True)
+        os.close(self._descriptor)
+
+    def say(self, **message: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._descriptor, json.dumps(message).encode() + b"\n")
+
+
+def start_detached(settings: Settings, on_progress: Callable[[int], None]) -> int:
+    """Start a daemon of its own session; return its process id when the mount answers.
+
+    Interrupted (KeyboardInterrupt), it ends the daemon, which a daemon survives like any other kill.
+
+    Raises:
+        NotStarted: with what the daemon said.
+    """
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    middle = os.fork()
+    if middle == 0:
+        _detach_and_run(settings, writing)
+    os.close(writing)
+    os.waitpid(middle, 0)
+    daemon = 0
+    try:
+        with open(reading, encoding="utf-8") as messages:
+            for line in messages:
+                match json.loads(line):
+                    case {"pid": int(pid)}:
+                        daemon = pid
+                    case {"progress": int(records)}:
+                        on_progress(records)
+                    case {"error": str(message)}:
+                        raise NotStarted(message)
+                    case {"ready": True}:
+                        return daemon
+    except KeyboardInterrupt:
+        if daemon:
+            os.kill(daemon, signal.SIGTERM)
+        raise
+    where = f"see {settings.log_file}" if settings.log_file else "try again with --foreground"
+    raise NotStarted(f"{settings.mountpoint}: the daemon ended before it was ready; {where}")
+
+
+def _detach_and_run(settings: Settings, writing: int) -> NoReturn:
+    """In the child: become a daemon and never return (daemon(7), without its systemd part)."""
+    code = 1
+    try:
+        os.setsid()
+        if os.fork() != 0:
+            os._exit(0)  # so that the daemon leads no session and can never get a terminal
+        report = _PipeReport(writing)
+        report.say(pid=os.getpid())
+        os.chdir("/")
+        os.umask(0o022)
+        try:
+            _redirect(settings.log_file, keep=writing)
+            code = run(settings, report, _log_handler(settings.log_file))
+        except NotStarted as error:
+            report.say(error=str(error))
+        except OSError as error:
+            report.say(error=f"{error.filename or settings.mountpoint}: {error.strerror}")
+    except BaseException:
+        _log.critical("the daemon ended", exc_info=True)
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _redirect(log_file: Path | None, *, keep: int) -> None:
+    """Standard streams to nothing and to the log; every other descriptor of the starter but `keep` is closed."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != keep:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    if log_file is not None and log_file.parent != log_file.parent.parent:
+        log_file.parent.mkdir(mode=0o700, exist_ok=True)
+    null = os.open(os.devnull, os.O_RDWR)
+    output = os.open(log_file or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for descriptor, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, target)
+    os.close(null)
+    os.close(output)
+
+
+# --- The log ------------------------------------------------------------------------------------------------------
+
+
+class _OneLine(logging.Formatter):
+    """UTC, and one line an event: a traceback is joined with bars."""
+
+    converter = time.gmtime
+
+    def __init__(self) -> None:
+        super().__init__(
+            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+
+    def format(self, entry: logging.LogRecord) -> str:
+        return " | ".join(line for line in super().format(entry).splitlines() if line.strip())
+
+
+class _RotatingLog(logging.handlers.RotatingFileHandler):
+    """Standard error goes along: what libfuse and a crash say there lands in the same file."""
+
+    def doRollover(self) -> None:
+        super().doRollover()
+        os.dup2(self.stream.fileno(), 1)
+        os.dup2(self.stream.fileno(), 2)
+
+
+def _log_handler(log_file: Path | None) -> logging.Handler:
+    if log_file is None:
+        return logging.NullHandler()
+    return _RotatingLog(log_file, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_MAX - 1)
+
+
+def _set_up_logging(handler: logging.Handler) -> None:
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    faulthandler.enable()
+
+
+# --- Running ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Mount:
+    """One mount while it is served."""
+
+    settings: Settings
+    store: LocalStore
+    filesystem: Filesystem
+    clock: SystemClock
+    report: Report
+    door: Door = field(init=False)
+    started_ns: int = 0
+    is_greeted: bool = False
+    trouble: str | None = None
+
+    def status(self) -> dict[str, object]:
+        """The daemon's part of the status."""
+        settings = self.settings
+        return {
+            "pid": os.getpid(),
+            "mountpoint": str(settings.mountpoint),
+            "data": str(settings.data) if settings.data is not None else None,
+            "log": str(settings.log_file) if settings.log_file is not None else None,
+            "read_only": settings.read_only,
+            "volatile": settings.data is None,
+            "sync_interval_s": settings.sync_interval_s,
+            "autocommit_s": settings.autocommit_s,
+            "started_ns": self.started_ns,
+            "uptime_s": round((self.clock.now_ns() - self.started_ns) / 1e9, 3),
+            "trouble": self.trouble,
+            **self.door.status(),
+        }
+
+    async def serve(self) -> None:
+        """Until the mount is gone. Then every draft is a version, and on the disk."""
+        import trio
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_house)
+            nursery.start_soon(self._obey_signals)
+            await self.door.serve()
+            nursery.cancel_scope.cancel()
+        await self._save()
+
+    async def _save(self) -> None:
+        self.filesystem.commit_all()
+        await self.filesystem.sync()
+
+    async def _keep_house(self) -> None:
+        """Every `sync_interval_s`: old drafts become versions, what is committed goes to the disk."""
+        import trio
+
+        while True:
+            await trio.sleep(self.settings.sync_interval_s)
+            try:
+                self.filesystem.housekeep(self.clock.now_ns())
+                self.door.notify()
+                if self.store.unsynced():
+                    await self.store.wait_durable()
+                self.trouble = None
+            except Exception as error:
+                # Nobody waits for this, and the mount is still good for reading: say it once, and in the status.
+                trouble = f"{type(error).__name__}: {error}"
+                if trouble != self.trouble:
+                    _log.error("not everything is on the disk: %s", trouble, exc_info=error)
+                self.trouble = trouble
+
+    async def _obey_signals(self) -> None:
+        """SIGTERM, SIGINT and SIGHUP: save, unmount, and let `serve` come to its end. Later ones change nothing."""
+        import trio
+
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                _log.info("stopping: %s", signal.Signals(number).name)
+                await self._stop()
+                await trio.sleep_forever()
+
+    async def _stop(self) -> None:
+        import trio
+
+        from cascadefs.fuse import mountpoint
+
+        try:
+            await self._save()
+        except Exception as error:
+            # Tried again at the very end, where it decides the exit status.
+            _log.error("not everything is saved yet: %s", error)
+        path = self.settings.mountpoint
+        try:
+            try:
+                await trio.to_thread.run_sync(mountpoint.unmount, path)
+            except mountpoint.Busy:
+                users = await trio.to_thread.run_sync(mountpoint.users_of, path)
+                _log.warning("still in use by %s; cut off", ", ".join(users) or "somebody")
+                await trio.to_thread.run_sync(lambda: mountpoint.unmount(path, lazy=True))
+                self.door.stop()
+        except mountpoint.UnmountFailed as error:
+            _log.error("cannot unmount %s: %s", path, error)
+            self.door.stop()
+
+
+def run(settings: Settings, report: Report, log: logging.Handler) -> int:
+    """Mount and serve in this process until the mount is gone.
+
+    Returns:
+        The exit status: 0, or 1 if something could not be saved (the log says what).
+
+    Raises:
+        NotStarted: nothing is mounted, and the data directory is free again.
+    """
+    _set_up_logging(log)
+    _raise_descriptor_limit()
+    clock = SystemClock()
+    with _opened_store(settings, clock, report) as store:
+        return _mount_and_serve(settings, store, clock, report)
+
+
+@contextlib.contextmanager
+def _opened_store(settings: Settings, clock: SystemClock, report: Report) -> Iterator[LocalStore]:
+    from storage.store import LocalStore
+
+    owner = (os.getuid(), os.getgid())
+    data = settings.data
+    try:
+        if data is None:
+            store = LocalStore.open_volatile(clock, owner=owner)
+        else:
+            store = LocalStore.open(
+                data,
+                clock,
+                random.SystemRandom(),
+                boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+                owner=owner,
+                read_only=settings.read_only,
+                recover=settings.recover,
+                progress=report.progress,
+            )
+    except Unusable as error:
+        raise NotStarted(str(error)) from error
+    except Corruption as error:
+        raise NotStarted(f"{data}: {error}; --recover keeps what lies before the damage") from error
+    except OSError as error:
+        raise NotStarted(f"{error.filename or data}: {error.strerror or error}") from error
+    for sentence in store.recovery:
+        _log.warning("recovery: %s", sentence)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _mount_and_serve(
+    settings: Settings, store: LocalStore, clock: SystemClock, report: Report
+) -> int:
+    import trio
+
+    from cascadefs import __version__
+    from cascadefs.filesystem import Filesystem, FilesystemOptions
+    from cascadefs.fuse import mountpoint
+    from cascadefs.fuse.door import Aborted, Door, MountRefused
+
+    options = FilesystemOptions(
+        read_only=settings.read_only, autocommit_s=settings.autocommit_s
+    )
+    filesystem = Filesystem(store, clock, options)
+    mount = _Mount(settings, store, filesystem, clock, report, started_ns=clock.now_ns())
+    mount.door = Door(filesystem, report.ready)
+    filesystem.status_extra = mount.status
+    fuse_options = [*settings.fuse_options, *(["ro"] if settings.read_only else [])]
+    try:
+        mount.door.mount(settings.mountpoint, fuse_options, time.monotonic)
+    except MountRefused as error:
+        raise NotStarted(f"{settings.mountpoint}: not mounted: {error}") from error
+    _log.info("cascadefs %s mounts %s on %s", __version__, settings.data, settings.mountpoint)
+    try:
+        trio.run(mount.serve)
+    except* Aborted as error:
+        _log.error("%s", error.exceptions[0])
+        with contextlib.suppress(mountpoint.UnmountFailed):
+            mountpoint.unmount(settings.mountpoint, lazy=True)
+    finally:
+        mount.door.unmount()
+    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """As many open files as we may have: segments of the log are kept open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,156 @@
+"""Goal: after a power cut at any moment, everything synced is there and the log is a prefix of what was appended.
+
+Method: a workload on the memory disk; crash images of every prefix of its unsynced changes, with the next write torn
+at several lengths, and of arbitrary reorderings; recovery itself cut at every one of its calls.
+"""
+
+from random import Random
+
+import pytest
+
+from storage.disk import MemoryDisk
+from storage.log import Log
+
+
+def check(disk, tools, appended, durable):
+    """Open what a crash left; answers the log."""
+    log = Log.open(disk, tools.IDENTITY)
+    assert not log.recovery.broken
+    assert log.recovery.durable_lost == 0
+    assert durable <= log.last_index <= appended
+    assert tools.records_of(log) == [tools.record(i) for i in range(1, log.last_index + 1)]
+    return log
+
+
+def grow(log, tools, count):
+    for index in range(log.last_index + 1, log.last_index + count + 1):
+        tools.append(log, index)
+
+
+@pytest.mark.slow
+def test_every_prefix_of_the_unsynced_changes_with_the_next_write_torn(tools):
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    tried = 0
+    for sync in (False, True, False):
+        grow(log, tools, 9)
+        if sync:
+            log.sync()
+        for changes in range(disk.pending + 1):
+            for torn in (0, 1, 8, 17, 55, 56, 60, 80, 100, 600):
+                twin = disk.crash(changes, torn)
+                again = check(twin, tools, log.last_index, log.durable_index)
+                if torn == 60:
+                    grow(again, tools, 2)
+                    again.close()
+                    assert (
+                        check(twin, tools, again.last_index, again.last_index).recovery.sentences
+                        == ()
+                    )
+                tried += 1
+    assert tried > 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_any_reordering_of_the_unsynced_changes_and_life_after_it(tools, seed):
+    random = Random(seed)
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    for _ in range(8):  # Eight power cuts, one after the other.
+        for _ in range(random.randrange(4)):
+            grow(log, tools, random.randrange(8))
+            if random.random() < 0.5:
+                log.sync()
+        twins = [disk.crash(random=Random(random.random())) for _ in range(4)]
+        for twin in twins:
+            again = check(twin, tools, log.last_index, log.durable_index)
+        disk, log = twins[-1], again
+        assert log.durable_index == log.last_index
+        assert check(
+            disk.crash(), tools, log.last_index, log.last_index
+        )  # Opening made it durable.
+
+
+class PowerCut(BaseException):
+    """Not an error that anything should catch."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["reordered", "damaged"])
+def test_recovery_cut_short_at_any_call_ends_the_same_when_tried_again(tools, what):
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    grow(log, tools, 7)
+    log.sync()
+    hole = log.end_address
+    grow(log, tools, 12)
+    if what == "damaged":
+        log.close()
+    files = tools.files_of(disk)
+    number, offset = divmod(hole, tools.SEGMENT_BYTES)
+    name = f"log/{number:016x}.seg"
+    files[name] = files[name][:offset] + b"?" + files[name][offset + 1 :]
+
+    def opened(disk):
+        return Log.open(disk, tools.IDENTITY, keep_prefix=what == "damaged")
+
+    whole = tools.disk_of(files)
+    assert opened(whole).last_index == 7
+    calls = sum(whole.calls.values())
+    cuts = 0
+    for at in range(1, calls + 1):
+        disk = tools.disk_of(files)
+        left = at
+
+        def cut(call, name):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise PowerCut
+
+        disk.before = cut
+        try:
+            opened(disk)
+        except PowerCut:
+            cuts += 1
+        disk.before = None
+        for twin in (disk, disk.crash(), disk.crash(random=Random(at))):
+            again = opened(twin)
+            assert again.last_index == 7
+            tools.append(again, 8)
+            again.close()
+            again = Log.open(twin, tools.IDENTITY)
+            assert tools.records_of(again) == [tools.record(i) for i in range(1, 9)]
+            aside = b"".join(tools.files_of(twin, "quarantine").values())
+            assert b"m" * 11 in aside  # What was moved aside is there, whatever happened.
+    assert cuts > 20
+
+
+def test_a_crash_while_a_log_is_made_leaves_none_or_a_whole_one(tools):
+    whole = MemoryDisk()
+    Log.create(whole, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    for at in range(1, sum(whole.calls.values()) + 1):
+        disk = MemoryDisk()
+        left = at
+
+        def cut(call, name):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise PowerCut
+
+        disk.before = cut
+        try:
+            Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+        except PowerCut:
+            pass
+        disk.before = None
+        for twin in (disk.crash(), disk.crash(100), disk.crash(random=Random(at))):
+            if twin.list("log") in ([], ["0000000000000000.seg.new"]):
+                log = Log.create(twin, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+            else:
+                log = Log.open(twin, tools.IDENTITY)
+            grow(log, tools, 3)
+            log.close()
+            assert Log.open(twin, tools.IDENTITY).last_index == 3
