@@ -26,7 +26,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from storage.errors import Corruption, Unusable
 
@@ -44,8 +44,9 @@ LOG_BYTES_MAX: Final = 1024 * 1024
 
 LOG_FILES_MAX: Final = 2
 
+PROGRESS_AFTER_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 0.1
-"""Between two reports of progress to the starter."""
+"""Before the first report of progress to the starter, and between two."""
 
 _log = logging.getLogger("cascadefs")
 
@@ -101,7 +102,7 @@ class _PipeReport:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._next_progress_at = 0.0
+        self._next_progress_at = time.monotonic() + PROGRESS_AFTER_SECONDS
 
     def progress(self, records: int) -> None:
         if time.monotonic() >= self._next_progress_at:
@@ -201,12 +202,12 @@ def _redirect(log_file: Path | None, *, keep: int) -> None:
 class _OneLine(logging.Formatter):
     """UTC, and one line an event: a traceback is joined with bars."""
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
-        super().__init__(
-            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, entry: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(entry.created))
+        return f"{second}.{int(entry.msecs):03}Z"
 
     def format(self, entry: logging.LogRecord) -> str:
         return " | ".join(line for line in super().format(entry).splitlines() if line.strip())
@@ -217,6 +218,8 @@ class _RotatingLog(logging.handlers.RotatingFileHandler):
 
     def doRollover(self) -> None:
         super().doRollover()
+        if self.stream is None:
+            return
         os.dup2(self.stream.fileno(), 1)
         os.dup2(self.stream.fileno(), 2)
 
@@ -245,10 +248,8 @@ class _Mount:
     store: LocalStore
     filesystem: Filesystem
     clock: SystemClock
-    report: Report
     door: Door = field(init=False)
     started_ns: int = 0
-    is_greeted: bool = False
     trouble: str | None = None
 
     def status(self) -> dict[str, object]:
@@ -269,16 +270,26 @@ class _Mount:
             **self.door.status(),
         }
 
-    async def serve(self) -> None:
-        """Until the mount is gone. Then every draft is a version, and on the disk."""
+    async def serve(self) -> int:
+        """Until the mount is gone; then everything becomes versions, on the disk. The exit status."""
         import trio
 
+        code = 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_house)
             nursery.start_soon(self._obey_signals)
-            await self.door.serve()
+            try:
+                await self.door.serve()
+            except Exception:
+                _log.critical("stopping: the door broke", exc_info=True)
+                code = 1
             nursery.cancel_scope.cancel()
-        await self._save()
+        try:
+            await self._save()
+        except Exception:
+            _log.critical("not everything is saved", exc_info=True)
+            code = 1
+        return code
 
     async def _save(self) -> None:
         self.filesystem.commit_all()
@@ -394,14 +405,11 @@ def _mount_and_serve(
 
     from cascadefs import __version__
     from cascadefs.filesystem import Filesystem, FilesystemOptions
-    from cascadefs.fuse import mountpoint
-    from cascadefs.fuse.door import Aborted, Door, MountRefused
+    from cascadefs.fuse.door import Door, MountRefused
 
-    options = FilesystemOptions(
-        read_only=settings.read_only, autocommit_s=settings.autocommit_s
-    )
+    options = FilesystemOptions(read_only=settings.read_only, autocommit_s=settings.autocommit_s)
     filesystem = Filesystem(store, clock, options)
-    mount = _Mount(settings, store, filesystem, clock, report, started_ns=clock.now_ns())
+    mount = _Mount(settings, store, filesystem, clock, started_ns=clock.now_ns())
     mount.door = Door(filesystem, report.ready)
     filesystem.status_extra = mount.status
     fuse_options = [*settings.fuse_options, *(["ro"] if settings.read_only else [])]
@@ -411,14 +419,29 @@ def _mount_and_serve(
         raise NotStarted(f"{settings.mountpoint}: not mounted: {error}") from error
     _log.info("cascadefs %s mounts %s on %s", __version__, settings.data, settings.mountpoint)
     try:
-        trio.run(mount.serve)
-    except* Aborted as error:
-        _log.error("%s", error.exceptions[0])
-        with contextlib.suppress(mountpoint.UnmountFailed):
-            mountpoint.unmount(settings.mountpoint, lazy=True)
+        return trio.run(mount.serve)
     finally:
-        mount.door.unmount()
-    return 0
+        mount.door.unmount(mounted=_is_mounted(settings.mountpoint))
+        _remove_dead_mount(settings.mountpoint)
+        _log.info("unmounted %s", settings.mountpoint)
+
+
+def _is_mounted(path: Path) -> bool:
+    from cascadefs.fuse import mountpoint
+
+    mount = mountpoint.mounted_at(path)
+    return mount is not None and mount.is_ours
+
+
+def _remove_dead_mount(path: Path) -> None:
+    """An aborted connection leaves its mount in the tree; libfuse takes that for unmounted."""
+    from cascadefs.fuse import mountpoint
+
+    if _is_mounted(path) and mountpoint.is_dead(path):
+        try:
+            mountpoint.unmount(path, lazy=True)
+        except mountpoint.UnmountFailed as error:
+            _log.error("a dead mount stays at %s: %s", path, error)
 
 
 def _raise_descriptor_limit() -> None:

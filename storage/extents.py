@@ -13,12 +13,14 @@ Pure: no I/O, no clock. Does not know who stores the rows.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sortedcontainers import SortedDict
 
 from storage.limits import CHUNK_BYTES, PIECES_PER_CHUNK_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "DirtyMap",
@@ -60,9 +62,7 @@ def bytes_stored(pieces: Iterable[tuple[int, int, int, int]]) -> int:
     return sum(piece[1] for piece in pieces)
 
 
-def clip(
-    pieces: list[tuple[int, int, int, int]], limit: int
-) -> list[tuple[int, int, int, int]]:
+def clip(pieces: list[tuple[int, int, int, int]], limit: int) -> list[tuple[int, int, int, int]]:
     """The pieces with everything at or after `limit` cut away."""
     if not pieces or pieces[-1][0] + pieces[-1][1] <= limit:
         return pieces
@@ -108,11 +108,7 @@ def _joined(pieces: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int
     result = [pieces[0]]
     for piece in pieces[1:]:
         last = result[-1]
-        if (
-            piece[2] == last[2]
-            and piece[0] == last[0] + last[1]
-            and piece[3] == last[3] + last[1]
-        ):
+        if piece[2] == last[2] and piece[0] == last[0] + last[1] and piece[3] == last[3] + last[1]:
             result[-1] = (last[0], last[1] + piece[1], last[2], last[3])
         else:
             result.append(piece)
@@ -206,7 +202,9 @@ class DirtyMap:
     def __init__(self) -> None:
         # A plain dict while there is one span: most drafts never have a second, and an ordered one costs 5 us.
         self._spans: Any = {}
-        self._last: Span | None = None  # the span written last: where the next small write most likely goes
+        self._last: Span | None = (
+            None  # the span written last: where the next small write most likely goes
+        )
         self.memory_bytes = 0
 
     def __len__(self) -> int:
@@ -236,10 +234,14 @@ class DirtyMap:
             and last.length + length <= CHUNK_BYTES
             and not self._overlapping(offset, offset + length)
         ):
-            last.data += data
-            last.length += length
-            self.memory_bytes += length
-            return
+            try:
+                last.data += data
+            except BufferError:
+                pass  # somebody still looks at the buffer (`Span.view`): begin a new one
+            else:
+                last.length += length
+                self.memory_bytes += length
+                return
         source = bytearray(data) if length < CHUNK_BYTES // 4 else data
         self._insert(Span(offset, length, source, 0, 0))
         self.memory_bytes += length
@@ -258,6 +260,8 @@ class DirtyMap:
 
     def overlapping(self, start: int, end: int) -> list[Span]:
         """The parts of the map inside [start, end), in order."""
+        if end <= start:
+            return []
         return [
             span.part(max(span.start, start), min(span.end, end))
             for span in self._overlapping(start, end)

@@ -230,6 +230,11 @@ class VersionedMap:
         self._delete(self._live + key)
         self._put(self._past + key + _descending(timestamp), _TOMBSTONE + tombstone)
 
+    def erase(self, key: bytes) -> None:
+        """Leave no trace of the key: for maps that keep no past, whose tombstones nobody asks for."""
+        self._delete(self._live + key)
+        self._drop_past(key, TIMESTAMP_MAX)
+
     def prune(self, key: bytes, timestamp: int) -> int:
         """Drop the key's past rows that no read at ``timestamp`` or later sees; how many they were.
 

@@ -19,7 +19,6 @@ Sources: DESIGN 4; SEMANTICS 1; POSIX.1-2017 link(), rename(), unlink(), rmdir()
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage import extents
@@ -53,7 +52,7 @@ from storage.record import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from storage.table import Table
 
@@ -98,7 +97,9 @@ class Counters:
     __slots__ = ("live_bytes", "live_inodes", "next_inode")
     _ROW = struct.Struct("<QqQ")
 
-    def __init__(self, next_inode: int = ROOT + 1, live_bytes: int = 0, live_inodes: int = 0) -> None:
+    def __init__(
+        self, next_inode: int = ROOT + 1, live_bytes: int = 0, live_inodes: int = 0
+    ) -> None:
         self.next_inode = next_inode
         self.live_bytes = live_bytes
         self.live_inodes = live_inodes
@@ -106,6 +107,11 @@ class Counters:
     def pack(self) -> bytes:
         """The row."""
         return self._ROW.pack(self.next_inode, self.live_bytes, self.live_inodes)
+
+    @classmethod
+    def is_row(cls, row: bytes | None) -> bool:
+        """Whether bytes can be a row at all; None cannot."""
+        return row is not None and len(row) == cls._ROW.size
 
     @classmethod
     def unpack(cls, row: bytes) -> Counters:
@@ -116,7 +122,9 @@ class Counters:
 class Namespace:
     """See the module. One owner at a time; nothing here waits."""
 
-    def __init__(self, table: Table, *, keep_past: bool = True, counters: Counters | None = None) -> None:
+    def __init__(
+        self, table: Table, *, keep_past: bool = True, counters: Counters | None = None
+    ) -> None:
         self._table = table
         self._keep_past = keep_past
         self._inodes = VersionedMap(table, b"I", b"i", keep_past)
@@ -127,6 +135,8 @@ class Namespace:
         self.counters = counters or Counters()
         # Chunks whose rows have grown long, for the next commit to shorten: forgotten at a restart, found again.
         self.overlong: dict[int, set[tuple[int, int]]] = {}
+        # The directories touched by the parts of the batch under way, in order; None outside of one.
+        self._batched: dict[int, None] | None = None
         # Without a past nothing but the live pieces refers to a frame: count them, so payloads can be let go.
         self._references: dict[int, int] = {}
         self.released: list[int] = []
@@ -222,9 +232,7 @@ class Namespace:
                 return self._version_of_binding(number, live[0], binding)
         elif not self._keep_past:
             return None
-        found = self._table.first(
-            b"V" + key + _U64.pack(_MAX - number), b"V" + key + b"\xff" * 9
-        )
+        found = self._table.first(b"V" + key + _U64.pack(_MAX - number), b"V" + key + b"\xff" * 9)
         if found is None:
             return None
         since, is_binding, row = _U64.unpack_from(found[1])[0], found[1][8], found[1][9:]
@@ -305,9 +313,17 @@ class Namespace:
         for key, row in self._table.scan(b"J" + _U64.pack(_MAX - before), b"K"):
             yield _MAX - _U64.unpack_from(key, 1)[0], [n for (n,) in _U64.iter_unpack(row)]
 
-    def take_overlong(self, inode: int, generation: int) -> list[int]:
-        """The chunks of a content whose rows are too long; they are no longer remembered as such."""
-        return [chunk for of, chunk in self.overlong.pop(inode, ()) if of == generation]
+    def take_overlong(self, inode: int, generation: int, count_max: int) -> list[int]:
+        """The first chunks of a content whose rows are too long; they are no longer remembered as such."""
+        found = sorted(chunk for of, chunk in self.overlong.pop(inode, ()) if of == generation)
+        if len(found) > count_max:
+            self.overlong[inode] = {(generation, chunk) for chunk in found[count_max:]}
+        return found[:count_max]
+
+    def refers(self, address: int) -> bool:
+        """Whether a live piece lies in that frame; only where no past is kept."""
+        assert not self._keep_past
+        return address in self._references
 
     def is_below(self, inode: int, directory: int) -> bool:
         """Whether a directory is, or lies below, another one now."""
@@ -385,6 +401,7 @@ class Namespace:
         self._journal(timestamp, record.parent)
         counters = self.counters
         counters.live_inodes += 1
+        counters.live_bytes += attributes.size
         if inode >= counters.next_inode:
             counters.next_inode = inode + 1
         return DONE
@@ -430,7 +447,8 @@ class Namespace:
         if directory and self._has_children(binding.inode):
             return _REFUSED[Reason.NOT_EMPTY]
         parent_row, parent = self._directory(record.parent)
-        assert parent_row is not None and parent is not None, "a bound entry's directory exists"
+        assert parent_row is not None, "a bound entry's directory exists"
+        assert parent is not None
         tombstone = Tombstone(self._number(binding) + 1, REMOVED)
         self._unbind(key, timestamp, row, binding, tombstone)
         self._drop_link(timestamp, binding.inode)
@@ -552,7 +570,7 @@ class Namespace:
         if not exists and (record.value is None or record.flags & XATTR_REPLACE):
             return _REFUSED[Reason.NO_SUCH_ATTRIBUTE]
         if record.value is None:
-            self._xattrs.delete(key, timestamp)
+            self._remove(self._xattrs, key, timestamp)
         else:
             self._xattrs.put(key, timestamp, record.value)
         attributes = Attributes.unpack(row[1])
@@ -655,7 +673,7 @@ class Namespace:
             if len(new) > PIECES_PER_CHUNK_MAX:
                 self.overlong.setdefault(inode, set()).add((attributes.generation, chunk))
         elif old:
-            self._chunks.delete(key, timestamp)
+            self._remove(self._chunks, key, timestamp)
         attributes.stored += extents.bytes_stored(new) - extents.bytes_stored(old)
         if not self._keep_past:
             self._count(old, new)
@@ -680,14 +698,24 @@ class Namespace:
             return
         if attributes.stored:
             self._cut(timestamp, inode, attributes, 0)
+        key = _U64.pack(inode)
+        # All that is filed under the number, tombstones too: it never comes back, so nobody will ask.
         for name in self.xattrs(inode):
-            self._xattrs.delete(_entry_key(inode, name), timestamp)
-        self._inodes.delete(_U64.pack(inode), timestamp)
+            self._xattrs.erase(_entry_key(inode, name))
+        for label, _ in self.labels(inode):
+            self._labels.erase(_entry_key(inode, label))
+        for name in [name for name, _, _ in self.deleted(inode)]:
+            self._entries.erase(_entry_key(inode, name))
+        self._table.delete(b"S" + key)
+        self._inodes.erase(key)
+        self.overlong.pop(inode, None)
 
     def _label(self, timestamp: int, _address: int, record: Label) -> Outcome:
         _, directory = self._directory(record.directory)
         if directory is None:
             return _REFUSED[Reason.ABSENT]
+        if len(record.label) > NAME_BYTES_MAX:
+            return _REFUSED[Reason.NAME_TOO_LONG]
         key = _entry_key(record.directory, record.label)
         if self._labels.get(key) is not None:
             return _REFUSED[Reason.EXISTS]
@@ -698,15 +726,23 @@ class Namespace:
         key = _entry_key(record.directory, record.label)
         if self._labels.get(key) is None:
             return _REFUSED[Reason.ABSENT]
-        self._labels.delete(key, timestamp)
+        self._remove(self._labels, key, timestamp)
         return DONE
 
     def _batch(self, timestamp: int, address: int, record: Batch) -> Outcome:
-        for part in record.records:
-            outcome = self._handlers[type(part)](timestamp, address, part)
-            if outcome.reason is not None:
-                return outcome
-        return DONE
+        # One timestamp is one journal row: it has to name the directories of every part.
+        touched = self._batched = {}
+        outcome = DONE
+        try:
+            for part in record.records:
+                outcome = self._handlers[type(part)](timestamp, address, part)
+                if outcome.reason is not None:
+                    break
+        finally:
+            self._batched = None
+        if touched:
+            self._journal(timestamp, *touched)
+        return outcome
 
     # --- parts of records --------------------------------------------------------------------------------------
 
@@ -719,6 +755,13 @@ class Namespace:
         if not is_directory(attributes.mode) or attributes.nlink == 0:
             return None, None
         return row, attributes
+
+    def _remove(self, rows: VersionedMap, key: bytes, timestamp: int) -> None:
+        """Delete what has no numbers of its own: without a past not even a tombstone need stay."""
+        if self._keep_past:
+            rows.delete(key, timestamp)
+        else:
+            rows.erase(key)
 
     def _has_children(self, directory: int) -> bool:
         return next(self.children(directory), None) is not None
@@ -841,9 +884,13 @@ class Namespace:
         self._touch(inode, Attributes.unpack(row[1]), row, timestamp, nlink)
 
     def _journal(self, timestamp: int, *directories: int) -> None:
-        if self._keep_past:
+        """Note which directories a commit touched, each once."""
+        if self._batched is not None:
+            self._batched.update(dict.fromkeys(directories))
+        elif self._keep_past:
             self._table.put(
-                b"J" + _U64.pack(_MAX - timestamp), b"".join(map(_U64.pack, directories))
+                b"J" + _U64.pack(_MAX - timestamp),
+                b"".join(map(_U64.pack, dict.fromkeys(directories))),
             )
 
 

@@ -13,6 +13,7 @@ Does not know paths, permissions or file handles.
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,11 +23,11 @@ import trio
 from storage import extents, record
 from storage.errors import Corruption
 from storage.limits import CHUNK_BYTES, PAYLOAD_BYTES_MAX
-from storage.namespace import ROOT, Counters, Namespace, Outcome
+from storage.namespace import DONE, ROOT, Counters, Namespace, Outcome
 from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from storage.attributes import Attributes
     from storage.clock import Clock, HybridClock
@@ -46,6 +47,9 @@ RECORD_KIND = 1
 PUBLISH_RECORDS_MAX = 2048
 """Records applied to an unpublished table: what a crash makes the next start apply again, some tens of ms."""
 
+WIDENED_CHUNKS_MAX = 64
+"""Overlong chunks one commit writes again, beside one in sixteen of the spans it brings: bounds its memory."""
+
 ZEROS = bytes(PAYLOAD_BYTES_MAX)
 
 
@@ -60,9 +64,17 @@ class Position(NamedTuple):
 
     @classmethod
     def load(cls, table: Table) -> Position | None:
-        """What the table says; None for an empty one."""
-        row = table.get(_POSITION_KEY)
-        return cls(*_POSITION.unpack(row)) if row is not None else None
+        """What the table says; None for an empty one.
+
+        Raises:
+            Corruption: its rows about itself are not what `Shard.publish` writes, or one is missing.
+        """
+        row, counters = table.get(_POSITION_KEY), table.get(_COUNTERS_KEY)
+        if row is None and counters is None:
+            return None
+        if row is None or len(row) != _POSITION.size or not Counters.is_row(counters):
+            raise Corruption("the index does not say how far it has come")
+        return cls(*_POSITION.unpack(row))
 
 
 class Shard:
@@ -83,12 +95,28 @@ class Shard:
         self._table = table
         self._clock = clock
         self._hybrid = hybrid
-        row = table.get(_COUNTERS_KEY)
-        counters = Counters.unpack(row) if row is not None else Counters()
-        self.namespace = Namespace(table, keep_past=keep_past, counters=counters)
-        self._position = Position.load(table) or Position(identity, 0, 0, 0, 0)
+        self.namespace = Namespace(table, keep_past=keep_past)
+        self._load()
         self._unpublished = 0
+        self._publish_at = PUBLISH_RECORDS_MAX
+        self._failure: str | None = None
+        self.index_trouble: str | None = None
+        """Why the table could last not be published; nothing is lost, but the next start has more to apply."""
+        self._staged: dict[
+            int, list[int]
+        ] = {}  # volatile pools: what drafts may refer to, by inode
         self._sync_under_way: trio.Event | None = None
+
+    def _load(self) -> None:
+        """Take position and counters as the table was last published with."""
+        counters = self.namespace.counters
+        self._position = Position.load(self._table) or Position(self._identity, 0, 0, 0, 0)
+        row = self._table.get(_COUNTERS_KEY)
+        published = Counters.unpack(row) if row is not None else Counters()
+        counters.live_bytes = published.live_bytes
+        counters.live_inodes = published.live_inodes
+        # Numbers given out and not yet created with are not given out again.
+        counters.next_inode = max(counters.next_inode, published.next_inode)
 
     # --- start and end -----------------------------------------------------------------------------------------
 
@@ -101,11 +129,21 @@ class Shard:
         Raises:
             Corruption: a record in the log is intact but makes no sense to this version.
         """
-        position = self._position
         applied = 0
-        start = position.address or None
-        for frame in self.log.frames(start):
-            if frame.index <= position.index:
+        for _ in self._apply_tail():
+            applied += 1
+            if progress is not None and applied % 1000 == 0:
+                progress(applied)
+            if self._unpublished >= PUBLISH_RECORDS_MAX:
+                self._publish()
+        self._hybrid.observe(max(self._position.timestamp, self.log.last_timestamp))
+        return applied
+
+    def _apply_tail(self) -> Iterator[Outcome]:
+        """Apply the records behind the table's position, one at each step, and publish nothing."""
+        start = self._position
+        for frame in self.log.frames(start.address or None):
+            if frame.index <= start.index:
                 continue
             try:
                 decoded = record.decode(frame.metadata)
@@ -113,13 +151,9 @@ class Shard:
                 raise Corruption(
                     f"record {frame.index} of the log cannot be read by this version: {error}"
                 ) from error
-            self.namespace.apply(frame.timestamp, frame.address, decoded)
-            self._advance(frame.index, frame.address, frame.timestamp, frame.checksum)
-            applied += 1
-            if progress is not None and applied % 1000 == 0:
-                progress(applied)
-        self._hybrid.observe(max(self._position.timestamp, self.log.last_timestamp))
-        return applied
+            outcome = self.namespace.apply(frame.timestamp, frame.address, decoded)
+            self._reached(frame.index, frame.address, frame.timestamp, frame.checksum)
+            yield outcome
 
     def format(self, uid: int, gid: int, mode: int) -> None:
         """Give an empty store its root directory, as the first record of its log."""
@@ -132,12 +166,52 @@ class Shard:
         return self._position.index == 0
 
     def publish(self) -> None:
-        """Let the table be seen by other processes and survive this one, up to the last record applied."""
-        if self._unpublished:
-            self._table.put(_POSITION_KEY, _POSITION.pack(*self._position))
-            self._table.put(_COUNTERS_KEY, self.namespace.counters.pack())
-            self._table.commit()
+        """Let the table be seen by other processes and survive this one, up to the last record applied.
+
+        A table that cannot be written (a full disk) is no failure of the caller's: the log has every record, so the
+        unpublished ones are applied again here and now, and `index_trouble` says why.
+
+        Raises:
+            OSError: that was not possible either; the shard takes no more records.
+        """
+        if not self._unpublished or self._failure is not None:
+            return
+        try:
+            self._publish()
+        except OSError as error:
+            self._start_over(error)
+
+    def _publish(self) -> None:
+        self._table.put(_POSITION_KEY, _POSITION.pack(*self._position))
+        self._table.put(_COUNTERS_KEY, self.namespace.counters.pack())
+        self._table.commit()
+        self._unpublished = 0
+        self._publish_at = PUBLISH_RECORDS_MAX
+        self.index_trouble = None
+
+    def _start_over(self, error: Exception) -> Outcome:
+        """The table failed and forgets what was not published: apply the tail of the log again, publish later.
+
+        Answers the outcome of the last record.
+        """
+        self.index_trouble = str(error)
+        outcome = DONE
+        try:
+            self._table.abandon()
+            self._load()
             self._unpublished = 0
+            for outcome in self._apply_tail():  # noqa: B007  the last one is what the caller waits for
+                pass
+        except (OSError, Corruption) as again:
+            self._failure = f"the index could not be brought up to the log ({again}); start again"
+            self._refuse_failed()
+        # Every attempt costs a tail as long as this one: wait till twice as much has come together.
+        self._publish_at = 2 * max(self._unpublished, PUBLISH_RECORDS_MAX)
+        return outcome
+
+    def _refuse_failed(self) -> None:
+        if self._failure is not None:
+            raise OSError(errno.EIO, self._failure)
 
     # --- changes -----------------------------------------------------------------------------------------------
 
@@ -145,7 +219,8 @@ class Shard:
         """Append and apply one record; on the disk only after `wait_durable`.
 
         Raises:
-            OSError: the log could not take it (ENOSPC, EIO); nothing happened.
+            OSError: the log could not take it (ENOSPC, EIO) and nothing happened; or the index failed for good, the
+                record may be history, and nothing more is taken until the store is opened again.
         """
         return self._append(proposal, ())
 
@@ -156,6 +231,8 @@ class Shard:
         for _, _, length, done in extents.split_by_chunk(offset, len(view)):
             metadata = record.encode(record.Write(inode, offset + done))
             address = self._log_append(metadata, (view[done : done + length],))
+            if isinstance(self.log, VolatileLog):
+                self._staged.setdefault(inode, []).append(address)
             staged.append((offset + done, length, address, 0))
         return staged
 
@@ -191,15 +268,24 @@ class Shard:
             else:
                 named.extend(self.stage(inode, span.start, span.view()))
         proposal = record.Commit(inode, size, keep, named, mtime_ns, changed_ns)
-        return self._append(proposal, carried)
+        outcome = self._append(proposal, carried)
+        if isinstance(self.log, VolatileLog) and outcome.reason is None:
+            self._drop_staged(inode, self.log)
+        return outcome
+
+    def _drop_staged(self, inode: int, log: VolatileLog) -> None:
+        """A draft is done with: what was staged for it and came into no content is nobody's."""
+        staged = self._staged.pop(inode, [])
+        log.release([address for address in staged if not self.namespace.refers(address)])
 
     def _widen(self, inode: int, dirty: DirtyMap, size: int, keep: int | None) -> None:
         """Write neighbours again together with the draft where a chunk's row has grown too long (`mergeable`)."""
         attributes = self.namespace.attributes(inode)
         if attributes is None:
             return
-        limit = min(attributes.size if keep is None else keep, size)
-        for chunk in self.namespace.take_overlong(inode, attributes.generation):
+        limit = min(attributes.size if keep is None else min(keep, attributes.size), size)
+        count_max = WIDENED_CHUNKS_MAX + len(dirty) // 16
+        for chunk in self.namespace.take_overlong(inode, attributes.generation, count_max):
             pieces = self.namespace.pieces(inode, attributes.generation, chunk)
             window = extents.mergeable(pieces)
             if window is None:
@@ -208,32 +294,45 @@ class Shard:
             end = min(chunk * CHUNK_BYTES + window[1], limit)
             if end <= start:
                 continue
-            old = memoryview(self.read(inode, attributes, None, start, end - start))
+            try:
+                old = memoryview(self.read(inode, attributes, None, start, end - start))
+            except (OSError, Corruption):
+                continue  # Old bytes that cannot be read are no reason to refuse new ones.
             for gap_start, gap_end in dirty.gaps(start, end):
                 dirty.write(gap_start, bytes(old[gap_start - start : gap_end - start]))
 
     def _append(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> Outcome:
+        if self._failure is not None:
+            self._refuse_failed()
         metadata = record.encode(proposal)
         timestamp = self._hybrid.tick(self._clock.now_ns())
-        address = self.log.append(RECORD_KIND, timestamp, metadata, payload)
-        # From here on the record is part of history: applying it may refuse, but must not raise.
-        outcome = self.namespace.apply(timestamp, address, proposal)
-        if self.namespace.released:
-            self._release()
-        self._advance(self.log.last_index, address, timestamp, self.log.last_checksum)
+        log = self.log
+        address = log.append(RECORD_KIND, timestamp, metadata, payload)
+        # From here on the record is part of history: applying it may refuse, and whatever the table says, it stands.
+        try:
+            outcome = self.namespace.apply(timestamp, address, proposal)
+            if self.namespace.released:
+                self._release()
+            self._reached(log.last_index, address, timestamp, log.last_checksum)
+        except (OSError, Corruption) as error:
+            outcome = self._start_over(error)
+        if self._unpublished >= self._publish_at:
+            self.publish()
         return outcome
 
     def _log_append(self, metadata: bytes, payload: Sequence[bytes | memoryview]) -> int:
+        """Append a record that changes nothing by itself."""
+        self._refuse_failed()
         timestamp = self._hybrid.tick(self._clock.now_ns())
         address = self.log.append(RECORD_KIND, timestamp, metadata, payload)
-        self._advance(self.log.last_index, address, timestamp, self.log.last_checksum)
+        self._reached(self.log.last_index, address, timestamp, self.log.last_checksum)
+        if self._unpublished >= self._publish_at:
+            self.publish()
         return address
 
-    def _advance(self, index: int, address: int, timestamp: int, checksum: int) -> None:
+    def _reached(self, index: int, address: int, timestamp: int, checksum: int) -> None:
         self._position = Position(self._identity, index, address, timestamp, checksum)
         self._unpublished += 1
-        if self._unpublished >= PUBLISH_RECORDS_MAX:
-            self.publish()
 
     def _release(self) -> None:
         assert isinstance(self.log, VolatileLog), "only a volatile pool counts references"
@@ -245,6 +344,7 @@ class Shard:
         if isinstance(self.log, VolatileLog):
             self.namespace.forget(self._hybrid.tick(self._clock.now_ns()), inode)
             self._release()
+            self._drop_staged(inode, self.log)
 
     # --- reads -------------------------------------------------------------------------------------------------
 
@@ -319,11 +419,25 @@ class Shard:
                 self._sync_under_way.set()
                 self._sync_under_way = None
 
-    def close(self) -> None:
-        """Publish, sync and close everything."""
-        if self.log.durable_index < self.log.last_index:
-            self.log.sync()
-        self.publish()
-        self._table.sync()
-        self._table.close()
-        self.log.close()
+    def close(self, farewell: tuple[bytes, bytes] | None = None) -> None:
+        """Close everything, also where it raises.
+
+        Args:
+            farewell: a row to leave in the table, on the disk, after all that was recorded is there. None for what
+                leaves nothing behind: a volatile pool, a read-only one.
+
+        Raises:
+            OSError: not everything could be saved; the farewell is not there.
+        """
+        try:
+            if farewell is not None:
+                self.log.sync()
+                self.publish()
+                if self._failure is None:
+                    self._table.put(*farewell)
+                    self._table.sync()
+        finally:
+            try:
+                self._table.close()
+            finally:
+                self.log.close()

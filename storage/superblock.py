@@ -56,8 +56,11 @@ class Superblock(msgspec.Struct, frozen=True):
                     f"{directory}: the store has format version {version}, this program knows "
                     f"{FORMAT_VERSION}; use the cascadefs version that made it"
                 )
-            return msgspec.json.decode(text, type=cls)
-        except (msgspec.DecodeError, AttributeError) as error:
+            found = msgspec.json.decode(text, type=cls)
+            if not 0 <= found.identity_number < 2**64:
+                raise ValueError("the identity is not 64 bits")
+            return found
+        except (msgspec.DecodeError, AttributeError, ValueError) as error:
             raise Unusable(
                 f"{path}: not a store description ({error}); restore the file from a copy, "
                 f"it holds three fields that never change"
@@ -88,20 +91,50 @@ class DirectoryLock:
             Unusable: another process has it; the message names its process id.
         """
         self._path = directory / "lock"
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(self._descriptor)
-            raise Unusable(
-                f"{directory}: in use by process {holder}; unmount that one first "
-                f"(cascadefs umount), or mount another data directory"
-            ) from error
+        while True:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            _lock(self._descriptor, fcntl.LOCK_EX, directory)
+            if self._is_there():
+                break
+            os.close(self._descriptor)  # Its holder removed it between our two calls.
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    @staticmethod
+    def check(directory: Path) -> None:
+        """Only see that nobody has it; leaves nothing behind.
+
+        Raises:
+            Unusable: as on taking it.
+        """
+        try:
+            descriptor = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        _lock(descriptor, fcntl.LOCK_SH, directory)
+        os.close(descriptor)
+
+    def _is_there(self) -> bool:
+        """Whether the file locked is still the one with the name."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Give it back and leave no file behind."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def _lock(descriptor: int, how: int, directory: Path) -> None:
+    """Lock, or close the descriptor and say who has it."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise Unusable(
+            f"{directory}: in use by process {holder}; unmount that one first "
+            f"(cascadefs umount), or mount another data directory"
+        ) from error

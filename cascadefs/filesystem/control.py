@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cascadefs import vpath
 from cascadefs.filesystem.node import Listing, Node, Text
 from storage.namespace import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cascadefs.filesystem.history import History
     from storage.store import Store
 
@@ -62,27 +62,18 @@ class Control:
         yield json.dumps(self._status(), indent=2).encode() + b"\n"
 
     def _at(self, name: bytes) -> Node | None:
-        parsed = vpath.parse(b".@" + name) or vpath.parse(b".@t=" + name)
-        if not isinstance(parsed, vpath.Historic):
-            return None
-        spec = parsed.spec
-        if not isinstance(spec, vpath.Time | vpath.Ago | vpath.Now):
-            return None
-        return self._history.resolve(ROOT, name_of_root(name))[0]
+        return self._history.tree(ROOT, name)
 
     def _by_id(self, name: bytes) -> Node | None:
-        if not name.isdigit() or len(name) > 15 or self._store.attributes(int(name)) is None:
+        inode = _number(name)
+        attributes = self._store.attributes(inode) if inode is not None else None
+        if inode is None or attributes is None:
             return None
-        inode = int(name)
-        attributes = self._store.attributes(inode)
-        assert attributes is not None
         versions = range(1, attributes.content + 1)
 
         def lookup(text: bytes) -> Node | None:
-            digits = text[1:]
-            if text[:1] != b"v" or not digits.isdigit() or len(digits) > 15:
-                return None
-            timestamp = self._store.content_timestamp(inode, int(digits))
+            number = _number(text[1:]) if text[:1] == b"v" else None
+            timestamp = self._store.content_timestamp(inode, number) if number else None
             return self._history.past(inode, timestamp) if timestamp is not None else None
 
         def names(after: bytes) -> Iterator[bytes]:
@@ -120,6 +111,7 @@ class Control:
         return root.mtime_ns
 
 
-def name_of_root(spec: bytes) -> bytes:
-    """`.@SPEC`, with a keyword where the bare form is none."""
-    return b".@" + spec if vpath.parse(b".@" + spec) is not None else b".@t=" + spec
+def _number(digits: bytes) -> int | None:
+    """A number in its one spelling, or None."""
+    canonical = digits.isdigit() and len(digits) <= 15 and not digits.startswith(b"0")
+    return int(digits) if canonical else None

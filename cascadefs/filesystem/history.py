@@ -7,8 +7,7 @@ SEMANTICS 5; nothing is clamped to a neighbour.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from cascadefs import vpath
@@ -16,9 +15,12 @@ from cascadefs.filesystem.interface import FOREVER_S
 from cascadefs.filesystem.node import Listing, Node, Past, Text
 from storage.attributes import REGULAR, TYPE_MASK
 from storage.errors import Reason, Refused
+from storage.limits import NAME_BYTES_MAX
 from storage.namespace import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from storage.binding import Binding
     from storage.clock import Clock
     from storage.namespace import Version
@@ -42,6 +44,7 @@ class History:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._instants_found: tuple[tuple[int, int], list[int]] | None = None
 
     # --- names -------------------------------------------------------------------------------------------------
 
@@ -50,19 +53,28 @@ class History:
         parsed = vpath.parse(name)
         if parsed is None or not self._parses_here(directory):
             return False
-        return parsed.base == b"." or self._store.known(directory, parsed.base)
+        return _is_condition(parsed) or self._has_history(directory, parsed.base)
+
+    def _has_history(self, directory: int, base: bytes) -> bool:
+        if base == b".":
+            return True
+        return len(base) <= NAME_BYTES_MAX and self._store.known(directory, base)
 
     def resolve(self, directory: int, name: bytes) -> tuple[Node, float]:
         """The node of a history name in a live directory, and for how long (s) the name means it.
 
         Raises:
-            Refused: ABSENT where nothing such was; MALFORMED for a value that is none; NOT_STABLE_YET.
+            Refused: ABSENT where nothing such was; MALFORMED for a value that is none; UNSUPPORTED for what the
+                grammar knows and this version does not; NAME_TOO_LONG for a plain name that nothing can bear.
         """
         parsed = vpath.parse(name)
         if parsed is None or not self._parses_here(directory):
-            raise Refused(Reason.ABSENT)
+            raise Refused(Reason.ABSENT if len(name) <= NAME_BYTES_MAX else Reason.NAME_TOO_LONG)
         base = parsed.base
-        if base != b"." and not self._store.known(directory, base):
+        if _is_condition(parsed):
+            # Also where the base has no history: `f@if=v0` must not become a plain file of that name.
+            raise Refused(Reason.UNSUPPORTED)
+        if not self._has_history(directory, base):
             raise Refused(Reason.ABSENT)
         if isinstance(parsed, vpath.Malformed):
             raise Refused(Reason.MALFORMED)
@@ -71,14 +83,9 @@ class History:
                 return self._version(directory, base, number), FOREVER_S
             case vpath.VersionBack(steps):
                 return self._version(directory, base, self._head(directory, base) - steps), 0.0
-            case vpath.Time(timestamp):
-                return self._at(directory, base, timestamp), FOREVER_S
-            case vpath.Ago(duration_us):
-                now_us = self._clock.now_ns() // 1000
-                whole_second = (now_us - duration_us) // 1_000_000 * 1_000_000
-                return self._at(directory, base, whole_second), 0.0
-            case vpath.Now():
-                return self._at(directory, base, self._store.now()), 0.0
+            case vpath.Time() | vpath.Ago() | vpath.Now() as instant:
+                timeout_s = FOREVER_S if isinstance(instant, vpath.Time) else 0.0
+                return self._at(directory, base, self._timestamp(instant)), timeout_s
             case vpath.Tag(label):
                 return self._tagged(directory, base, label), 0.0
             case vpath.Deleted():
@@ -87,6 +94,31 @@ class History:
                 return self._versions(directory, base), 0.0
             case vpath.Event() | vpath.Condition():
                 raise Refused(Reason.UNSUPPORTED)
+
+    def tree(self, inode: int, text: bytes) -> Past | None:
+        """The whole of a directory at an instant as `at/` and `name@@/` spell it; None if `text` is no instant.
+
+        Raises:
+            Refused: ABSENT where there was nothing then, or it lies in the future.
+        """
+        for name in (b".@" + text, b".@t=" + text):
+            parsed = vpath.parse(name)
+            if isinstance(parsed, vpath.Historic) and parsed.base == b".":
+                spec = parsed.spec
+                if isinstance(spec, vpath.Time | vpath.Ago | vpath.Now):
+                    return self._at(inode, b".", self._timestamp(spec))
+        return None
+
+    def _timestamp(self, instant: vpath.Instant) -> int:
+        """The timestamp an instant means now; durations count back from the clock, to the whole second."""
+        match instant:
+            case vpath.Time(timestamp):
+                return timestamp
+            case vpath.Ago(duration_us):
+                now_us = self._clock.now_ns() // 1000
+                return (now_us - duration_us) // 1_000_000 * 1_000_000
+            case vpath.Now():
+                return self._store.now()
 
     def child(self, directory: Past, name: bytes) -> Past:
         """An entry of a directory of the past; below it every name is literal."""
@@ -98,9 +130,13 @@ class History:
     def past(
         self, inode: int, timestamp: int, alias: tuple[int, bytes, int | None] | None = None
     ) -> Past:
-        """An inode as of a timestamp."""
+        """An inode as of a timestamp.
+
+        Raises:
+            Refused: ABSENT if it had no name then, not yet or no longer.
+        """
         found = self._store.attributes_at(inode, timestamp)
-        if found is None:
+        if found is None or found[1].nlink == 0:
             raise Refused(Reason.ABSENT)
         node = Past(inode, timestamp, *found)
         node.alias = alias
@@ -180,18 +216,29 @@ class History:
         return self.past(binding.inode, timestamp, (directory, base, None))
 
     def _tagged(self, directory: int, base: bytes, label: bytes) -> Past:
-        inode = self.directory_named(directory, base)
-        timestamp = self._store.label(inode, label)
-        if timestamp is None:
+        """Labels belong to the directory, so they work under its last name when that is gone."""
+        inode = self._named_last(directory, base)
+        timestamp = self._store.label(inode, label) if inode is not None else None
+        if inode is None or timestamp is None:
             raise Refused(Reason.ABSENT)
-        return self.past(inode, timestamp)
+        return self.past(inode, timestamp, (directory, base, None))
+
+    def _named_last(self, directory: int, base: bytes) -> int | None:
+        """The inode a base names, or named last."""
+        if base == b".":
+            return directory
+        binding = self._store.binding(directory, base) or self._last_binding(directory, base)
+        return binding.inode if binding is not None else None
 
     def _deleted(self, directory: int, base: bytes) -> Node:
         """`.@deleted` lists the deleted names; `name@deleted` is one of them as it was last."""
         if base != b".":
             if self._store.binding(directory, base) is not None:
                 raise Refused(Reason.ABSENT)
-            return self._version(directory, base, self._head(directory, base) - 1)
+            last = self._last_of_deleted(directory, base)
+            if last is None:
+                raise Refused(Reason.ABSENT)
+            return last
         attributes = self._store.attributes(directory)
         assert attributes is not None
         return Listing(
@@ -201,13 +248,14 @@ class History:
             uid=attributes.uid,
             gid=attributes.gid,
             time_ns=attributes.mtime_ns,
+            mode=attributes.mode & 0o555,  # whoever may not list the directory may not list this
         )
 
     def _last_of_deleted(self, directory: int, name: bytes) -> Node | None:
         if self._store.binding(directory, name) is not None:
             return None
-        number = self._head(directory, name) - 1
-        return self._version(directory, name, number) if number >= 1 else None
+        last = self._last_version(directory, name)
+        return self._version(directory, name, last.number) if last is not None else None
 
     # --- listings ----------------------------------------------------------------------------------------------
 
@@ -223,17 +271,27 @@ class History:
         return self._versions_of(directory, base, binding)
 
     def _last_binding(self, directory: int, base: bytes) -> Binding | None:
-        version = self._store.version(directory, base, self._head(directory, base) - 1)
+        version = self._last_version(directory, base)
         return version.binding if version is not None else None
+
+    def _last_version(self, directory: int, base: bytes) -> Version | None:
+        """The newest version of a name that is no tombstone.
+
+        One step back, unless files were made and removed under the name without ever being closed: each of those
+        leaves a tombstone after a tombstone.
+        """
+        for number in range(self._head(directory, base), 0, -1):
+            version = self._store.version(directory, base, number)
+            if version is not None and version.binding is not None:
+                return version
+        return None
 
     def _versions_of(self, directory: int, base: bytes, binding: Binding | None) -> Listing:
         extension = vpath.split_extension(base)[1]
-        head = self._head(directory, base)
-        newest = self._store.version(directory, base, head)
-        if newest is None and head > 0:
-            newest = self._store.version(directory, base, head - 1)
+        newest = self._store.version(directory, base, self._head(directory, base))
         attributes = self._store.attributes(binding.inode) if binding is not None else None
         owner = (attributes.uid, attributes.gid) if attributes is not None else (0, 0)
+        time_ns = newest.timestamp * 1000 if newest is not None else 0
 
         def number_of(name: bytes) -> int | None:
             text = name.removesuffix(extension) if extension else name
@@ -243,8 +301,9 @@ class History:
 
         def lookup(name: bytes) -> Node | None:
             if name == LOG_NAME:
+                key = ("log", directory, base)
                 return self._log_text(
-                    ("log", directory, base), lambda: self._log_lines(directory, base), owner
+                    key, lambda: self._log_lines(directory, base), owner, time_ns
                 )
             number = number_of(name)
             return self._version(directory, base, number) if number is not None else None
@@ -257,7 +316,6 @@ class History:
                     yield b"v%d%s" % (number, extension)
                 number += 1
 
-        time_ns = newest.timestamp * 1000 if newest is not None else 0
         return Listing(
             ("versions", directory, base), lookup, names, uid=owner[0], gid=owner[1], time_ns=time_ns
         )
@@ -268,34 +326,55 @@ class History:
         if attributes is None:
             raise Refused(Reason.ABSENT)
         owner = (attributes.uid, attributes.gid)
+        time_ns = next(iter(self._instants_of(inode)), attributes.mtime_ns // 1000) * 1000
 
         def lookup(name: bytes) -> Node | None:
             if name == LOG_NAME:
-                return self._log_text(
-                    ("instants-log", inode), lambda: self._instant_lines(inode), owner
-                )
-            label = self._store.label(inode, name.removeprefix(b"tag-"))
-            if name.startswith(b"tag-") and label is not None:
-                return self.past(inode, label, (*alias, None))
-            parsed = vpath.parse(b".@" + name)
-            spec = parsed.spec if isinstance(parsed, vpath.Historic) else None
-            if not isinstance(spec, vpath.Time) or not self._store.settle(spec.timestamp):
-                return None
-            return self.past(inode, spec.timestamp, (*alias, None))
+                key = ("instants-log", inode)
+                return self._log_text(key, lambda: self._instant_lines(inode), owner, time_ns)
+            if name.startswith(b"tag-"):
+                timestamp = self._store.label(inode, name.removeprefix(b"tag-"))
+                node = self.past(inode, timestamp) if timestamp is not None else None
+            else:
+                node = self.tree(inode, name)
+            if node is not None:
+                node.alias = (*alias, None)
+            return node
 
         def names(after: bytes) -> Iterator[bytes]:
-            listed = [b"tag-" + label for label, _ in self._store.labels(inode)]
-            listed += [vpath.format_time(t) for t in sorted(self._instants_of(inode))]
-            start = listed.index(after) + 1 if after in listed else 0
-            return iter(listed[start:])
+            # By value, not by place: between two calls commits come, and old ones leave the list.
+            tags = [b"tag-" + label for label, _ in self._store.labels(inode)]
+            if after and not after.startswith(b"tag-"):
+                parsed = vpath.parse(b".@" + after)
+                assert isinstance(parsed, vpath.Historic)
+                assert isinstance(parsed.spec, vpath.Time)
+                tags, since = [], parsed.spec.timestamp + 1
+            else:
+                tags, since = [tag for tag in tags if tag > after], 0
+            yield from tags
+            for timestamp in sorted(self._instants_of(inode)):
+                if timestamp >= since:
+                    yield vpath.format_time(timestamp)
 
-        time_ns = next(iter(self._instants_of(inode)), attributes.mtime_ns // 1000) * 1000
         return Listing(
-            ("instants", inode), lookup, names, uid=owner[0], gid=owner[1], time_ns=time_ns
+            ("instants", inode),
+            lookup,
+            names,
+            uid=owner[0],
+            gid=owner[1],
+            time_ns=time_ns,
+            mode=attributes.mode & 0o555,
         )
 
-    def _instants_of(self, inode: int) -> Iterator[int]:
-        """Timestamps of the last commits at or below a directory, newest first."""
+    def _instants_of(self, inode: int) -> list[int]:
+        """Timestamps of the last commits at or below a directory, newest first; found once per newest commit."""
+        newest = next(self._store.journal(), None)
+        key = (inode, newest[0] if newest is not None else 0)
+        if self._instants_found is None or self._instants_found[0] != key:
+            self._instants_found = (key, self._find_instants(inode))
+        return self._instants_found[1]
+
+    def _find_instants(self, inode: int) -> list[int]:
         below: dict[int, bool] = {}
 
         def touches(directory: int) -> bool:
@@ -305,7 +384,9 @@ class History:
 
         rows = islice(self._store.journal(), JOURNAL_ROWS_MAX)
         hits = (stamp for stamp, directories in rows if any(map(touches, directories)))
-        return islice(hits, INSTANTS_MAX)
+        # What lies below now may be older than the directory, and was elsewhere then.
+        own = takewhile(lambda stamp: self._store.attributes_at(inode, stamp) is not None, hits)
+        return list(islice(own, INSTANTS_MAX))
 
     # --- the log of a name -------------------------------------------------------------------------------------
 
@@ -314,11 +395,12 @@ class History:
         key: tuple[object, ...],
         lines: Callable[[], Iterator[dict[str, object]]],
         owner: tuple[int, int],
+        time_ns: int,
     ) -> Text:
         def produce() -> Iterator[bytes]:
             return (json.dumps(line).encode() + b"\n" for line in lines())
 
-        return Text(key, produce, uid=owner[0], gid=owner[1], time_ns=self._store.now() * 1000)
+        return Text(key, produce, uid=owner[0], gid=owner[1], time_ns=time_ns)
 
     def _instant_lines(self, inode: int) -> Iterator[dict[str, object]]:
         for timestamp in self._instants_of(inode):
@@ -409,3 +491,7 @@ class History:
             parts.append(found)
             directory = attributes.parent
         return b"/".join(reversed(parts)).decode(errors="surrogateescape")
+
+
+def _is_condition(parsed: vpath.Historic | vpath.Malformed) -> bool:
+    return isinstance(parsed, vpath.Historic) and isinstance(parsed.spec, vpath.Condition)

@@ -5,7 +5,6 @@ Times are nanoseconds since the epoch, sizes bytes, timeouts seconds, names byte
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,8 @@ from storage.attributes import TYPE_MASK, REGULAR, Attributes
 from storage.errors import Reason, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cascadefs.filesystem.node import Node
 
 __all__ = [

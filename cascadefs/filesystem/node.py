@@ -8,16 +8,17 @@ counter, because a look-up then writes nothing, and another mount of the same st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import xxhash
 
-from cascadefs.filesystem.interface import FOREVER_S, Stat
-from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK
+from cascadefs.filesystem.interface import Stat
+from storage.attributes import DIRECTORY, REGULAR, TYPE_MASK
 from storage.limits import RECORD_INODE_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cascadefs.filesystem.draft import Draft
     from storage.attributes import Attributes
 
@@ -40,6 +41,9 @@ class Node:
     def key(self) -> tuple[object, ...]:
         """What the node is, independent of its number."""
         raise NotImplementedError
+
+    def refresh(self, found: Node) -> None:
+        """Take over what `found`, the same node found once more, says about how and when it was found."""
 
 
 class Live(Node):
@@ -80,15 +84,16 @@ class Past(Node):
         """See `Node`."""
         return (self.inode, self.timestamp)
 
-    @property
-    def is_symlink(self) -> bool:
-        """Whether the type is symbolic link."""
-        return self.attributes.mode & TYPE_MASK == SYMLINK
+    def refresh(self, found: Node) -> None:
+        """See `Node`: the name it was reached by."""
+        assert type(found) is Past
+        self.alias = found.alias
 
     def stat(self) -> Stat:
-        """As then; ctime is the moment of this revision (SEMANTICS 4)."""
+        """As then; ctime is the moment of this revision, and nobody reading it moves atime (SEMANTICS 4)."""
         stat = Stat.of(self.number, self.attributes)
         stat.ctime_ns = self.since * 1000
+        stat.atime_ns = stat.mtime_ns
         return stat
 
 
@@ -98,7 +103,7 @@ class Listing(Node):
     `lookup` gives the node for a name, or None; `names` gives names behind another one, in a fixed order.
     """
 
-    __slots__ = ("_key", "gid", "lookup", "names", "time_ns", "uid")
+    __slots__ = ("_key", "gid", "lookup", "mode", "names", "time_ns", "uid")
     is_directory = True
 
     def __init__(
@@ -110,8 +115,10 @@ class Listing(Node):
         uid: int,
         gid: int,
         time_ns: int,
+        mode: int = 0o555,
     ) -> None:
         self._key = key
+        self.mode = mode
         self.lookup = lookup
         self.names = names
         self.uid = uid
@@ -123,12 +130,18 @@ class Listing(Node):
         """See `Node`."""
         return self._key
 
+    def refresh(self, found: Node) -> None:
+        """See `Node`: everything but what it is."""
+        assert type(found) is Listing
+        self.lookup, self.names = found.lookup, found.names
+        self.mode, self.uid, self.gid, self.time_ns = found.mode, found.uid, found.gid, found.time_ns
+
     def stat(self) -> Stat:
         """A directory nobody can write; what it shows may grow, so the kernel asks again."""
         time_ns = self.time_ns
         return Stat(
             self.number,
-            DIRECTORY | 0o555,
+            DIRECTORY | self.mode & 0o555,
             2,
             self.uid,
             self.gid,
@@ -170,6 +183,12 @@ class Text(Node):
         """See `Node`."""
         return self._key
 
+    def refresh(self, found: Node) -> None:
+        """See `Node`: everything but what it is."""
+        assert type(found) is Text
+        self.produce = found.produce
+        self.uid, self.gid, self.time_ns = found.uid, found.gid, found.time_ns
+
     def stat(self) -> Stat:
         """A read-only file of size 0."""
         time_ns = self.time_ns
@@ -186,7 +205,7 @@ class Text(Node):
             time_ns,
             time_ns,
             0.0,
-            FOREVER_S,
+            0.0,
         )
 
 
@@ -219,6 +238,8 @@ class NodeTable:
         key = node.key()
         while (known := nodes.get(node.number)) is not None:
             if type(known) is type(node) and known.key() == key:
+                if known is not node:
+                    known.refresh(node)
                 return known
             node.number += 1
         nodes[node.number] = node

@@ -14,7 +14,7 @@ Refusals are raised as `Refused`; `OSError` and `Corruption` pass through from t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.control import Control
@@ -44,31 +44,38 @@ from storage.limits import (
     SYMLINK_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
 )
-from storage.namespace import ROOT
+from storage.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT
 
 if TYPE_CHECKING:
-    from storage.attributes import Attributes
+    from collections.abc import Callable, Iterator
+
     from storage.clock import Clock
     from storage.store import LocalStore
 
 __all__ = ["Filesystem"]
 
-LISTING_BATCH = 512
+LISTING_BATCH = 128
 """Entries fetched from the store at a time while a directory is read."""
 
 TEXT_BLOCK_BYTES = 64 * 1024
 
 
 class OpenFile:
-    """An open file handle. `dirty`: it wrote, so its close makes a version."""
+    """An open file handle.
 
-    __slots__ = ("dirty", "node", "synchronous", "writable")
+    `dirty`: it wrote, so the next close of one of its descriptors makes a version. `pending`: it only created or
+    truncated by open(2), which becomes a version when the last descriptor is gone, or with the first write: a shell's
+    ``> file`` closes a duplicate before it writes, and one redirection shall be one version.
+    """
+
+    __slots__ = ("dirty", "node", "pending", "synchronous", "writable")
 
     def __init__(self, node: Live | Past, *, writable: bool, synchronous: bool) -> None:
         self.node = node
         self.writable = writable
         self.synchronous = synchronous
         self.dirty = False
+        self.pending = False
 
 
 class OpenText:
@@ -122,6 +129,8 @@ class Filesystem:
         self._next_handle = 1
         self._drafts: dict[int, Live] = {}
         self._invalidations: list[tuple[int, bytes | None]] = []
+        self._absence_may_end = False
+        self._offered: tuple[int, tuple[int, bytes]] | None = None
         self._versions_committed = 0
         self._history = History(store, clock)
         self._answers = Answers(store, self._history)
@@ -137,6 +146,7 @@ class Filesystem:
         Raises:
             Refused: ABSENT, and for history names the reasons of SEMANTICS 5.
         """
+        self._absence_may_end = b"@" in name
         if parent < RECORD_INODE_MAX:
             binding = self._store.binding(parent, name)
             if binding is not None:
@@ -144,8 +154,6 @@ class Filesystem:
                 live.lookups += 1
                 live.alias = (parent, name)
                 return self._live_stat(live)
-            if len(name) > NAME_BYTES_MAX and b"@" not in name:
-                raise Refused(Reason.NAME_TOO_LONG)
             node, timeout_s = self._lookup_special(parent, name)
         else:
             node, timeout_s = self._lookup_child(self._node(parent), name, caller)
@@ -162,7 +170,7 @@ class Filesystem:
             return self._control.root(), FOREVER_S
         if b"@" in name:
             return self._history.resolve(parent, name)
-        raise Refused(Reason.ABSENT)
+        raise Refused(Reason.ABSENT if len(name) <= NAME_BYTES_MAX else Reason.NAME_TOO_LONG)
 
     def _lookup_child(self, parent: Node, name: bytes, caller: Caller) -> tuple[Node, float]:
         if isinstance(parent, Past):
@@ -172,19 +180,26 @@ class Filesystem:
             return self._history.child(parent, name), FOREVER_S
         if not isinstance(parent, Listing):
             raise Refused(Reason.NOT_A_DIRECTORY)
+        self._absence_may_end = True
         node = parent.lookup(name)
         if node is None:
             raise Refused(Reason.ABSENT)
         return node, 0.0
 
     def negative_timeout_s(self, name: bytes) -> float:
-        """How long the kernel may remember that a name does not exist; history names may come to be."""
-        return 0.0 if b"@" in name else FOREVER_S
+        """How long the kernel may remember that the name just looked up in vain does not exist.
+
+        History comes to be without the kernel's doing: names with "@", and what made-up directories show.
+        """
+        return 0.0 if self._absence_may_end or b"@" in name else FOREVER_S
 
     def remember(self, number: int) -> None:
-        """The kernel holds one more reference to a node (a readdir entry it took)."""
+        """The kernel holds one more reference to a node (the readdir entry given last, which it took)."""
         if number < RECORD_INODE_MAX:
-            self._nodes.live(number).lookups += 1
+            live = self._nodes.live(number)
+            live.lookups += 1
+            if self._offered is not None and self._offered[0] == number:
+                live.alias = self._offered[1]
         else:
             self._node(number).lookups += 1
 
@@ -247,7 +262,8 @@ class Filesystem:
             stat.size = draft.size
             stat.mtime_ns = draft.mtime_ns
             stat.ctime_ns = max(stat.ctime_ns, draft.changed_ns)
-            stat.blocks = max(stat.blocks, draft.stored_bytes + 511 >> 9)
+            kept = attributes.stored if draft.keep is None else min(attributes.stored, draft.keep)
+            stat.blocks = max(kept, draft.stored_bytes) + 511 >> 9
         return stat
 
     def setattr(self, number: int, changes: Changes, handle: int | None, caller: Caller) -> Stat:
@@ -273,6 +289,7 @@ class Filesystem:
             file.dirty = True
         elif live.handles == 0:
             self._commit(live)
+            self._discard_if_dead(live)
 
     def _is_narrower_now(self, node: Past) -> bool:
         """Whether the live object denies somebody what it allowed then, so every access must be asked anew."""
@@ -313,8 +330,8 @@ class Filesystem:
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Stat:
         """Make a directory; `mkdir dir@tag-L` names this moment of a directory instead (SEMANTICS 7)."""
-        label = self._history.label_of(name)
-        if label is not None and self._is_historic(parent, name):
+        label = self._label_of(parent, name)
+        if label is not None:
             return self._make_label(parent, *label)
         mode = DIRECTORY | mode & 0o7777 & ~caller.umask
         return self._referenced(self._make(parent, name, mode, caller))
@@ -345,9 +362,9 @@ class Filesystem:
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
         """Remove an empty directory, or a label (`rmdir dir@tag-L`)."""
         del caller
-        label = self._history.label_of(name)
         self._live(parent)
-        if label is not None and self._store.binding(parent, name) is None:
+        label = self._label_of(parent, name)
+        if label is not None:
             inode = self._history.directory_named(parent, label[0])
             self._propose(record.Unlabel(inode, label[1]))
             return
@@ -366,7 +383,7 @@ class Filesystem:
     ) -> None:
         """Move a name (rename(2), with NOREPLACE and EXCHANGE): one record, nobody sees neither or both."""
         del caller
-        if flags & ~3:
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise Refused(Reason.MALFORMED)
         inode = self._bound(parent, name)
         self._live(new_parent)
@@ -377,7 +394,13 @@ class Filesystem:
         moved = self._nodes.get(inode)
         if type(moved) is Live:
             moved.alias = (new_parent, new_name)
-        if target is not None and not flags & 2 and target.inode != inode:
+        if target is None or target.inode == inode:
+            return
+        if flags & RENAME_EXCHANGE:
+            exchanged = self._nodes.get(target.inode)
+            if type(exchanged) is Live:
+                exchanged.alias = (parent, name)
+        else:
             self._after_unlink(target.inode)
 
     def _bound(self, parent: int, name: bytes) -> int:
@@ -398,6 +421,13 @@ class Filesystem:
 
     def _is_historic(self, parent: int, name: bytes) -> bool:
         return b"@" in name and self._history.is_reserved(parent, name)
+
+    def _label_of(self, parent: int, name: bytes) -> tuple[bytes, bytes] | None:
+        """(base, label) where `name` spells a label in this directory and is no name of its own."""
+        label = self._history.label_of(name)
+        if label is None or not self._is_historic(parent, name):
+            return None
+        return label if self._store.binding(parent, name) is None else None
 
     def _check_new_name(self, parent: int, name: bytes) -> None:
         if len(name) > NAME_BYTES_MAX:
@@ -436,6 +466,9 @@ class Filesystem:
     def _make_label(self, parent: int, base: bytes, label: bytes) -> Stat:
         self._live(parent)
         inode = self._history.directory_named(parent, base)
+        attributes = self._store.attributes(inode)
+        if attributes is not None and not is_directory(attributes.mode):
+            raise Refused(Reason.NOT_A_DIRECTORY)
         now = self._store.now()
         self._propose(record.Label(inode, label, now))
         node = self._nodes.intern(self._history.past(inode, now, (parent, base, None)))
@@ -484,10 +517,14 @@ class Filesystem:
         live = self._make(parent, name, mode, caller)
         self._draft(live)
         opened = self._open_live(live, flags)
+        self._begin(opened)
+        return opened, self._referenced(live)
+
+    def _begin(self, opened: Opened) -> None:
+        """Note that opening this handle made or emptied the file."""
         file = self._files[opened.handle]
         assert isinstance(file, OpenFile)
-        file.dirty = True
-        return opened, self._referenced(live)
+        file.pending = True
 
     def open(self, number: int, flags: int, caller: Caller) -> Opened:
         """Open a node. The past opens for reading only."""
@@ -496,9 +533,11 @@ class Filesystem:
         if type(node) is Live:
             if writes and self._options.read_only:
                 raise Refused(Reason.READ_ONLY)
+            if flags & os.O_TRUNC:
+                self._draft(node).truncate(0, self._clock.now_ns())
             opened = self._open_live(node, flags)
             if flags & os.O_TRUNC:
-                self._truncate(node, 0, opened.handle)
+                self._begin(opened)
             return opened
         if writes:
             raise Refused(Reason.PAST_IS_READ_ONLY)
@@ -575,7 +614,7 @@ class Filesystem:
             assert type(live) is Live
             if live.draft is not None:
                 self._commit(live)
-            file.dirty = False
+            file.dirty = file.pending = False
 
     def release(self, handle: int) -> None:
         """The last descriptor of a handle is gone."""
@@ -586,7 +625,7 @@ class Filesystem:
         live.handles -= 1
         if live.draft is not None:
             self._discard_if_dead(live)
-            if live.draft is not None and (file.dirty or live.handles == 0):
+            if live.draft is not None and (file.dirty or file.pending or live.handles == 0):
                 self._commit(live)
         if live.handles == 0:
             self._drop_if_unused(live)
@@ -598,7 +637,7 @@ class Filesystem:
         if isinstance(file, OpenFile) and type(file.node) is Live:
             if file.node.draft is not None:
                 self._commit(file.node)
-            file.dirty = False
+            file.dirty = file.pending = False
             await self._store.wait_durable()
 
     async def fsync_directory(self, handle: int) -> None:
@@ -648,6 +687,7 @@ class Filesystem:
             assert live.draft is not None
             if now_ns - live.draft.since_ns >= patience_ns:
                 self._commit(live)
+                self._drop_if_unused(live)
         self._store.publish()
 
     def commit_all(self) -> None:
@@ -677,15 +717,18 @@ class Filesystem:
         """
         opened = self._directories[handle]
         given = opened.given
-        if offset == 0:
-            given.clear()
+        node = opened.node
+        if offset > len(given):  # a place from before a rewinddir()
+            given += islice((name for name, _ in self._entries(node, given[-1] if given else b"")), offset - len(given))
+            offset = min(offset, len(given))
         del given[offset:]
-        stat = self._stat(opened.node)
+        stat = self._stat(node)
         for dots in (b".", b"..")[offset:]:
             given.append(b"")
             yield dots, stat, len(given)
-        for name, entry in self._entries(opened.node, given[-1]):
+        for name, entry in self._entries(node, given[-1]):
             given.append(name)
+            self._offered = (entry.number, (node.number, name))
             yield name, entry, len(given)
 
     def releasedir(self, handle: int) -> None:
@@ -698,9 +741,20 @@ class Filesystem:
         if isinstance(node, Past):
             return self._made_entries(self._history.children(node, after))
         assert isinstance(node, Listing)
-        listing = node
-        found = ((name, listing.lookup(name)) for name in listing.names(after))
-        return self._made_entries((name, child) for name, child in found if child is not None)
+        return self._made_entries(self._listed(node, after))
+
+    @staticmethod
+    def _listed(listing: Listing, after: bytes) -> Iterator[tuple[bytes, Node]]:
+        """What a listing shows; a name that went meanwhile is left out, as in any directory."""
+        for name in listing.names(after):
+            try:
+                child = listing.lookup(name)
+            except Refused as refusal:
+                if refusal.reason is not Reason.ABSENT:
+                    raise
+                continue
+            if child is not None:
+                yield name, child
 
     def _live_entries(self, directory: int, after: bytes) -> Iterator[tuple[bytes, Stat]]:
         store = self._store
@@ -745,8 +799,9 @@ class Filesystem:
 
     def getxattr(self, number: int, name: bytes, caller: Caller) -> bytes:
         """One extended attribute; `user.cascade.*` tells of history (SEMANTICS 10)."""
-        del caller
         node = self._node(number)
+        if isinstance(node, Past) and name.startswith(b"user."):
+            self._check_now(node, caller, READ)
         if name.startswith(PREFIX) and name not in STORED:
             return self._answers.get(node, name)
         if type(node) is Live:
@@ -760,23 +815,23 @@ class Filesystem:
         return value
 
     def listxattr(self, number: int, caller: Caller) -> list[bytes]:
-        """The names of the stored attributes."""
+        """The names of the stored attributes, ours not among them: `cp -a` must not carry them off."""
         del caller
         node = self._node(number)
+        names: list[bytes] = []
         if type(node) is Live:
-            return self._store.xattrs(number)
-        if isinstance(node, Past):
-            return self._store.xattrs(node.inode, node.timestamp)
-        return []
+            names = self._store.xattrs(number)
+        elif isinstance(node, Past):
+            names = self._store.xattrs(node.inode, node.timestamp)
+        return [name for name in names if not name.startswith(PREFIX)]
 
     def setxattr(self, number: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         """Set an attribute. ACLs are refused rather than kept unenforced."""
-        del caller
         live = self._live(number)
         if name == PREFIX + b"restore":
-            self._restore(live, value)
+            self._restore(live, value, caller)
             return
-        if name.startswith(b"system.") or name.startswith(PREFIX) and name not in STORED:
+        if name.startswith(b"system.") or (name.startswith(PREFIX) and name not in STORED):
             raise Refused(Reason.UNSUPPORTED)
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise Refused(Reason.ARGUMENT_TOO_LARGE)
@@ -790,14 +845,26 @@ class Filesystem:
             raise Refused(Reason.NO_SUCH_ATTRIBUTE)
         self._propose(record.SetXattr(number, name, None))
 
-    def _restore(self, live: Live, spec: bytes) -> None:
-        """Make the content of another version of the same name the next one; its bytes are shared, not copied."""
-        if live.alias is None:
+    def _restore(self, live: Live, spec: bytes, caller: Caller) -> None:
+        """Make the content of another version of the same name the next one; its bytes are shared, not copied.
+
+        Only where "the same name" is certain: not for a file of several names, whose histories differ.
+        """
+        attributes = self._store.attributes(live.number)
+        if attributes is None or attributes.nlink != 1 or live.alias is None:
             raise Refused(Reason.UNSUPPORTED)
         directory, name = live.alias
+        binding = self._store.binding(directory, name)
+        if binding is None or binding.inode != live.number:
+            raise Refused(Reason.UNSUPPORTED)
         node, _ = self._history.resolve(directory, name + b"@" + spec)
         if not isinstance(node, Past) or node.attributes.mode & TYPE_MASK != REGULAR:
             raise Refused(Reason.MALFORMED)
+        if not may(node.attributes, caller, READ):
+            raise Refused(Reason.DENIED)
+        self._check_now(node, caller, READ)
+        if live.draft is not None:
+            self._commit(live)  # what others are writing stays in history
         now_ns = self._clock.now_ns()
         draft = self._draft(live)
         draft.truncate(0, now_ns)

@@ -5,7 +5,6 @@ Answered by name, never listed, so `cp -a` and `rsync -X` do not carry them off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -16,7 +15,10 @@ from storage.attributes import REGULAR, TYPE_MASK
 from storage.errors import Reason, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cascadefs.filesystem.history import History
+    from storage.attributes import Attributes
     from storage.store import Store
 
 __all__ = ["PREFIX", "STORED", "Answers"]
@@ -44,7 +46,9 @@ class Answers:
             b"hash": self._hash,
             b"origin": self._origin,
             b"fid": lambda node: b"%d" % _inode(node),
-            b"store_version": lambda node: b"0:%d" % _inode(node),
+            b"store_version": lambda node: b"0:%d" % self._attributes(node).content_timestamp,
+            b"moved_to": self._moved_to,
+            b"clock_skew_us": lambda node: b"%d" % self._history.clock_skew_us(),
             b"shard": lambda node: b"0",
             b"stable_time": lambda node: vpath.format_time(self._store.now()),
             b"labels": self._labels,
@@ -65,7 +69,7 @@ class Answers:
             raise Refused(Reason.NO_SUCH_ATTRIBUTE)
         return value
 
-    def _attributes(self, node: Live | Past):  # type: ignore[no-untyped-def]
+    def _attributes(self, node: Live | Past) -> Attributes:
         if isinstance(node, Past):
             return node.attributes
         attributes = self._store.attributes(node.number)
@@ -131,6 +135,18 @@ class Answers:
         if binding is None or not binding.origin_directory:
             return None
         path = self._history.path_of(binding.origin_directory, binding.origin_name)
+        return path.encode(errors="surrogateescape") if path is not None else None
+
+    def _moved_to(self, node: Live | Past) -> bytes | None:
+        """Where a rename took what a name of the past showed."""
+        alias = self._alias(node)
+        number = self._number(node)
+        if alias is None or number is None:
+            return None
+        end = self._store.end_of(alias[0], alias[1], number)
+        if end is None or not end.moved_directory:
+            return None
+        path = self._history.path_of(end.moved_directory, end.moved_name)
         return path.encode(errors="surrogateescape") if path is not None else None
 
     def _labels(self, node: Live | Past) -> bytes | None:

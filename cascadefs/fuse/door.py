@@ -21,7 +21,7 @@ import logging
 import os
 import tempfile
 import traceback
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem import Filesystem, Opened, Stat
 
-__all__ = ["Aborted", "Door", "MountRefused"]
+__all__ = ["Door", "MountRefused"]
 
 _OPTIONS: Final = frozenset({"default_permissions", "fsname=cascadefs", "subtype=cascadefs"})
 """Always given: the kernel checks permissions, and mount tables say whose this is."""
@@ -52,7 +52,7 @@ _MESSAGES_MAX: Final = 1000
 _WORKERS: Final = 99
 """pyfuse3's own bound on workers. As many are kept: one that ended would be missed by `wakeup`."""
 
-_P = ParamSpec("_P")
+_Ts = TypeVarTuple("_Ts")
 _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
@@ -60,10 +60,6 @@ _log = logging.getLogger(__name__)
 
 class MountRefused(Exception):
     """The kernel or fusermount3 would not mount; the message is what libfuse said."""
-
-
-class Aborted(Exception):
-    """The connection to the kernel was aborted (/sys/fs/fuse/connections) instead of unmounted."""
 
 
 def _groups_of(pid: int) -> frozenset[int]:
@@ -76,9 +72,7 @@ def _groups_of(pid: int) -> frozenset[int]:
 
 def _caller(context: RequestContext) -> Caller:
     pid = context.pid
-    return Caller(
-        context.uid, context.gid, pid, context.umask, functools.partial(_groups_of, pid)
-    )
+    return Caller(context.uid, context.gid, pid, context.umask, functools.partial(_groups_of, pid))
 
 
 def _entry(stat: Stat) -> EntryAttributes:
@@ -110,10 +104,6 @@ def _changes(attributes: EntryAttributes, fields: SetattrFields) -> Changes:
     )
 
 
-def _is_abort(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.ECONNABORTED
-
-
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[IO[bytes]]:
     """Standard error goes to a file meanwhile: libfuse and fusermount3 say there why they would not mount."""
@@ -137,9 +127,7 @@ def _last_line(said: IO[bytes]) -> str:
 
 def _answering(
     *, changes: bool = False
-) -> Callable[
-    [Callable[Concatenate[Door, _P], _T]], Callable[Concatenate[Door, _P], Coroutine[Any, Any, _T]]
-]:
+) -> Callable[[Callable[[Door, *_Ts], _T]], Callable[[Door, *_Ts], Coroutine[Any, Any, _T]]]:
     """Make a handler of a plain method: count it, and let nothing out but `FUSEError`.
 
     Args:
@@ -147,15 +135,15 @@ def _answering(
     """
 
     def decorate(
-        method: Callable[Concatenate[Door, _P], _T],
-    ) -> Callable[Concatenate[Door, _P], Coroutine[Any, Any, _T]]:
+        method: Callable[[Door, *_Ts], _T],
+    ) -> Callable[[Door, *_Ts], Coroutine[Any, Any, _T]]:
         opcode = method.__name__.strip("_")
 
         @functools.wraps(method)
-        async def handle(self: Door, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        async def handle(self: Door, /, *arguments: *_Ts) -> _T:
             self.requests[opcode] += 1
             try:
-                result = method(self, *args, **kwargs)
+                result = method(self, *arguments)
             except Refused as refusal:
                 raise FUSEError(errno_of(refusal)) from None
             except Exception as error:
@@ -170,16 +158,16 @@ def _answering(
 
 
 def _waiting(
-    method: Callable[Concatenate[Door, _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate[Door, _P], Coroutine[Any, Any, _T]]:
+    method: Callable[[Door, *_Ts], Coroutine[Any, Any, _T]],
+) -> Callable[[Door, *_Ts], Coroutine[Any, Any, _T]]:
     """The same for a method that is a coroutine. Cancelled only when the mount ends; then nothing is answered."""
     opcode = method.__name__
 
     @functools.wraps(method)
-    async def handle(self: Door, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def handle(self: Door, /, *arguments: *_Ts) -> _T:
         self.requests[opcode] += 1
         try:
-            result = await method(self, *args, **kwargs)
+            result = await method(self, *arguments)
         except Refused as refusal:
             raise FUSEError(errno_of(refusal)) from None
         except Exception as error:
@@ -193,8 +181,11 @@ def _waiting(
 class Door(pyfuse3.Operations):
     """One mount. `mount`, then `serve` inside trio, then `unmount`."""
 
-    supports_dot_lookup = False  # NFS export would need node ids that outlive the kernel's interest
-    enable_writeback_cache = False  # mtime and O_APPEND would be the kernel's; versions need to know of every write
+    # NFS export would need node ids that outlive the kernel's interest in them.
+    supports_dot_lookup = False
+    # With it mtime and O_APPEND would be the kernel's, and a version would not know of its last writes.
+    enable_writeback_cache = False
+    # Bits that are stored but not enforced would be the worst answer.
     enable_acl = False
 
     def __init__(self, filesystem: Filesystem, on_ready: Callable[[], None]) -> None:
@@ -229,27 +220,21 @@ class Door(pyfuse3.Operations):
     async def serve(self) -> None:
         """Answer requests until the mount is gone or `stop` is called.
 
-        Raises:
-            Aborted: the connection was cut from outside; the mountpoint is stale.
+        An aborted connection (/sys/fs/fuse/connections) looks like an unmount, but leaves a dead mount behind.
         """
         self._notifier.start()
-        try:
-            await pyfuse3.main(min_tasks=_WORKERS, max_tasks=_WORKERS)
-        except* OSError as group:
-            if group.split(lambda error: _is_abort(error))[1] is None:
-                raise Aborted("the connection to the kernel was aborted") from group
-            raise
+        await pyfuse3.main(min_tasks=_WORKERS, max_tasks=_WORKERS)
 
     def stop(self) -> None:
         """Let `serve` return after the requests that are being handled."""
         pyfuse3.terminate()
         self._waiting.close()
 
-    def unmount(self) -> None:
-        """Take the mount down if it is still there, at once even where it is in use, and end the session."""
+    def unmount(self, *, mounted: bool) -> None:
+        """End the session; take the mount down, even where it is in use, if it is still `mounted`."""
         if self._notifier.stop():
-            pyfuse3.close(unmount=True)  # libfuse looks first whether somebody else has unmounted
-        # Otherwise the thread is inside libfuse, and the end of the process cuts the connection.
+            pyfuse3.close(unmount=mounted)
+        # Otherwise its thread is inside libfuse, and the end of the process cuts the connection.
 
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""
@@ -424,9 +409,7 @@ class Door(pyfuse3.Operations):
     def _opened(self, opened: Opened, flags: int) -> FileInfo:
         if flags & os.O_DSYNC and self._filesystem.is_synchronous(opened.handle):
             self._synchronous.add(opened.handle)
-        return FileInfo(
-            fh=opened.handle, direct_io=opened.direct_io, keep_cache=opened.keep_cache
-        )
+        return FileInfo(fh=opened.handle, direct_io=opened.direct_io, keep_cache=opened.keep_cache)
 
     @_answering(changes=True)
     def open(self, number: int, flags: int, context: RequestContext) -> FileInfo:

@@ -81,9 +81,12 @@ def _unescape(field: str) -> str:
 
 
 def is_dead(path: Path) -> bool:
-    """Whether the daemon of the mount there is gone."""
+    """Whether the daemon of the mount there is gone.
+
+    Asked with statfs(2): what stat(2) wants to know the kernel may remember long after the daemon.
+    """
     try:
-        path.stat()
+        os.statvfs(path)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

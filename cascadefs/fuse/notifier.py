@@ -27,7 +27,9 @@ STOP_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
 
 # The kernel did not know it, or there is no mount any more.
-_NOTHING_LOST: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.ENODEV, errno.EBADF})
+_NOTHING_LOST: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.ENODEV, errno.EBADF}
+)
 
 
 class Notifier:
@@ -83,4 +85,6 @@ class Notifier:
                 return
             self.failed += 1
             if self.failed == 1:
-                _log.error("node %d %r: the kernel keeps what it should forget: %s", number, name, error)
+                _log.error(
+                    "node %d %r: the kernel keeps what it should forget: %s", number, name, error
+                )

@@ -38,7 +38,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PRIVATE_NAME", "TESTED_VERSIONS", "StockWakeup", "Wakeup", "Waiting", "install"]
+__all__ = ["PRIVATE_NAME", "TESTED_VERSIONS", "StockWakeup", "Waiting", "Wakeup", "install"]
 
 TESTED_VERSIONS: Final = frozenset({"3.5.0"})
 PRIVATE_NAME: Final = "_wait_fuse_readable"
@@ -129,7 +129,7 @@ class Wakeup:
             else:
                 events = await self._wait_in_trio()
             if events:
-                if events[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+                if not events[0][1] & select.POLLIN:
                     # Unmounted or aborted. The reader learns which from read(2); the others need not ask.
                     self.close()
                 return True

@@ -12,7 +12,7 @@ verified when they are read, once.
 
 Threads: one owner appends. `sync` runs on a worker thread; `read`, `frame` and `frames` anywhere.
 
-Rooms: `segments` (files and headers), `reader`, `writer`, `recovery`.
+Rooms: `segments` (files and headers), `reader`, `writer`, `recovery` (finds the end), `repair` (acts on it).
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from storage.log.recovery import (
     End,
     Recovery,
     find_end,
-    repair,
     report,
     unusable,
-    write_whole,
 )
+from storage.log.repair import repair, write_whole
 from storage.log.segments import DIRECTORY, Segments, segment_name
 from storage.log.writer import Writer
 

@@ -5,9 +5,7 @@ disk there may lie frames that did: that alone is no damage. What was synced, ho
 mark in the segment headers says up to where that is at least, and so decides: a hole above the mark is a tear,
 whose tail is dropped; a hole below it with records behind is damage, which only an operator may cut off.
 
-`find_end` only reads. `repair` makes the files agree with what was found: it never deletes an intact record, nor
-the bytes of one that had been durable, but moves them below ``quarantine/``. It may itself be cut short anywhere: what
-is behind the end goes first, from the back, so opening again finds the same end.
+Here files are only read; `storage.log.repair` changes them.
 
 Sources: ALICE and "All file systems are not created equal" (OSDI 2014) for legal crash states; "Protocol-aware
 recovery" (FAST 2018) for telling crash from corruption.
@@ -18,21 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from storage.codec import (
-    ALIGNMENT_BYTES,
-    BLOCK_BYTES,
-    SLOT_OFFSETS,
-    Slot,
-    encode_slot,
-)
+from storage.codec import ALIGNMENT_BYTES, BLOCK_BYTES, Slot
 from storage.errors import Unusable
 from storage.log.reader import Frame, Reader, Window
-from storage.log.segments import DIRECTORY, Header, segment_name
+from storage.log.segments import Header, segment_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from storage.disk import File
 
 __all__ = [
     "QUARANTINE",
@@ -40,15 +30,13 @@ __all__ = [
     "End",
     "Recovery",
     "find_end",
-    "repair",
     "report",
+    "unsynced_from",
     "unusable",
-    "write_whole",
 ]
 
 QUARANTINE: Final = "quarantine"
-
-COPY_BYTES: Final = 1024 * 1024
+"""Directory beside ``log/`` for what recovery takes out of the log and will not delete."""
 
 
 class Damage(NamedTuple):
@@ -96,8 +84,8 @@ class End:
     last: Frame | None
     slot: Slot
     """Header of the end segment, rebuilt if both copies were damaged."""
-    known: int
-    """The durable mark: the highest found."""
+    known: int = 0
+    """The durable mark."""
     resumed: bool = False
     what: str | None = None
     """Why the scan stopped, if not at a clean end."""
@@ -107,8 +95,6 @@ class End:
     numbers_after: list[int] = field(default_factory=list)
     headers_damaged: list[int] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
-    unsynced_from: int | None = None
-    """First segment with a record above the mark."""
 
     @property
     def durable_lost(self) -> int:
@@ -135,12 +121,34 @@ def find_end(
     """
     hint = _known_frame(reader, numbers, from_address, expected_index, checksum)
     first = hint.address // reader.segment_bytes if hint else numbers[0]
-    numbers = [number for number in numbers if number >= first]
-    headers = {number: reader.segments.header(number) for number in numbers}
-    end = _start(reader, first, headers, hint, template)
-    foreign = _walk(reader, end, headers)
+    headers = {n: reader.segments.header(n) for n in numbers if n >= first}
+    known = _mark(reader, headers)
+    start = hint
+    if hint and hint.index > known:
+        # The caller's tables may have reached the disk when frames in front of this one did not.
+        start = None
+        first = unsynced_from(reader, [n for n in numbers if n <= first], known)
+        headers = {n: reader.segments.header(n) for n in numbers if n >= first}
+    end = _start(reader, first, headers, start, template)
+    end.known = known
+    foreign = _walk(reader, end, headers, hint)
     _judge(reader, end, headers, foreign=foreign)
     return end
+
+
+def _mark(reader: Reader, headers: dict[int, Header]) -> int:
+    """The durable mark: the highest index a header of ours says was synced."""
+    ours = (h.slot for n, h in headers.items() if h.slot is not None and _ours(reader, n, h))
+    return max((slot.durable_index for slot in ours), default=0)
+
+
+def unsynced_from(reader: Reader, numbers: list[int], known: int) -> int:
+    """The first of some segments, ascending, that may hold records above the mark."""
+    for number in reversed(numbers):
+        first_index = reader.first_index(number)
+        if first_index is not None and first_index <= known + 1:
+            return number
+    return numbers[0]
 
 
 def _known_frame(
@@ -171,7 +179,7 @@ def _ours(reader: Reader, number: int, header: Header) -> bool:
 
 
 def _start(
-    reader: Reader, first: int, headers: dict[int, Header], hint: Frame | None, template: Slot
+    reader: Reader, first: int, headers: dict[int, Header], start: Frame | None, template: Slot
 ) -> End:
     if not _ours(reader, first, headers[first]):
         raise Unusable(
@@ -183,18 +191,15 @@ def _start(
             f"the header of {segment_name(first)}, the first segment, is damaged in both copies and no intact "
             "record follows it; put the segment back from a copy"
         )
-    marks = [h.slot.durable_index for n, h in headers.items() if h.slot and _ours(reader, n, h)]
     slot = template._replace(number=first, first_index=first_index)
     offset, next_index = BLOCK_BYTES, first_index
-    if hint:
-        offset = hint.address % reader.segment_bytes + hint.size_bytes
-        next_index = hint.index + 1
-    return End(
-        first, offset, next_index, hint, slot, max(marks, default=0), resumed=hint is not None
-    )
+    if start:
+        offset = start.address % reader.segment_bytes + start.size_bytes
+        next_index = start.index + 1
+    return End(first, offset, next_index, start, slot, resumed=start is not None)
 
 
-def _walk(reader: Reader, end: End, headers: dict[int, Header]) -> bool:
+def _walk(reader: Reader, end: End, headers: dict[int, Header], hint: Frame | None) -> bool:
     """Advance end over every intact record in order; answers whether a segment of another log stopped it."""
     window = Window(reader)
     start = end.last
@@ -204,13 +209,11 @@ def _walk(reader: Reader, end: End, headers: dict[int, Header]) -> bool:
         frame = window.frame(address)
         if frame is not None and frame.index == end.next_index:
             # Above the mark a payload may not have reached the disk: such a record never was committed.
-            if frame.index > end.known:
-                if end.unsynced_from is None:
-                    end.unsynced_from = end.number
-                if reader.payload(frame) is None:
-                    end.what = f"the payload of record {frame.index} is torn"
-                    break
+            if frame.index > end.known and reader.payload(frame) is None:
+                end.what = f"the payload of record {frame.index} is torn"
+                break
             end.last = frame
+            end.resumed = end.resumed or frame == hint
             end.next_index += 1
             end.offset += frame.size_bytes
             continue
@@ -349,99 +352,3 @@ def unusable(recovery: Recovery) -> Unusable:
         "to serve what is in front of the damage; or start once with --recover, which keeps that "
         f"and moves the rest to {QUARANTINE}/."
     )
-
-
-def write_whole(file: File, data: bytes, offset: int) -> None:
-    """Write all bytes, however many calls it takes."""
-    while data:
-        written = file.pwritev([data], offset)
-        data, offset = data[written:], offset + written
-
-
-def repair(reader: Reader, end: End) -> None:
-    """Make the files say what was found: nothing behind the end, whole headers, everything durable, and a mark.
-
-    Raises:
-        OSError: The disk refused. Nothing in front of the end is harmed; open again to go on.
-    """
-    disk = reader.segments.disk
-    if end.what is not None:
-        keep = end.broken or end.frames_after or end.durable_lost
-        if keep:
-            disk.make_directory(QUARANTINE)
-            disk.sync_directory(".")
-            _save_tail(reader, end)
-        for number in reversed(end.numbers_after):
-            if keep:
-                disk.rename(segment_name(number), _free_name(reader, f"{number:016x}.seg"))
-            else:
-                disk.unlink(segment_name(number))
-        disk.sync_directory(DIRECTORY)
-        if keep:
-            disk.sync_directory(QUARANTINE)
-    for number in end.headers_damaged:
-        if number != end.number:
-            _rewrite_header(reader, end, number)
-    _finish_tail(reader, end)
-    reader.forget()
-
-
-def _free_name(reader: Reader, name: str) -> str:
-    taken = reader.segments.disk.list(QUARANTINE)
-    candidate, attempt = name, 1
-    while candidate in taken:
-        attempt += 1
-        candidate = f"{name}.{attempt}"
-    return f"{QUARANTINE}/{candidate}"
-
-
-def _save_tail(reader: Reader, end: End) -> None:
-    """Copy what lies behind the end of its segment; durable before anything is cut."""
-    disk = reader.segments.disk
-    length = reader.data_end(end.number, end.offset) - end.offset
-    if not length:
-        return
-    source = reader.segments.file(end.number)
-    name = _free_name(reader, f"{end.number:016x}.{end.offset:08x}.tail")
-    target = disk.open(name, create=True)
-    for start in range(0, length, COPY_BYTES):
-        data = source.pread(min(COPY_BYTES, length - start), end.offset + start)
-        write_whole(target, data, start)
-    target.fdatasync()
-    target.close()
-    disk.sync_directory(QUARANTINE)
-
-
-def write_header(file: File, slot: Slot) -> None:
-    """Write both copies of a header, one after the other, so that one is whole whatever happens."""
-    copy = encode_slot(slot)
-    for offset in reversed(SLOT_OFFSETS):
-        write_whole(file, copy, offset)
-        file.fdatasync()
-
-
-def _rewrite_header(reader: Reader, end: End, number: int) -> None:
-    first_index = reader.first_index(number)
-    assert first_index is not None  # The walk came through this segment.
-    # The mark must be true now, and must not lie above the end: appended records will take those indexes again.
-    mark = min(end.known, end.next_index - 1)
-    file = reader.segments.disk.open(segment_name(number))
-    slot = end.slot._replace(number=number, first_index=first_index, durable_index=mark)
-    write_header(file, slot)
-    file.close()
-
-
-def _finish_tail(reader: Reader, end: End) -> None:
-    """Cut the end segment, make all that is kept durable, and only then say so in the mark."""
-    disk = reader.segments.disk
-    tail = disk.open(segment_name(end.number))
-    if end.what is not None:
-        tail.truncate(end.offset)
-    tail.preallocate(reader.segment_bytes)
-    if end.unsynced_from is not None:
-        for number in range(end.unsynced_from, end.number):
-            disk.open(segment_name(number)).fdatasync()
-        disk.sync_directory(DIRECTORY)
-    tail.fdatasync()
-    write_header(tail, end.slot._replace(durable_index=end.next_index - 1))
-    tail.close()

@@ -46,6 +46,38 @@ def test_preallocation_shows_zeros_and_never_shrinks(disk):
     assert file.size() == 4096
 
 
+def test_data_ranges_leave_out_nothing_but_zeros(disk):
+    file = disk.open("a", create=True)
+    assert not file.data_ranges(0)
+    file.preallocate(1 << 20)
+    file.pwritev([b"x"], 100)
+    file.pwritev([b"x" * 9000], 700_000)
+    for offset in (0, 101, 700_000, 705_000, 708_999, 709_000, 1 << 20):
+        left = bytearray(file.pread(1 << 20, offset))
+        last = offset
+        for start, end in file.data_ranges(offset):
+            assert last <= start < end <= 1 << 20
+            left[start - offset : end - offset] = bytes(end - start)
+            last = end
+        assert not any(left)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_knows_no_holes_is_all_data(tmp_path, monkeypatch, code):
+    file = RealDisk(tmp_path).open("a", create=True)
+    file.preallocate(4096)
+
+    def refuse(*_):
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "lseek", refuse)
+    if code == errno.EINVAL:
+        assert file.data_ranges(8) == [(8, 4096)]
+    else:
+        with pytest.raises(OSError, match="no"):
+            file.data_ranges(8)
+
+
 def test_truncation_cuts_and_growth_shows_zeros(disk):
     file = disk.open("a", create=True)
     file.pwritev([b"abcdef"], 0)

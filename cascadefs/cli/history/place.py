@@ -62,6 +62,13 @@ class Place:
         """The file that tells the name's history."""
         return self.directory + self.name + b"@@/.log"
 
+    @property
+    def inside(self) -> Place:
+        """The living directory at this place, as the one whose names are meant."""
+        if self.name == b"." and not self.rest:
+            return Place(self.root, self.directory, b".")
+        return Place(self.root, self.live + b"/", b".")
+
     def at(self, timestamp: int) -> Place:
         """The name then, spelled canonically."""
         return replace(self, spec=Time(timestamp), spelled=format_at(self.name, timestamp))

@@ -4,6 +4,7 @@ Method: a workload on the memory disk; crash images of every prefix of its unsyn
 at several lengths, and of arbitrary reorderings; recovery itself cut at every one of its calls.
 """
 
+from contextlib import suppress
 from random import Random
 
 import pytest
@@ -141,10 +142,8 @@ def test_a_crash_while_a_log_is_made_leaves_none_or_a_whole_one(tools):
                 raise PowerCut
 
         disk.before = cut
-        try:
+        with suppress(PowerCut):
             Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
-        except PowerCut:
-            pass
         disk.before = None
         for twin in (disk.crash(), disk.crash(100), disk.crash(random=Random(at))):
             if twin.list("log") in ([], ["0000000000000000.seg.new"]):
@@ -154,3 +153,58 @@ def test_a_crash_while_a_log_is_made_leaves_none_or_a_whole_one(tools):
             grow(log, tools, 3)
             log.close()
             assert Log.open(twin, tools.IDENTITY).last_index == 3
+
+
+def test_opening_makes_durable_what_an_earlier_process_left_in_front_of_the_known_record(tools):
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    grow(log, tools, 20)  # Never synced; the process dies.
+    again = Log.open(
+        disk, tools.IDENTITY, from_address=log.last_address, checksum=log.last_checksum
+    )
+    assert again.recovery.resumed
+    assert again.durable_index == 20
+    check(disk.crash(), tools, 20, 20)
+
+
+def test_opening_makes_the_name_of_an_empty_segment_durable(tools):
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    log.append(1, 1, b"", [b"x" * 400])
+    log.sync()
+
+    def refuse(call, name):
+        if call == "pwritev" and disk.calls[call] > before + 1:
+            raise OSError("no")
+
+    before, disk.before = disk.calls["pwritev"], refuse
+    with pytest.raises(OSError, match="no"):
+        log.append(1, 1, b"", [b"x" * 400])
+    disk.before = None
+    assert len(disk.list("log")) == 2
+    again = Log.open(disk, tools.IDENTITY)
+    again.append(1, 2, b"")
+    again.sync()
+    assert Log.open(disk.crash(), tools.IDENTITY).last_index == 2
+
+
+def test_a_known_record_does_not_hide_a_hole_that_a_power_cut_left_in_front_of_it(tools):
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    grow(log, tools, 3)
+    log.sync()
+    hole = log.end_address
+    grow(log, tools, 9)
+    files = tools.files_of(disk)
+    name = f"log/{0:016x}.seg"
+    files[name] = files[name][:hole] + bytes(8) + files[name][hole + 8 :]
+    again = Log.open(
+        tools.disk_of(files),
+        tools.IDENTITY,
+        from_address=log.last_address,
+        expected_index=12,
+        checksum=log.last_checksum,
+    )
+    assert not again.recovery.resumed
+    assert again.recovery.torn
+    assert again.last_index == 3

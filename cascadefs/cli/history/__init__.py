@@ -1,0 +1,7 @@
+"""The commands that read the past."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands (being assembled)."""

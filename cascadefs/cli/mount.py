@@ -1,0 +1,441 @@
+"""``mount``, ``umount`` and ``status``: look before, say what is wrong and what helps, and hand over to the daemon."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import shutil
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import typer
+
+from cascadefs.cli.complaint import Complaint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cascadefs.daemon import Settings
+
+__all__ = ["register"]
+
+ANSWER_SECONDS: Final = 10.0
+"""How long a mount may take to answer a look at it before it is called hanging."""
+
+FLUSH_SECONDS: Final = 120.0
+"""How long a daemon may take to save everything after its mount is gone."""
+
+_T = TypeVar("_T")
+
+Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("mount")(mount)
+    app.command("umount")(umount)
+    app.command("status")(status)
+
+
+# --- mount --------------------------------------------------------------------------------------------------------
+
+
+def mount(
+    mountpoint: Mountpoint,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where everything is kept; made if missing.", show_default=False
+        ),
+    ] = None,
+    volatile: Annotated[
+        bool, typer.Option("--volatile", help="Keep everything in memory, and no past.")
+    ] = False,
+    read_only: Annotated[bool, typer.Option("--ro", help="Refuse every change.")] = False,
+    recover: Annotated[
+        bool,
+        typer.Option("--recover", help="Of a damaged log keep what lies before the damage."),
+    ] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", "-f", help="Stay here and log to standard error.")
+    ] = False,
+    door: Annotated[
+        str, typer.Option(metavar="auto|pyfuse3", help="How requests come in.")
+    ] = "auto",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o",
+            metavar="OPTION,...",
+            help="Mount options, such as allow_other.",
+            show_default=False,
+        ),
+    ] = None,
+    sync_interval_s: Annotated[
+        float,
+        typer.Option(
+            "--sync-interval",
+            metavar="SECONDS",
+            min=0.01,
+            max=3600.0,
+            help="What is committed is on the disk after this at the latest.",
+        ),
+    ] = 1.0,
+    autocommit_s: Annotated[
+        float,
+        typer.Option(
+            "--autocommit",
+            metavar="SECONDS",
+            min=0.01,
+            max=86_400.0,
+            help="A file kept open gets a version this long after a write.",
+        ),
+    ] = 5.0,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of DIR/daemon.log.", show_default=False),
+    ] = None,
+) -> None:
+    """Mount a file system; return when it answers."""
+    from cascadefs import daemon
+
+    if (data is None) != volatile:
+        raise typer.BadParameter("give --data DIR, or --volatile, and not both")
+    if door not in ("auto", "pyfuse3"):
+        raise typer.BadParameter(f"there is no door {door!r}; there is pyfuse3")
+    given = [word for text in options or [] for word in text.split(",") if word]
+    settings = daemon.Settings(
+        mountpoint=_checked_mountpoint(mountpoint),
+        data=None if data is None else Path(os.path.realpath(data)),
+        read_only=read_only or "ro" in given,
+        recover=recover,
+        fuse_options=tuple(word for word in given if word not in ("ro", "rw")),
+        sync_interval_s=sync_interval_s,
+        autocommit_s=autocommit_s,
+        log=None if log is None else log.absolute(),
+    )
+    _check_device()
+    if settings.data is not None:
+        _check_data(settings.data, settings.mountpoint, must_exist=settings.read_only)
+    try:
+        if foreground:
+            sys.exit(daemon.run(settings, _Console(settings), logging.StreamHandler()))
+        with _RecoveryBar() as bar:
+            daemon.start_detached(settings, bar.update)
+    except daemon.NotStarted as error:
+        raise Complaint(str(error)) from error
+
+
+def _checked_mountpoint(path: Path) -> Path:
+    """The resolved mountpoint, free to mount on: a dead cascadefs there is removed."""
+    from cascadefs.fuse import mountpoint as mounts
+
+    path = mounts.resolve(path)
+    there = mounts.mounted_at(path)
+    if there is not None and not there.is_ours:
+        raise Complaint(
+            f"{path}: something else is mounted there ({there.type}); choose another directory"
+        )
+    if there is not None:
+        if not _with_patience(lambda: mounts.is_dead(path), _hanging(path)):
+            raise Complaint(
+                f"{path}: a cascadefs is mounted there already; "
+                f"unmount it with: cascadefs umount {path}"
+            )
+        _take_down(path, lazy=True)
+        _note(f"{path}: removed the mount of a daemon that is gone")
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise Complaint(
+            f"{path}: {error.strerror}; make the directory first: mkdir {path}"
+        ) from error
+    if not stat.S_ISDIR(mode):
+        raise Complaint(f"{path}: not a directory; name one to mount on")
+    return path
+
+
+def _check_device() -> None:
+    if not os.path.exists("/dev/fuse"):
+        raise Complaint(
+            "/dev/fuse: not there; load it with: modprobe fuse (in a container, pass the device in)"
+        )
+    if os.geteuid() != 0:
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            raise Complaint("/dev/fuse: permission denied; ask whoever runs this machine")
+        if shutil.which("fusermount3") is None:
+            raise Complaint("fusermount3: not found; install the package fuse3")
+
+
+def _check_data(data: Path, mountpoint: Path, *, must_exist: bool) -> None:
+    for inner, outer in ((data, mountpoint), (mountpoint, data)):
+        if inner.is_relative_to(outer):
+            raise Complaint(
+                f"{data}: would hide behind {mountpoint} or hold it; choose a directory beside it"
+            )
+    if data.exists():
+        if not data.is_dir():
+            raise Complaint(f"{data}: not a directory; name one for --data")
+        if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+            raise Complaint(f"{data}: permission denied; it must be yours to write")
+    elif must_exist:
+        raise Complaint(f"{data}: not there, and --ro makes nothing; mount it once without --ro")
+    elif not data.parent.is_dir():
+        raise Complaint(f"{data.parent}: no such directory; make it first: mkdir -p {data.parent}")
+    elif not os.access(data.parent, os.W_OK | os.X_OK):
+        raise Complaint(f"{data}: cannot be made: permission denied; choose a directory of yours")
+
+
+class _Console:
+    """`daemon.Report` in the foreground."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def progress(self, records: int) -> None:
+        """Nothing: the log says afterwards what was recovered."""
+
+    def ready(self) -> None:
+        """One line for whoever started us and reads it."""
+        print(f"ready: {self._settings.mountpoint}", flush=True)
+
+
+class _RecoveryBar:
+    """Shows how far a recovery has come, on a terminal. The daemon tells only if it takes long enough to wonder."""
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _RecoveryBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+
+    def update(self, records: int) -> None:
+        """So many records so far. How many there are is not known before the end."""
+        if self._shown is None:
+            if not sys.stderr.isatty():
+                return
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._shown = Progress(
+                SpinnerColumn(),
+                TextColumn("recovering: {task.completed:,.0f} records applied"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._shown.add_task("recovering", total=None)
+        self._shown.update(self._task, completed=records)
+
+
+# --- umount -------------------------------------------------------------------------------------------------------
+
+
+def umount(
+    mountpoint: Mountpoint,
+    lazy: Annotated[
+        bool, typer.Option("--lazy", "-z", help="Also when in use: out of the tree at once.")
+    ] = False,
+) -> None:
+    """Unmount; return when everything is on the disk."""
+    from cascadefs.fuse import mountpoint as mounts
+
+    path = mounts.resolve(mountpoint)
+    there = mounts.mounted_at(path)
+    if there is None:
+        raise Complaint(f"{path}: nothing is mounted there; see: findmnt -t fuse.cascadefs")
+    if not there.is_ours:
+        raise Complaint(f"{path}: not a cascadefs but {there.type}; unmount it with: umount {path}")
+    daemon = None
+    try:
+        if _with_patience(lambda: mounts.is_dead(path), _hanging(path)):
+            _take_down(path, lazy=True)
+            _note(f"{path}: removed the mount of a daemon that is gone")
+            return
+        daemon = _with_patience(lambda: _daemon_of(path), _hanging(path))
+    except Complaint:
+        if not lazy:
+            raise
+    _take_down(path, lazy=lazy)
+    if daemon is not None:
+        _wait_for_end(daemon, path)
+
+
+def _take_down(path: Path, *, lazy: bool) -> None:
+    from cascadefs.fuse import mountpoint as mounts
+
+    try:
+        mounts.unmount(path, lazy=lazy)
+    except mounts.Busy as error:
+        users = ", ".join(mounts.users_of(path))
+        raise Complaint(
+            f"{path}: in use{' by ' + users if users else ''}; "
+            f"end that first, or: cascadefs umount --lazy {path}"
+        ) from error
+    except mounts.UnmountFailed as error:
+        raise Complaint(f"{path}: cannot unmount: {error}; you may have to be root") from error
+
+
+def _daemon_of(path: Path) -> int | None:
+    """A descriptor of the daemon's process, which stays valid when the number is used again; None if it is gone."""
+    pid = _read_status(path).get("pid")
+    if not isinstance(pid, int):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # gone, or in a process namespace that we do not see
+        return None
+
+
+def _wait_for_end(daemon: int, path: Path) -> None:
+    ended = select.poll()
+    ended.register(daemon, select.POLLIN)
+    if not ended.poll(FLUSH_SECONDS * 1000):
+        raise Complaint(
+            f"{path}: unmounted, but the daemon is still saving after {FLUSH_SECONDS:.0f} s; see its daemon.log"
+        )
+
+
+# --- status -------------------------------------------------------------------------------------------------------
+
+
+def status(
+    mountpoint: Mountpoint,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+) -> None:
+    """Say how a mount is doing."""
+    from cascadefs.fuse import mountpoint as mounts
+
+    path = mounts.resolve(mountpoint)
+    there = mounts.mounted_at(path)
+    if there is None or not there.is_ours:
+        raise Complaint(
+            f"{path}: no cascadefs is mounted there; mount one with: cascadefs mount {path} --data DIR"
+        )
+    found = _with_patience(lambda: _read_status(path), _hanging(path))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_status(found)
+
+
+def _read_status(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((path / ".cascade" / "status").read_bytes())
+    except OSError as error:
+        raise Complaint(
+            f"{path}: the mount does not answer: {error.strerror}; "
+            f"if its daemon is gone: cascadefs umount {path}"
+        ) from error
+    except ValueError as error:
+        raise Complaint(
+            f"{path}: its status is not JSON: {error}; it may be another version's"
+        ) from error
+    if not isinstance(found, dict):
+        raise Complaint(f"{path}: its status is no object; it may be another version's")
+    return found
+
+
+def _print_status(found: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _rows(found):
+        table.add_row(f"[bold]{name}[/bold]", value)
+    Console().print(table)
+
+
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a person wants to know first; the rest is in the JSON."""
+    from rich.filesize import decimal
+    from rich.markup import escape
+
+    store = found.get("store", {})
+    requests: Mapping[str, int] = found.get("requests", {})
+    busiest = sorted(requests.items(), key=lambda item: -item[1])[:5]
+    errors: Mapping[str, int] = found.get("errors", {})
+    behind = store.get("records", 0) - store.get("records_durable", 0)
+    rows = [
+        ("mountpoint", str(found.get("mountpoint"))),
+        ("data", str(found.get("data") or "in memory")),
+        (
+            "daemon",
+            f"process {found.get('pid')}, up {_duration(found.get('uptime_s', 0.0))}, door {found.get('door')}",
+        ),
+        ("live", f"{store.get('live_inodes', 0):,} inodes, {decimal(store.get('live_bytes', 0))}"),
+        (
+            "log",
+            f"{decimal(store.get('log_bytes', 0))}, {store.get('records', 0):,} records, {behind:,} not synced",
+        ),
+        ("open", f"{found.get('open_files', 0):,} files, {found.get('drafts', 0):,} drafts"),
+        (
+            "requests",
+            f"{sum(requests.values()):,}: "
+            + ", ".join(f"{name} {count:,}" for name, count in busiest),
+        ),
+        ("errors", ", ".join(f"{name} {count:,}" for name, count in errors.items()) or "none"),
+    ]
+    if trouble := found.get("trouble"):
+        rows.append(("trouble", str(trouble)))
+    rows.extend(("recovery", sentence) for sentence in store.get("recovery", []))
+    return [(name, escape(value)) for name, value in rows]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+# --- what they share ----------------------------------------------------------------------------------------------
+
+
+def _note(text: str) -> None:
+    print(f"cascadefs: {text}", file=sys.stderr)
+
+
+def _hanging(path: Path) -> Complaint:
+    return Complaint(
+        f"{path}: the mount does not answer; if its daemon hangs, kill it, then: cascadefs umount {path}"
+    )
+
+
+def _with_patience(call: Callable[[], _T], otherwise: Complaint) -> _T:
+    """What `call` returns or raises; `otherwise` if it takes too long.
+
+    It runs in a thread that is left behind then: a system call on a hanging mount ends with the process only.
+    """
+    outcome: list[Callable[[], _T]] = []
+
+    def attempt() -> None:
+        try:
+            value = call()
+        except Exception as error:
+            outcome.append(_raiser(error))
+        else:
+            outcome.append(lambda: value)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if not outcome:
+        raise otherwise
+    return outcome[0]()
+
+
+def _raiser(error: Exception) -> Callable[[], Any]:
+    def throw() -> Any:
+        raise error
+
+    return throw

@@ -1,0 +1,169 @@
+"""The command: options, the run, and what is left of it: a table, JSON, a picture, the document's table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from benchmarks import chart, machine, table
+from benchmarks.bench import FULL, QUICK, Bench, prepare_work
+from benchmarks.client import Client
+from benchmarks.experiments import EXPERIMENTS, chosen
+from benchmarks.peers import Cascade, remove
+from benchmarks.result import Figure
+
+__all__ = ["main"]
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs/PERFORMANCE.md"
+PICTURE = ROOT / "docs/performance.png"
+BEGIN, END = "<!-- table: scripts/bench -->\n", "<!-- end of table -->\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Run; the exit status says whether everything could be measured, never how fast it was."""
+    options = _parsed(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    console = Console()
+    if options.redraw:
+        run = json.loads(options.redraw[0].read_text())
+        for path in options.redraw[1:]:
+            run = _merged(run, json.loads(path.read_text()))
+        trouble: list[str] = []
+    else:
+        run, trouble = _measured(options)
+    figures = [Figure.from_json(row) for row in run["figures"]]
+    if options.json is not None:
+        options.json.write_text(json.dumps(run, indent=2) + "\n")
+    console.print(table.terminal(figures), soft_wrap=not console.is_terminal)
+    console.print(
+        f"\n[dim]{_caption(run)}. In brackets: CPU of the daemon, us an operation (or MiB).[/dim]"
+    )
+    if options.document:
+        _fill_in(DOCUMENT, table.markdown(figures))
+    picture = options.png or (PICTURE if options.document else None)
+    if picture is not None:
+        chart.draw(figures, _caption(run), picture)
+    for sentence in trouble:
+        print(f"bench: {sentence}", file=sys.stderr)
+    return 1 if trouble else 0
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measure cascadefs beside bindfs and the plain disk, and the store alone.",
+        epilog=f"rows: {', '.join(EXPERIMENTS)}; or ROW.PART, such as 'sequential.read-*'",
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small sizes and two rounds: about a minute")
+    add("--rows", metavar="GLOB", action="append", default=[], help="only these; may be repeated")
+    add("--rounds", metavar="N", type=int, help="interleaved rounds (5; quick 2)")
+    add("--json", metavar="FILE", type=Path, help="everything measured, every sample")
+    add("--png", metavar="FILE", type=Path, help="the picture")
+    add("--document", action="store_true", help="put table and picture into docs/")
+    add(
+        "--redraw",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        help="show earlier runs, rows of later ones replacing",
+    )
+    add(
+        "--work",
+        metavar="DIR",
+        type=Path,
+        default=Path("/var/tmp"),
+        help="on the disk to be measured (/var/tmp)",
+    )
+    add(
+        "--pin",
+        metavar="CPU",
+        type=int,
+        help="clients and daemons on one processor: cost without wake-ups across",
+    )
+    add("--command", metavar="WORDS", help="how to call cascadefs, to compare another tree")  # fmt: skip
+    options = parser.parse_args(arguments)
+    if not chosen(options.rows):
+        parser.error(f"no row is called {' or '.join(options.rows)}")
+    if options.command:
+        Cascade.command = options.command.split()
+    return options
+
+
+def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The run as JSON, and what went wrong: an experiment that fails does not keep the others from running."""
+    work = prepare_work(options.work)
+    figures: list[Figure] = []
+    trouble: list[str] = []
+    begin = time.perf_counter()
+    seconds: dict[str, float] = {}
+    try:
+        bench = Bench(
+            work,
+            Client.build(work, options.pin),
+            QUICK if options.quick else FULL,
+            options.rounds or (2 if options.quick else 5),
+            options.pin,
+            lambda sentence: print(f"bench: {sentence}", file=sys.stderr),
+        )
+        for name in chosen(options.rows):
+            bench.say(f"{time.perf_counter() - begin:5.0f} s  {name}")
+            try:
+                figures += EXPERIMENTS[name][0](bench)
+            except Exception as error:
+                trouble.append(f"{name}: {type(error).__name__}: {error}")
+                bench.say(trouble[-1])
+            seconds[name] = round(time.perf_counter() - begin - sum(seconds.values()), 1)
+        description = machine.describe(work)
+    finally:
+        remove(work)
+    run = {
+        "machine": description,
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "quick": options.quick,
+        "rounds": bench.rounds,
+        "pinned": options.pin is not None,
+        "seconds": seconds,
+        "figures": [figure.to_json() for figure in figures],
+    }
+    return run, trouble
+
+
+def _merged(run: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """An earlier run with the rows of a later one in the place of its own."""
+    rows = {row["key"]: row for row in run["figures"]}
+    rows.update((row["key"], row) for row in later["figures"])
+    return {**run, **later, "figures": list(rows.values())}
+
+
+def _caption(run: dict[str, Any]) -> str:
+    about = run["machine"]
+    return (
+        f"{about['kind']}, {about['processors']} shared processors, {about['memory_gib']} GiB, "
+        f"{about['kernel']}, {about['file_system']}, Python {about['python']}; "
+        f"medians of {run['rounds']} interleaved rounds"
+        f"{', small sizes' if run['quick'] else ''}{', on one processor' if run['pinned'] else ''}"
+    )
+
+
+def _fill_in(document: Path, lines: str) -> None:
+    text = document.read_text()
+    head, found, rest = text.partition(BEGIN)
+    tail = rest.partition(END)[2]
+    assert found, f"{document} has no place for the table"
+    document.write_text(f"{head}{BEGIN}\n{lines}\n{END}{tail}")
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
