@@ -416,7 +416,9 @@ def _mount_and_serve(
     try:
         mount.door.mount(settings.mountpoint, fuse_options, time.monotonic)
     except MountRefused as error:
-        raise NotStarted(f"{settings.mountpoint}: not mounted: {error}") from error
+        raise NotStarted(
+            f"{settings.mountpoint}: not mounted: {error}; check -o and whose directory it is"
+        ) from error
     _log.info("cascadefs %s mounts %s on %s", __version__, settings.data, settings.mountpoint)
     try:
         return trio.run(mount.serve)

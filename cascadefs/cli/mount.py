@@ -30,6 +30,9 @@ ANSWER_SECONDS: Final = 10.0
 FLUSH_SECONDS: Final = 120.0
 """How long a daemon may take to save everything after its mount is gone."""
 
+LAZY_SECONDS: Final = 1.0
+"""The same after a lazy unmount, where it may have to go on for those who use it."""
+
 _T = TypeVar("_T")
 
 Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", show_default=False)]
@@ -267,8 +270,15 @@ def umount(
         if not lazy:
             raise
     _take_down(path, lazy=lazy)
-    if daemon is not None:
-        _wait_for_end(daemon, path)
+    if daemon is None or _ends_within(daemon, LAZY_SECONDS if lazy else FLUSH_SECONDS):
+        return
+    if lazy:
+        _note(f"{path}: out of the tree; the daemon goes on until nobody uses it any more")
+    else:
+        raise Complaint(
+            f"{path}: unmounted, but the daemon is still saving after {FLUSH_SECONDS:.0f} s; "
+            f"see its daemon.log"
+        )
 
 
 def _take_down(path: Path, *, lazy: bool) -> None:
@@ -297,13 +307,10 @@ def _daemon_of(path: Path) -> int | None:
         return None
 
 
-def _wait_for_end(daemon: int, path: Path) -> None:
+def _ends_within(daemon: int, seconds: float) -> bool:
     ended = select.poll()
     ended.register(daemon, select.POLLIN)
-    if not ended.poll(FLUSH_SECONDS * 1000):
-        raise Complaint(
-            f"{path}: unmounted, but the daemon is still saving after {FLUSH_SECONDS:.0f} s; see its daemon.log"
-        )
+    return bool(ended.poll(seconds * 1000))
 
 
 # --- status -------------------------------------------------------------------------------------------------------

@@ -38,7 +38,9 @@ It is found by name in the root of the mount and never listed. docs/SEMANTICS.md
 class Control:
     """Builds the nodes of the control directory."""
 
-    def __init__(self, store: Store, history: History, status: Callable[[], dict[str, object]]) -> None:
+    def __init__(
+        self, store: Store, history: History, status: Callable[[], dict[str, object]]
+    ) -> None:
         self._store = store
         self._history = history
         self._status = status

@@ -7,6 +7,7 @@ SEMANTICS 5; nothing is clamped to a neighbour.
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from storage.namespace import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from storage.binding import Binding
+    from storage.binding import Binding, Tombstone
     from storage.clock import Clock
     from storage.namespace import Version
     from storage.store import Store
@@ -178,6 +179,22 @@ class History:
             return None
         return binding.version_of(attributes[1].content)
 
+    def end_of(self, directory: int, name: bytes, number: int) -> Tombstone | None:
+        """The tombstone that ended the binding which version `number` belongs to; None if it lasts or was replaced."""
+
+        def is_over(later: int) -> bool:
+            version = self._store.version(directory, name, later)
+            return version is None or version.binding is None or version.binding.first > number
+
+        later = range(number + 1, self._store.head(directory, name) + 1)
+        place = bisect_left(later, True, key=is_over)
+        end = self._store.version(directory, name, later[place]) if place < len(later) else None
+        return end.tombstone if end is not None else None
+
+    def clock_skew_us(self) -> int:
+        """By how much the timestamps given out are ahead of the clock: it was set back, or asked faster than it ticks."""
+        return max(0, self._store.now() - self._clock.now_ns() // 1000)
+
     def _parses_here(self, directory: int) -> bool:
         """Whether "@" means history below this directory: not where `user.cascade.at_names` says literal."""
         while directory:
@@ -302,9 +319,7 @@ class History:
         def lookup(name: bytes) -> Node | None:
             if name == LOG_NAME:
                 key = ("log", directory, base)
-                return self._log_text(
-                    key, lambda: self._log_lines(directory, base), owner, time_ns
-                )
+                return self._log_text(key, lambda: self._log_lines(directory, base), owner, time_ns)
             number = number_of(name)
             return self._version(directory, base, number) if number is not None else None
 
@@ -317,7 +332,12 @@ class History:
                 number += 1
 
         return Listing(
-            ("versions", directory, base), lookup, names, uid=owner[0], gid=owner[1], time_ns=time_ns
+            ("versions", directory, base),
+            lookup,
+            names,
+            uid=owner[0],
+            gid=owner[1],
+            time_ns=time_ns,
         )
 
     def instants(self, inode: int, alias: tuple[int, bytes]) -> Listing:

@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from storage.attributes import TYPE_MASK, REGULAR, Attributes
-from storage.errors import Reason, Refused
+from storage.attributes import REGULAR, TYPE_MASK, Attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cascadefs.filesystem.node import Node
 
 __all__ = [
     "FOREVER_S",
@@ -140,9 +138,3 @@ def may(attributes: Attributes, caller: Caller, want: int) -> bool:
     else:
         granted = mode
     return granted & want == want
-
-
-def directory_only(node: Node) -> None:
-    """Refuse what is not a directory."""
-    if not node.is_directory:
-        raise Refused(Reason.NOT_A_DIRECTORY)

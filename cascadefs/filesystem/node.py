@@ -134,7 +134,12 @@ class Listing(Node):
         """See `Node`: everything but what it is."""
         assert type(found) is Listing
         self.lookup, self.names = found.lookup, found.names
-        self.mode, self.uid, self.gid, self.time_ns = found.mode, found.uid, found.gid, found.time_ns
+        self.mode, self.uid, self.gid, self.time_ns = (
+            found.mode,
+            found.uid,
+            found.gid,
+            found.time_ns,
+        )
 
     def stat(self) -> Stat:
         """A directory nobody can write; what it shows may grow, so the kernel asks again."""

@@ -453,7 +453,9 @@ class Filesystem:
         if directory is None:
             raise Refused(Reason.ABSENT)
         gid = caller.gid
-        if directory.mode & 0o2000:  # POSIX leaves it open; Linux: the group of a set-group-id directory is inherited
+        if (
+            directory.mode & 0o2000
+        ):  # POSIX leaves it open; Linux: the group of a set-group-id directory is inherited
             gid = directory.gid
             if is_directory(mode):
                 mode |= 0o2000
@@ -543,7 +545,7 @@ class Filesystem:
             raise Refused(Reason.PAST_IS_READ_ONLY)
         if isinstance(node, Text):
             return Opened(self._handle(OpenText(node)), keep_cache=False, direct_io=True)
-        if not isinstance(node, Past):
+        if not isinstance(node, Past) or node.is_directory:
             raise Refused(Reason.IS_A_DIRECTORY)
         self._check_now(node, caller, READ)
         return Opened(self._handle(OpenFile(node, writable=False, synchronous=False)))
@@ -718,9 +720,10 @@ class Filesystem:
         opened = self._directories[handle]
         given = opened.given
         node = opened.node
-        if offset > len(given):  # a place from before a rewinddir()
-            given += islice((name for name, _ in self._entries(node, given[-1] if given else b"")), offset - len(given))
-            offset = min(offset, len(given))
+        if offset > len(given):  # A place from before a rewinddir(): find it again.
+            given += [b""] * (2 - len(given))
+            names = (name for name, _ in self._entries(node, given[-1]))
+            given += islice(names, offset - len(given))
         del given[offset:]
         stat = self._stat(node)
         for dots in (b".", b"..")[offset:]:
@@ -776,9 +779,7 @@ class Filesystem:
                 return
             after = batch[-1][0]
 
-    def _made_entries(
-        self, children: Iterator[tuple[bytes, Node]]
-    ) -> Iterator[tuple[bytes, Stat]]:
+    def _made_entries(self, children: Iterator[tuple[bytes, Node]]) -> Iterator[tuple[bytes, Stat]]:
         for name, child in children:
             node = self._nodes.intern(child)
             try:

@@ -143,7 +143,7 @@ class Answers:
         number = self._number(node)
         if alias is None or number is None:
             return None
-        end = self._store.end_of(alias[0], alias[1], number)
+        end = self._history.end_of(alias[0], alias[1], number)
         if end is None or not end.moved_directory:
             return None
         path = self._history.path_of(end.moved_directory, end.moved_name)

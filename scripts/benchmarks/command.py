@@ -22,6 +22,9 @@ from benchmarks.result import Figure
 
 __all__ = ["main"]
 
+WIDTH = 140
+"""Columns where there is no terminal."""
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs/PERFORMANCE.md"
 PICTURE = ROOT / "docs/performance.png"
@@ -33,7 +36,7 @@ def main(arguments: list[str]) -> int:
     options = _parsed(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.redraw:
         run = json.loads(options.redraw[0].read_text())
         for path in options.redraw[1:]:
@@ -44,7 +47,7 @@ def main(arguments: list[str]) -> int:
     figures = [Figure.from_json(row) for row in run["figures"]]
     if options.json is not None:
         options.json.write_text(json.dumps(run, indent=2) + "\n")
-    console.print(table.terminal(figures), soft_wrap=not console.is_terminal)
+    console.print(table.terminal(figures))
     console.print(
         f"\n[dim]{_caption(run)}. In brackets: CPU of the daemon, us an operation (or MiB).[/dim]"
     )

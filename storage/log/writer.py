@@ -95,9 +95,8 @@ class Writer:
         self.syncs = 0
         # The tail is always last. Only the owner appends to the list; only sync takes from its front.
         self._unsynced: list[tuple[File, Slot]] = [(self._tail, slot)]
-        self._named = (
-            slot.number
-        )  # Last segment whose directory entry is durable; only sync moves it.
+        # Last segment whose directory entry is durable; only sync moves it.
+        self._named = slot.number
         self._refusal: str | None = None
         self._closed = False
         self._syncing = threading.Lock()
@@ -186,9 +185,8 @@ class Writer:
         name = segment_name(slot.number)
         try:
             tail = self._disk.open(name, create=True)
-            tail.truncate(
-                0
-            )  # It exists only if an earlier attempt failed and could not be cleared away.
+            # It exists only if an earlier attempt failed and could not be cleared away.
+            tail.truncate(0)
             tail.preallocate(slot.segment_bytes)
             written = tail.pwritev([encode_block(slot)], 0)
             if written != BLOCK_BYTES:
@@ -211,9 +209,8 @@ class Writer:
             if self._refusal is not None:
                 self._refuse()
             if self.durable_index >= target:
-                return (
-                    self.durable_index
-                )  # A sync that began after our records were written covered them.
+                # A sync that began after our records were written covered them.
+                return self.durable_index
             target = self.last_index  # Before the list: see the module's first paragraph.
             unsynced = list(self._unsynced)
             tail, slot = unsynced[-1]

@@ -60,6 +60,7 @@ def run(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        process_group=0,
     )
     try:
         output, errors = process.communicate(stdin, timeout=seconds)
@@ -72,9 +73,15 @@ def run(
 
 
 def start(*command: str | Path, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start a program; standard input and output are pipes of text."""
+    """Start a program in a group of its own; standard input and output are pipes of text."""
     return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
     )
 
 
@@ -100,9 +107,9 @@ def finish(processes: list[subprocess.Popen[str]], seconds: float = SECONDS) -> 
 
 
 def end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """Kill it if it runs; one that cannot be killed is left alone."""
+    """Kill it and its children if it runs; one that cannot be killed is left alone."""
     if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         try:
             process.wait(SECONDS_TO_DIE)
         except subprocess.TimeoutExpired:

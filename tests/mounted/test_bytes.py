@@ -18,6 +18,14 @@ from tests.mounted.program import Actor
 
 pytestmark = pytest.mark.mounted
 
+
+@pytest.fixture
+def place(shared_mount, request: pytest.FixtureRequest) -> Path:
+    """A directory of its own on the mount of the whole run."""
+    path = shared_mount.path / request.node.name
+    path.mkdir()
+    return path
+
 LARGEST = 1_500_000
 STEPS = 250
 PAGE = 4096
@@ -187,7 +195,9 @@ def test_any_writes_read_back_as_from_a_plain_file(mount, seed: int) -> None:
             print(f"seed {seed}, step {number}: {step.__name__}")
             raise
     twin.look_whole()
-    twin.reopen()
+    os.close(twin.descriptor)
+    if twin.is_dirty:
+        twin.committed()
     contents = set(twin.versions)
     assert twin.path.read_bytes() == twin.content
     mount.remount()
@@ -288,10 +298,10 @@ def test_ftruncate_under_a_mapping(mount) -> None:
     assert path.read_bytes() == b"a" * (PAGE + 100) + bytes(4 * PAGE - 100)
 
 
-def test_truncation_by_path_while_others_have_it_open(mount) -> None:
+def test_truncation_by_path_while_others_have_it_open(place) -> None:
     """`> log` while a daemon holds the log open: its appends go to the new start, its old offset makes a hole."""
-    path = mount.path / "log"
-    with Actor(mount.path) as daemon:
+    path = place / "log"
+    with Actor(place) as daemon:
         daemon.do("a = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)")
         daemon.do("w = os.open('log', os.O_WRONLY)")
         daemon.do("os.write(a, b'x' * 10000); os.lseek(w, 10000, 0)")
@@ -304,7 +314,7 @@ def test_truncation_by_path_while_others_have_it_open(mount) -> None:
         assert path.read_bytes() == bytes(10000) + b"far"
 
 
-def test_appends_of_eight_processes_lose_no_byte(mount) -> None:
+def test_appends_of_eight_processes_lose_no_byte(place) -> None:
     """Eight loggers append lines to one file at once; every line is there, whole, in its writer's order."""
     script = """
         import os, sys
@@ -319,9 +329,9 @@ def test_appends_of_eight_processes_lose_no_byte(mount) -> None:
     """
     from tests.mounted.program import finish, start_python
 
-    finish([start_python(script, str(who), cwd=mount.path) for who in range(8)])
+    finish([start_python(script, str(who), cwd=place) for who in range(8)])
     seen = [0] * 8
-    for line in (mount.path / "log").read_bytes().splitlines():
+    for line in (place / "log").read_bytes().splitlines():
         who, number, dots = line.split(b" ")
         assert int(number) == seen[int(who)]
         assert dots == b"." * (int(number) * 31 % 500)
@@ -355,33 +365,33 @@ def test_sparse_files(mount, tmp_path: Path) -> None:
         assert file.read(6) == bytes(6)
 
 
-def test_copy_tools(mount, tmp_path: Path) -> None:
+def test_copy_tools(place, tmp_path: Path) -> None:
     """cp --reflink=auto, cp --sparse, dd of every kind, cat, sendfile, split and truncate(1) all copy the same bytes."""
     from tests.mounted.program import run
 
     data = Random(5).randbytes(1_234_567)
-    source = mount.path / "source"
+    source = place / "source"
     source.write_bytes(data)
-    run("cp", "--reflink=auto", "source", "1", cwd=mount.path)
-    run("cp", "--sparse=always", "source", "2", cwd=mount.path)
-    run("dd", "if=source", "of=3", "bs=1000", "status=none", cwd=mount.path)
-    run("dd", "if=source", "of=4", "bs=1M", "oflag=direct", "iflag=fullblock", "status=none", cwd=mount.path)
-    run("dd", "if=source", "of=5", "bs=64k", "conv=fsync", "oflag=dsync", "status=none", cwd=mount.path)
-    run("sh", "-c", "cat < source > 6; cat source | cat > 7; tee 8 < source > /dev/null", cwd=mount.path)
-    run("sh", "-c", "split -b 100000 source part. && cat part.* > 9", cwd=mount.path)
-    with open(source, "rb") as file, open(mount.path / "10", "wb") as target:
+    run("cp", "--reflink=auto", "source", "1", cwd=place)
+    run("cp", "--sparse=always", "source", "2", cwd=place)
+    run("dd", "if=source", "of=3", "bs=1000", "status=none", cwd=place)
+    run("dd", "if=source", "of=4", "bs=1M", "oflag=direct", "iflag=fullblock", "status=none", cwd=place)
+    run("dd", "if=source", "of=5", "bs=64k", "conv=fsync", "oflag=dsync", "status=none", cwd=place)
+    run("sh", "-c", "cat < source > 6; cat source | cat > 7; tee 8 < source > /dev/null", cwd=place)
+    run("sh", "-c", "split -b 100000 source part. && cat part.* > 9", cwd=place)
+    with open(source, "rb") as file, open(place / "10", "wb") as target:
         sent = 0
         while sent < len(data):
             sent += os.sendfile(target.fileno(), file.fileno(), sent, len(data) - sent)
-    run("sh", "-c", "cp source 11; truncate -s 1000000 11; tail -c +1000001 source >> 11", cwd=mount.path)
-    run("dd", "if=source", "of=1", "bs=10", "count=1", "seek=3", "skip=3", "conv=notrunc", "status=none", cwd=mount.path)
+    run("sh", "-c", "cp source 11; truncate -s 1000000 11; tail -c +1000001 source >> 11", cwd=place)
+    run("dd", "if=source", "of=1", "bs=10", "count=1", "seek=3", "skip=3", "conv=notrunc", "status=none", cwd=place)
     for number in range(1, 12):
-        assert (mount.path / str(number)).read_bytes() == data, number
+        assert (place / str(number)).read_bytes() == data, number
 
 
-def test_reads_and_writes_at_the_edges(mount) -> None:
+def test_reads_and_writes_at_the_edges(place) -> None:
     """At the end, behind it, zero bytes, one byte at a time, and offsets no file system takes."""
-    descriptor = os.open(mount.path / "f", os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(place / "f", os.O_RDWR | os.O_CREAT)
     assert os.pread(descriptor, 10, 0) == b""
     assert os.pwrite(descriptor, b"", 100) == 0
     assert os.fstat(descriptor).st_size == 0

@@ -12,6 +12,14 @@ from tests.mounted.program import end, finish, run, start_python
 
 pytestmark = pytest.mark.mounted
 
+
+@pytest.fixture
+def place(shared_mount, request: pytest.FixtureRequest) -> Path:
+    """A directory of its own on the mount of the whole run."""
+    path = shared_mount.path / request.node.name
+    path.mkdir()
+    return path
+
 _WORKER = """
     import sqlite3, sys
     path, who, turns = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -41,7 +49,7 @@ def test_two_processes_share_a_database(mount, mode: str, tmp_path: Path) -> Non
     """Two writers and a reader on one database: no update is lost, no reader sees half a transaction."""
     path = mount.path / "bank.db"
     make_database(path, mode)
-    turns = 60
+    turns = 25
     writers = [start_python(_WORKER, path, who, str(turns)) for who in ("left", "right")]
     reader = sqlite3.connect(path, timeout=30, isolation_level=None)
     seen = 0
@@ -64,9 +72,9 @@ def test_two_processes_share_a_database(mount, mode: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_a_killed_writer_leaves_a_sound_database(mount, mode: str) -> None:
+def test_a_killed_writer_leaves_a_sound_database(place, mode: str) -> None:
     """kill -9 of a program in the middle of its transactions: the next one rolls back and goes on."""
-    path = mount.path / "bank.db"
+    path = place / "bank.db"
     make_database(path, mode)
     for turns in (3, 11):
         process = start_python(_WORKER, path, "killed", "100000")
@@ -82,21 +90,21 @@ def test_a_killed_writer_leaves_a_sound_database(mount, mode: str) -> None:
     finish([start_python(_WORKER, path, "after", "2")])
 
 
-def test_an_old_state_of_a_database_opens_from_the_past(mount) -> None:
+def test_an_old_state_of_a_database_opens_from_the_past(place) -> None:
     """A database closed cleanly is a version: yesterday's rows are read from bank.db@v..., untouched by today's."""
-    path = mount.path / "bank.db"
+    path = place / "bank.db"
     make_database(path, "delete")
     finish([start_python(_WORKER, path, "first", "3")])
-    os.mkdir(mount.path / ".@tag-before")
+    os.mkdir(place / ".@tag-before")
     finish([start_python(_WORKER, path, "second", "4")])
     assert run("sqlite3", path, "SELECT count(*) FROM entry") == "7\n"
-    past = f"file:{mount.path}/.@tag-before/bank.db?immutable=1&mode=ro"
+    past = f"file:{place}/.@tag-before/bank.db?immutable=1&mode=ro"
     assert run("sqlite3", past, "SELECT count(*), max(who) FROM entry; PRAGMA integrity_check") == "3|first\nok\n"
 
 
-def test_vacuum_backup_and_a_big_import(mount, tmp_path: Path) -> None:
+def test_vacuum_backup_and_a_big_import(place, tmp_path: Path) -> None:
     """VACUUM INTO, .backup and 20,000 rows in one transaction, with the mapping SQLite can be told to use."""
-    path = mount.path / "big.db"
+    path = place / "big.db"
     database = sqlite3.connect(path)
     database.execute("PRAGMA mmap_size=268435456")
     database.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v BLOB)")
@@ -108,10 +116,10 @@ def test_vacuum_backup_and_a_big_import(mount, tmp_path: Path) -> None:
     database.execute("DELETE FROM t WHERE k % 2")
     database.commit()
     database.execute("VACUUM")
-    database.execute(f"VACUUM INTO '{mount.path}/copy.db'")
+    database.execute(f"VACUUM INTO '{place}/copy.db'")
     database.close()
     run("sqlite3", path, f".backup '{tmp_path}/backup.db'")
-    for copy in (mount.path / "copy.db", tmp_path / "backup.db", path):
+    for copy in (place / "copy.db", tmp_path / "backup.db", path):
         said = run("sqlite3", copy, "PRAGMA integrity_check; SELECT count(*) FROM t")
         assert said == "ok\n10000\n"
     assert total > 0

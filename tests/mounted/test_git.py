@@ -13,6 +13,14 @@ from tests.mounted.tree import copy_sample, differences, photograph
 pytestmark = pytest.mark.mounted
 
 
+@pytest.fixture
+def place(shared_mount, request: pytest.FixtureRequest) -> Path:
+    """A directory of its own on the mount of the whole run."""
+    path = shared_mount.path / request.node.name
+    path.mkdir()
+    return path
+
+
 def git(repository: Path, *arguments: str | Path) -> str:
     return run("git", "-C", repository, *arguments)
 
@@ -56,10 +64,10 @@ def test_a_repository_lives_on_the_mount(mount, tmp_path: Path) -> None:
     git(mount.path / "local clone", "fsck", "--full")
 
 
-def test_two_committers_lose_nothing(mount) -> None:
+def test_two_committers_lose_nothing(place) -> None:
     """Two processes add commits to one branch at once: ref locks are O_EXCL and rename, and no commit is lost."""
-    work = mount.path / "work"
-    git(mount.path, "init", "-q", "-b", "main", "work")
+    work = place / "work"
+    git(place, "init", "-q", "-b", "main", "work")
     git(work, "commit", "-q", "--allow-empty", "-m", "root")
     script = """
         cd "$0" || exit 1
@@ -79,20 +87,20 @@ def test_two_committers_lose_nothing(mount) -> None:
     git(work, "fsck", "--full", "--strict")
 
 
-def test_a_past_work_tree_can_be_compared_with_git(mount, tmp_path: Path) -> None:
+def test_a_past_work_tree_can_be_compared_with_git(place, tmp_path: Path) -> None:
     """What git checked out once is still in the directory's past, byte for byte, after a branch changed all of it."""
-    work = mount.path / "work"
-    git(mount.path, "init", "-q", "-b", "main", "work")
+    work = place / "work"
+    git(place, "init", "-q", "-b", "main", "work")
     for number in range(20):
         (work / f"{number}.txt").write_text(f"one {number}\n")
     git(work, "add", ".")
     git(work, "commit", "-q", "-m", "one")
-    os.mkdir(mount.path / "work@tag-one")
+    os.mkdir(place / "work@tag-one")
     for number in range(0, 20, 2):
         (work / f"{number}.txt").write_text(f"two {number}\n")
         (work / f"{number + 1}.txt").unlink()
     git(work, "commit", "-q", "-a", "-m", "two")
-    past = mount.path / "work@tag-one"
+    past = place / "work@tag-one"
     assert git(past, "rev-list", "--count", "HEAD") == "1\n"
     git(tmp_path, "clone", "-q", "--no-local", past, tmp_path / "clone")
     assert (tmp_path / "clone/4.txt").read_text() == "one 4\n"

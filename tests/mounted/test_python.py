@@ -16,6 +16,14 @@ from tests.mounted.program import run
 
 pytestmark = [pytest.mark.mounted, pytest.mark.slow]
 
+
+@pytest.fixture
+def place(shared_mount, request: pytest.FixtureRequest) -> Path:
+    """A directory of its own on the mount of the whole run."""
+    path = shared_mount.path / request.node.name
+    path.mkdir()
+    return path
+
 _MODULE = "def main():\n    print('hello from the mount')\n"
 
 
@@ -74,26 +82,26 @@ def make_sdist(directory: Path) -> None:
 
 
 @pytest.mark.timeout(180, method="thread")
-def test_pip_installs_into_an_environment_on_the_mount(mount) -> None:
+def test_pip_installs_into_an_environment_on_the_mount(place) -> None:
     """python -m venv with ensurepip; a wheel, a source package, an upgrade, check and uninstall; the old one remains."""
-    shelf = mount.path / "shelf"
+    shelf = place / "shelf"
     shelf.mkdir()
     make_wheel(shelf, "1.0")
     make_sdist(shelf)
     base = getattr(sys, "_base_executable", sys.executable)
-    run(base, "-m", "venv", mount.path / "venv")
-    python = mount.path / "venv/bin/python"
+    run(base, "-m", "venv", place / "venv")
+    python = place / "venv/bin/python"
     install = (python, "-m", "pip", "install", "-q", "--no-index", "--find-links", shelf)
-    run(*install, "parting", TMPDIR=str(mount.path))
+    run(*install, "parting", TMPDIR=str(place))
     assert run(python, "-c", "import parting, sys; print(parting.greeting.version, sys.prefix)") == (
-        f"1.0 {mount.path}/venv\n"
+        f"1.0 {place}/venv\n"
     )
-    assert run(mount.path / "venv/bin/greet") == "hello from the mount\n"
+    assert run(place / "venv/bin/greet") == "hello from the mount\n"
     assert "No broken requirements" in run(python, "-m", "pip", "check")
     make_wheel(shelf, "2.0")
     run(*install, "--upgrade", "greeting")
     assert run(python, "-c", "import greeting; print(greeting.version)") == "2.0\n"
-    (package,) = (mount.path / "venv/lib").glob("python3*/site-packages/greeting")
+    (package,) = (place / "venv/lib").glob("python3*/site-packages/greeting")
     cached = next((package / "__pycache__").glob("__init__*.pyc"))
     assert cached.stat().st_size > 100
     run(python, "-m", "pip", "uninstall", "-q", "-y", "greeting", "parting")

@@ -17,6 +17,14 @@ from tests.mounted.tree import copy_sample, differences, make_zoo, photograph
 pytestmark = pytest.mark.mounted
 
 
+@pytest.fixture
+def place(shared_mount, request: pytest.FixtureRequest) -> Path:
+    """A directory of its own on the mount of the whole run."""
+    path = shared_mount.path / request.node.name
+    path.mkdir()
+    return path
+
+
 @pytest.mark.slow
 def test_copy_of_a_large_tree_is_the_same_before_and_after_a_remount(mount, tmp_path: Path) -> None:
     """cp -a of 3,000 files of Python's own library and of pip, then diff -r; again from a cold start."""
@@ -44,47 +52,47 @@ def test_copy_of_a_zoo_keeps_every_attribute(mount, tmp_path: Path) -> None:
     assert differences(before, photograph(tmp_path / "back")) == []
 
 
-def test_the_zoo_can_be_made_on_the_mount(mount, tmp_path: Path) -> None:
+def test_the_zoo_can_be_made_on_the_mount(place, tmp_path: Path) -> None:
     """The same tree made call by call on both sides looks the same."""
     make_zoo(tmp_path / "zoo")
-    make_zoo(mount.path / "zoo")
-    assert differences(photograph(tmp_path / "zoo"), photograph(mount.path / "zoo")) == []
-    assert os.stat(mount.path / "zoo/holes").st_blocks * 512 < 1_000_000
+    make_zoo(place / "zoo")
+    assert differences(photograph(tmp_path / "zoo"), photograph(place / "zoo")) == []
+    assert os.stat(place / "zoo/holes").st_blocks * 512 < 1_000_000
 
 
-def test_tar_round_trip(mount, tmp_path: Path) -> None:
+def test_tar_round_trip(place, tmp_path: Path) -> None:
     """tar a tree in, tar it out again: nanoseconds, holes, links, owners and attributes survive."""
     make_zoo(tmp_path / "zoo")
     (tmp_path / "zoo/socket").unlink()  # tar leaves sockets out
     options = ("--format=posix", "--xattrs", "--xattrs-include=*", "--sparse")
     archive = tmp_path / "in.tar"
     run("tar", "-C", tmp_path / "zoo", *options, "-cf", archive, ".")
-    (mount.path / "zoo").mkdir()
-    run("tar", "-C", mount.path / "zoo", *options, "-xpf", archive)
+    (place / "zoo").mkdir()
+    run("tar", "-C", place / "zoo", *options, "-xpf", archive)
     before = photograph(tmp_path / "zoo")
-    assert differences(before, photograph(mount.path / "zoo")) == []
-    run("tar", "-C", mount.path / "zoo", *options, "-cf", mount.path / "out.tar", ".")
+    assert differences(before, photograph(place / "zoo")) == []
+    run("tar", "-C", place / "zoo", *options, "-cf", place / "out.tar", ".")
     (tmp_path / "back").mkdir()
-    run("tar", "-C", tmp_path / "back", *options, "-xpf", mount.path / "out.tar")
+    run("tar", "-C", tmp_path / "back", *options, "-xpf", place / "out.tar")
     assert differences(before, photograph(tmp_path / "back")) == []
 
 
-def test_rsync_round_trip(mount, tmp_path: Path) -> None:
+def test_rsync_round_trip(place, tmp_path: Path) -> None:
     """rsync -aHAX there and back; a second run finds nothing to do, by times and by content."""
     make_zoo(tmp_path / "zoo")
     mode = ("rsync", "-aHAX", "--itemize-changes")
-    run(*mode, "--sparse", f"{tmp_path}/zoo/", f"{mount.path}/zoo/")
+    run(*mode, "--sparse", f"{tmp_path}/zoo/", f"{place}/zoo/")
     before = photograph(tmp_path / "zoo")
-    assert differences(before, photograph(mount.path / "zoo")) == []
-    assert run(*mode, "--delete", f"{tmp_path}/zoo/", f"{mount.path}/zoo/") == ""
-    assert run(*mode, "--checksum", "--delete", f"{mount.path}/zoo/", f"{tmp_path}/zoo/") == ""
-    run(*mode, f"{mount.path}/zoo/", f"{tmp_path}/back/")
+    assert differences(before, photograph(place / "zoo")) == []
+    assert run(*mode, "--delete", f"{tmp_path}/zoo/", f"{place}/zoo/") == ""
+    assert run(*mode, "--checksum", "--delete", f"{place}/zoo/", f"{tmp_path}/zoo/") == ""
+    run(*mode, f"{place}/zoo/", f"{tmp_path}/back/")
     assert differences(before, photograph(tmp_path / "back")) == []
 
 
-def test_rsync_mirrors_changes_and_deletions(mount, tmp_path: Path) -> None:
+def test_rsync_mirrors_changes_and_deletions(place, tmp_path: Path) -> None:
     """A mirror kept up to date: changed, renamed, deleted and new files; --inplace and --append too."""
-    source, mirror = tmp_path / "source", mount.path / "mirror"
+    source, mirror = tmp_path / "source", place / "mirror"
     source.mkdir()
     for number in range(50):
         (source / f"{number}.txt").write_text(f"{number}\n" * 100)
@@ -106,9 +114,9 @@ def test_rsync_mirrors_changes_and_deletions(mount, tmp_path: Path) -> None:
     assert differences(photograph(source), photograph(mirror)) == []
 
 
-def test_a_past_tree_is_copied_out_while_writers_go_on(mount, tmp_path: Path) -> None:
+def test_a_past_tree_is_copied_out_while_writers_go_on(place, tmp_path: Path) -> None:
     """cp -a mnt/d@T/. elsewhere/ gives exactly the tree of T, though writers change all of it meanwhile."""
-    directory = mount.path / "d"
+    directory = place / "d"
     directory.mkdir()
     for name in ("x", "y", "z"):
         (directory / name / "deep").mkdir(parents=True)
@@ -123,9 +131,9 @@ def test_a_past_tree_is_copied_out_while_writers_go_on(mount, tmp_path: Path) ->
     moment = time.time_ns()
     instant = f"d@t={moment}"
     writer = """
-        import os, sys, itertools
+        import os, itertools
         from pathlib import Path
-        d = Path(sys.argv[1])
+        d = Path(".")
         print("writing")
         for turn in itertools.count():
             if (d / "stop").exists():
@@ -144,7 +152,7 @@ def test_a_past_tree_is_copied_out_while_writers_go_on(mount, tmp_path: Path) ->
             os.rename(d / "deep", d / "moved")
             os.rename(d / "moved", d / "deep")
     """
-    writers = [start_python(writer, directory / name) for name in ("x", "y", "z")]
+    writers = [start_python(writer, cwd=directory / name) for name in ("x", "y", "z")]
     for process in writers:
         assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
@@ -152,23 +160,23 @@ def test_a_past_tree_is_copied_out_while_writers_go_on(mount, tmp_path: Path) ->
         for number in range(2):
             target = tmp_path / str(number)
             target.mkdir()
-            run("cp", "-a", mount.path / instant / ".", target)
+            run("cp", "-a", f"{place / instant}/.", target)
             assert differences(then, photograph(target)) == []
-        os.rename(mount.path / "d", mount.path / "elsewhere")
-        os.rename(mount.path / "elsewhere", mount.path / "d")
+        os.rename(place / "d", place / "elsewhere")
+        os.rename(place / "elsewhere", place / "d")
     finally:
         for name in ("x", "y", "z"):
             (directory / name / "stop").touch()
         finish(writers)
     assert photograph(directory) != then
-    assert differences(then, photograph(mount.path / instant)) == []
-    run("rsync", "-aHX", f"{mount.path / instant}/", f"{tmp_path}/again/")
+    assert differences(then, photograph(place / instant)) == []
+    run("rsync", "-aHX", f"{place / instant}/", f"{tmp_path}/again/")
     assert differences(then, photograph(tmp_path / "again")) == []
 
 
-def test_ten_thousand_entries_in_one_directory(mount) -> None:
+def test_ten_thousand_entries_in_one_directory(place) -> None:
     """A directory of 10,000 files: listed whole, each once, in any way; removed while it is listed."""
-    directory = mount.path / "many"
+    directory = place / "many"
     directory.mkdir()
     names = {f"{number:05}-" + "x" * (number % 50) for number in range(10_000)}
     for name in names:
@@ -185,19 +193,19 @@ def test_ten_thousand_entries_in_one_directory(mount) -> None:
     os.rmdir(directory)
 
 
-def test_find_by_time_and_attributes(mount) -> None:
+def test_find_by_time_and_attributes(place) -> None:
     """find -newer, -mmin, -perm, -samefile, -size, -xtype and -delete."""
     for name in ("old", "mark", "new"):
-        (mount.path / name).write_text(name)
-    os.utime(mount.path / "old", ns=(0, 10**18))
-    os.utime(mount.path / "mark", ns=(0, 10**18 + 1))
-    os.utime(mount.path / "new", ns=(0, 10**18 + 2))
-    os.link(mount.path / "old", mount.path / "old too")
-    os.symlink("nothing", mount.path / "broken")
-    os.chmod(mount.path / "new", 0o4711)
+        (place / name).write_text(name)
+    os.utime(place / "old", ns=(0, 10**18))
+    os.utime(place / "mark", ns=(0, 10**18 + 1))
+    os.utime(place / "new", ns=(0, 10**18 + 2))
+    os.link(place / "old", place / "old too")
+    os.symlink("nothing", place / "broken")
+    os.chmod(place / "new", 0o4711)
 
     def find(*predicates: str) -> set[str]:
-        found = run("find", ".", "-mindepth", "1", *predicates, "-printf", "%P\\n", cwd=mount.path)
+        found = run("find", ".", "-mindepth", "1", *predicates, "-printf", "%P\\n", cwd=place)
         return set(found.splitlines())
 
     assert find("-newer", "mark") == {"new", "broken"}
@@ -206,23 +214,23 @@ def test_find_by_time_and_attributes(mount) -> None:
     assert find("-samefile", "old") == {"old", "old too"}
     assert find("-size", "-4c", "-type", "f") == {"old", "old too", "new"}
     assert find("-xtype", "l") == {"broken"}
-    run("find", ".", "-samefile", "old", "-delete", cwd=mount.path)
+    run("find", ".", "-samefile", "old", "-delete", cwd=place)
     assert find() == {"mark", "new", "broken"}
 
 
-def test_du_and_df(mount) -> None:
+def test_du_and_df(place) -> None:
     """du counts what is stored and each hard link once; df has room and names the file system."""
-    (mount.path / "d").mkdir()
-    (mount.path / "d/full").write_bytes(os.urandom(1_000_000))
-    os.link(mount.path / "d/full", mount.path / "d/again")
-    with open(mount.path / "d/sparse", "wb") as file:
+    (place / "d").mkdir()
+    (place / "d/full").write_bytes(os.urandom(1_000_000))
+    os.link(place / "d/full", place / "d/again")
+    with open(place / "d/sparse", "wb") as file:
         file.truncate(50_000_000)
-    stored = int(run("du", "-s", "--block-size=1", mount.path / "d").split()[0])
+    stored = int(run("du", "-s", "--block-size=1", place / "d").split()[0])
     assert 1_000_000 <= stored < 1_200_000
-    apparent = int(run("du", "-s", "--apparent-size", "--block-size=1", mount.path / "d").split()[0])
+    apparent = int(run("du", "-s", "--apparent-size", "--block-size=1", place / "d").split()[0])
     assert 51_000_000 <= apparent < 51_100_000
-    total, used, free = map(int, run("df", "--output=size,used,avail", "-B1", mount.path).split()[-3:])
+    total, used, free = map(int, run("df", "--output=size,used,avail", "-B1", place).split()[-3:])
     assert total >= used + free
     assert free > 1_000_000
-    free_files = int(run("df", "--output=iavail", mount.path).split()[-1])
+    free_files = int(run("df", "--output=iavail", place).split()[-1])
     assert free_files > 1000

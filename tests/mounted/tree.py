@@ -146,7 +146,7 @@ def make_zoo(root: Path) -> None:
     os.setxattr(deep, "user.bytes", bytes(range(1, 256)) * 8)
     os.setxattr(root / "bytes", "trusted.secret", b"\0\1\2")
     moment = 1_234_567_890_123_456_789
-    for number, path in enumerate(sorted(root.rglob("*"), key=lambda p: -len(p.parts))):
+    for number, path in enumerate(sorted(root.rglob("*"), key=lambda p: (-len(p.parts), bytes(p)))):
         os.utime(path, ns=(moment, moment + number * 1_000_000_007), follow_symlinks=False)
     os.utime(root / "empty", ns=(0, 0))
     os.utime(root / "mode 2", ns=(1, 1))

@@ -1,7 +1,39 @@
-"""The commands that read the past."""
+"""The commands about history: log, at, ls, cat, diff, restore, deleted (SEMANTICS 11).
 
-import typer
+They work on ordinary paths below a mount and through nothing but the mount: virtual paths, the hidden `.log` of a
+name, extended attributes. So permissions hold, every user has them, and there is no channel to a daemon. What they
+do not know is how the file system keeps history.
+
+From the pure to the printed: `tree` and `change` compare, `plan` decides how to restore, `restoration` does it;
+`place` and `moment` say which path of the past is meant; `logged`, `lineage` and `ended` read what a name was;
+`report` and `refusal` are for the reader; `commands` puts one command together from these in each module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascadefs.cli.history.commands.at import at
+from cascadefs.cli.history.commands.cat import cat
+from cascadefs.cli.history.commands.deleted import deleted
+from cascadefs.cli.history.commands.diff import diff
+from cascadefs.cli.history.commands.log import log
+from cascadefs.cli.history.commands.ls import ls
+from cascadefs.cli.history.commands.restore import restore
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands (being assembled)."""
+    """Add the commands to the command line."""
+    app.command()(log)
+    # An unknown option may be a time: `at -10m`.
+    app.command(context_settings={"ignore_unknown_options": True})(at)
+    app.command()(ls)
+    app.command()(cat)
+    app.command()(diff)
+    app.command()(restore)
+    app.command()(deleted)

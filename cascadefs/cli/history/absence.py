@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from cascadefs.cli.history.logged import LoggedVersion, read_log
 from cascadefs.cli.history.moment import canonical
-from cascadefs.cli.history.place import Place
 from cascadefs.cli.history.refusal import Refusal, printable, saying
 from cascadefs.vpath import Tag, Time, Version, VersionBack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cascadefs.cli.history.place import Place
 
 __all__ = ["explained", "explaining"]
 
@@ -60,7 +64,11 @@ def _no_version(number: int, versions: list[LoggedVersion]) -> str:
         return f"version {number} is its removal and has no content"
     newest = versions[0].version
     there = "only version 1" if newest == 1 else f"versions 1 to {newest}"
-    return f"no version {number}; there are {there}" if newest > 1 else f"no version {number}; there is {there}"
+    return (
+        f"no version {number}; there are {there}"
+        if newest > 1
+        else f"no version {number}; there is {there}"
+    )
 
 
 def _not_then(timestamp: int, versions: list[LoggedVersion]) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from cascadefs.cli.history.change import Facet
 from cascadefs.cli.history.moment import attribute
-from cascadefs.cli.history.tree import DiskTree, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cascadefs.cli.history.tree import DiskTree, Node
 
 __all__ = ["TEXT_BYTES_MAX", "Inspection", "is_same", "text_lines", "unified", "xattrs"]
 

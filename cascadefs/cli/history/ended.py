@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cascadefs.cli.history.lineage import versions
-from cascadefs.cli.history.logged import LoggedVersion
-from cascadefs.cli.history.place import Place
+from cascadefs.cli.history.moment import attribute
 from cascadefs.cli.history.tree import node_at, type_name
 from cascadefs.vpath import Deleted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cascadefs.cli.history.logged import LoggedVersion
+    from cascadefs.cli.history.place import Place
+    from cascadefs.cli.history.tree import Node
 
 __all__ = ["Ended", "ended", "ended_names"]
 
@@ -22,8 +28,8 @@ class Ended:
     place: Place  # Of its last state, canonical if that can be told.
     type: str
     timestamp: int | None = None  # When it ended; None if that cannot be told.
-    tombstone: LoggedVersion | None = None  # A directory has none in its log.
-    last: LoggedVersion | None = None
+    last: LoggedVersion | None = None  # None of a directory, whose log tells of other things.
+    moved_to: Place | None = None  # Where a rename took it; None if it was removed.
 
 
 def ended_names(directory: Place, now_us: int) -> Iterator[Ended]:
@@ -47,20 +53,33 @@ def ended(place: Place, now_us: int) -> Ended:
     node = node_at(shown)
     kind = "unknown" if node is None else type_name(node)
     if node is not None and node.is_directory:
-        timestamp = _end_of(place, node.ctime_ns // 1000, now_us)
-        if timestamp is None:
-            return Ended(
-                replace(place, spec=Deleted(), spelled=b".@deleted/" + place.name), kind
-            )
-        return Ended(place.at(timestamp - 1), kind, timestamp)
+        return _ended_directory(place, node, now_us)
     tombstone: LoggedVersion | None = None
     for version in versions(place):
         if not version.line.is_tombstone:
-            timestamp = None if tombstone is None else tombstone.timestamp
-            return Ended(version.place, kind, timestamp, tombstone, version.line)
+            return _ended_by(tombstone, version.place, kind, version.line)
         tombstone = tombstone or version.line
-    timestamp = None if tombstone is None else tombstone.timestamp
-    return Ended(place, kind, timestamp, tombstone)
+    return _ended_by(tombstone, place, kind, None)
+
+
+def _ended_by(
+    tombstone: LoggedVersion | None, place: Place, kind: str, last: LoggedVersion | None
+) -> Ended:
+    if tombstone is None:
+        return Ended(place, kind, last=last)
+    to = None if tombstone.moved_to is None else place.elsewhere(tombstone.moved_to)
+    return Ended(place, kind, tombstone.timestamp, last, to)
+
+
+def _ended_directory(place: Place, node: Node, now_us: int) -> Ended:
+    timestamp = _end_of(place, node.ctime_ns // 1000, now_us)
+    if timestamp is None:
+        spelled = b".@deleted/" + place.name
+        return Ended(replace(place, spec=Deleted(), spelled=spelled), type_name(node))
+    last = place.at(timestamp - 1)
+    to = attribute(last.path, "moved_to")
+    moved_to = None if to is None else place.elsewhere(to)
+    return Ended(last, type_name(node), timestamp, moved_to=moved_to)
 
 
 def _end_of(place: Place, low: int, high: int) -> int | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cascadefs.cli.history.logged import LoggedVersion, read_log
-from cascadefs.cli.history.place import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cascadefs.cli.history.place import Place
 
 __all__ = ["Recorded", "followed", "versions"]
 
@@ -18,6 +22,18 @@ class Recorded:
 
     place: Place
     line: LoggedVersion
+
+    @property
+    def moved_from(self) -> Place | None:
+        """Where a rename took it from."""
+        origin = self.line.moved_from
+        return None if origin is None else self.place.elsewhere(origin)
+
+    @property
+    def moved_to(self) -> Place | None:
+        """Where a rename took it to."""
+        target = self.line.moved_to
+        return None if target is None else self.place.elsewhere(target)
 
 
 def versions(place: Place) -> Iterator[Recorded]:
@@ -47,14 +63,18 @@ def followed(place: Place, lost: Callable[[Place], None]) -> list[Recorded]:
                 if (name, version.line.version) in found:
                     break
                 found[name, version.line.version] = version
-                if version.line.moved_from is not None:
-                    origin = here.elsewhere(version.line.moved_from)
-                    pending.append((origin, version.line.timestamp))
+                if version.moved_from is not None:
+                    pending.append((version.moved_from, version.line.timestamp))
         except OSError:
             if here is place:
                 raise
             lost(here)
-    return sorted(found.values(), key=lambda version: version.line.timestamp, reverse=True)
+    return sorted(found.values(), key=_recency, reverse=True)
+
+
+def _recency(version: Recorded) -> tuple[int, bool]:
+    """Of one rename, where it went comes before where it came from."""
+    return version.line.timestamp, not version.line.is_tombstone
 
 
 def _moved_by(place: Place, moved: int | None) -> Iterator[Recorded]:

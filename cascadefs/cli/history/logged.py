@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cascadefs.vpath import Time, parse_instant
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["LoggedInstant", "LoggedVersion", "read_log"]
 

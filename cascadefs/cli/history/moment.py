@@ -10,8 +10,8 @@ import datetime
 import errno
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cascadefs.cli.history.place import Place
 from cascadefs.cli.history.refusal import Refusal
 from cascadefs.vpath import (
     Ago,
@@ -24,6 +24,9 @@ from cascadefs.vpath import (
     format_time,
     parse_instant,
 )
+
+if TYPE_CHECKING:
+    from cascadefs.cli.history.place import Place
 
 __all__ = ["Moment", "attribute", "canonical", "pinned"]
 

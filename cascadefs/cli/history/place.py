@@ -114,7 +114,7 @@ def locate(path: bytes) -> Place:
         if os.path.islink(path.rstrip(b"/")):  # A link that leads from outside into a mount.
             return locate(os.path.realpath(path))
         why = "not on a cascadefs mount"
-        raise Refusal(path, why, "`cascadefs status` says what is mounted where")
+        raise Refusal(path, why, "`findmnt -t fuse.cascadefs` lists the mounts")
     if historic is None:
         return Place(root, directory, name, rest)
     return _listed(Place(root, directory, historic.base, rest, historic.spec, spelled=name))

@@ -12,11 +12,15 @@ are one content: the first name of a group is restored and the others follow, or
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cascadefs.cli.history.change import Change, Facet, Sign
-from cascadefs.cli.history.tree import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from cascadefs.cli.history.tree import Node
 
 __all__ = ["Action", "Step", "plan"]
 
@@ -24,7 +28,9 @@ __all__ = ["Action", "Step", "plan"]
 class Action(enum.Enum):
     """What a step does to a path."""
 
-    MAKE = enum.auto()  # Create what is not there, as `node` says; a directory without its attributes.
+    MAKE = (
+        enum.auto()
+    )  # Create what is not there, as `node` says; a directory without its attributes.
     LINK = enum.auto()  # Give the file at `origin` one more name.
     MOVE = enum.auto()  # Rename from `origin`.
     CHANGE = enum.auto()  # Give a file its content and attributes back, as far as `facets` says.
@@ -39,7 +45,9 @@ class Step:
 
     action: Action
     path: bytes
-    node: Node | None = None  # As then. None to REMOVE, and to SETTLE a directory nothing else is known of.
+    node: Node | None = (
+        None  # As then. None to REMOVE, and to SETTLE a directory nothing else is known of.
+    )
     origin: bytes | None = None
     facets: Facet = Facet.NONE
     sign: Sign | None = None  # What to tell people; None for what follows from other steps.
@@ -82,12 +90,12 @@ def plan(
     cleared = {step.path for steps in clearing.values() for step in steps}
     moves: dict[bytes, bytes] = {}
     steps: list[Step] = []
-    later: list[Step] = []
+    later: list[bytes] = []  # Paths of now.
     for change in changes:
         match change.sign:
             case Sign.REMOVED:
                 if remove and change.path not in cleared:
-                    later.append(_removal(change, moves))
+                    later.append(change.path)
             case Sign.ADDED:
                 steps += clearing.get(change.path, ())
                 steps.append(_making(change, links))
@@ -95,12 +103,10 @@ def plan(
                 assert change.origin is not None
                 origin = _moved(change.origin, moves)
                 moves[change.origin] = change.path
-                steps.append(
-                    Step(Action.MOVE, change.path, change.new, origin, sign=Sign.RENAMED)
-                )
+                steps.append(Step(Action.MOVE, change.path, change.new, origin, sign=Sign.RENAMED))
             case Sign.CHANGED:
                 steps += _changing(change, links)
-    steps += reversed(later)
+    steps += [_removal(_moved(path, moves)) for path in reversed(later)]
     return [*(step for step in steps if step.action is not Action.SETTLE), *_settling(steps)]
 
 
@@ -112,11 +118,11 @@ def _clearing(changes: Iterable[Change]) -> dict[bytes, list[Step]]:
         if change.sign is Sign.REMOVED:
             removed = change.path
         elif change.sign is Sign.ADDED and change.path == removed:
-            tops[change.path] = [Step(Action.REMOVE, change.path, sign=Sign.REMOVED)]
+            tops[change.path] = [_removal(change.path)]
     for change in changes:
         top = _top_of(change.path, tops) if change.sign is Sign.REMOVED else None
         if top is not None and top != change.path:
-            tops[top].insert(0, Step(Action.REMOVE, change.path, sign=Sign.REMOVED))
+            tops[top].insert(0, _removal(change.path))
     return tops
 
 
@@ -130,8 +136,8 @@ def _top_of(path: bytes, tops: Mapping[bytes, object]) -> bytes | None:
     return None
 
 
-def _removal(change: Change, moves: Mapping[bytes, bytes]) -> Step:
-    return Step(Action.REMOVE, _moved(change.path, moves), sign=Sign.REMOVED)
+def _removal(path: bytes) -> Step:
+    return Step(Action.REMOVE, path, sign=Sign.REMOVED)
 
 
 def _making(change: Change, links: _Links) -> Step:

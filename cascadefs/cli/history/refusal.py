@@ -9,10 +9,14 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import typer
+
+from cascadefs.cli.complaint import Complaint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Refusal", "printable", "refusing", "saying"]
 
@@ -36,7 +40,7 @@ _SAYINGS: dict[int, tuple[str, str]] = {
 }
 
 
-class Refusal(Exception):
+class Refusal(Complaint):
     """Something asked for cannot be. Printed as `cascadefs: thing: why; remedy`."""
 
     def __init__(self, thing: bytes | str, why: str, remedy: str = "") -> None:

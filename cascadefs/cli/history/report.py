@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cascadefs.cli.history.refusal import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["Column", "Report", "is_terminal"]
 
@@ -38,7 +40,9 @@ class Report:
         self.terminal = terminal and not as_json
 
     def table(
-        self, columns: Sequence[Column], rows: Iterable[tuple[Sequence[bytes | str], dict[str, Any]]]
+        self,
+        columns: Sequence[Column],
+        rows: Iterable[tuple[Sequence[bytes | str], dict[str, Any]]],
     ) -> None:
         """Print rows, each given as its cells and as its JSON object."""
         if self.as_json:
@@ -70,6 +74,20 @@ class Report:
             Console().print(line, soft_wrap=True)
         else:
             self.lines([os.fsencode(sign) + b" " + os.fsencode(text)])
+
+    def patch(self, lines: Iterable[bytes]) -> None:
+        """Print a unified diff, whose lines have their ends."""
+        if not self.terminal:
+            self.lines(line.removesuffix(b"\n") for line in lines)
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        for line in lines:
+            style = "cyan" if line.startswith(b"@@") else _STYLES.get(chr(line[0]), "")
+            shown = "\t".join(printable(part) for part in line.rstrip(b"\r\n").split(b"\t"))
+            console.print(Text(shown, style), soft_wrap=True)
 
     @staticmethod
     def encoded(document: dict[str, Any]) -> bytes:

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from cascadefs.cli.history.change import Facet
 from cascadefs.cli.history.content import BLOCK_BYTES, xattrs
 from cascadefs.cli.history.plan import Action, Step
 from cascadefs.cli.history.tree import Node, join, node_at
 from cascadefs.vpath import format_at, format_time, format_version
+
+if TYPE_CHECKING:
+    import io
 
 __all__ = ["Restoration", "Source"]
 
@@ -80,7 +83,9 @@ class Restoration:
         self._source = source
         self._target = target
         self._share = share
-        self.unsettled = 0  # How many things have another owner than then, or modes only he can set.
+        self.unsettled = (
+            0  # How many things have another owner than then, or modes only he can set.
+        )
 
     def do(self, step: Step) -> None:
         """Do one step.

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cascadefs.cli.history.moment import attribute
 from cascadefs.cli.history.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
 
 __all__ = ["CONTROL", "DiskTree", "Node", "Tree", "join", "node_at", "type_name"]
 

@@ -128,6 +128,34 @@ def test_recovery_cut_short_at_any_call_ends_the_same_when_tried_again(tools, wh
     assert cuts > 20
 
 
+def test_what_is_set_aside_is_durable_before_the_log_is_cut(tools):
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    hole = log.end_address
+    grow(log, tools, 14)
+    files = tools.files_of(disk)
+    files[f"log/{0:016x}.seg"] = files[f"log/{0:016x}.seg"].replace(b"\xcaFR\x01", b"\xcaFR?", 1)
+    disk = tools.disk_of(files)
+    assert Log.open(disk, tools.IDENTITY).last_index == 0
+    aside = tools.files_of(disk.crash(), "quarantine")
+    assert aside[f"quarantine/{0:016x}.{hole:08x}.tail"]
+    assert aside == tools.files_of(disk, "quarantine")
+    assert len(aside) == len(files)
+
+
+def test_no_mark_stays_above_an_end_that_recovery_set_back(tools, small):
+    """Else the next power cut, an ordinary one, would look like damage."""
+    files = {name: bytearray(data) for name, data in small.files.items()}
+    files[f"log/{0:016x}.seg"][3] ^= 1  # A header that has to be written again.
+    number, offset = divmod(small.frames[-1].address, tools.SEGMENT_BYTES)
+    files[f"log/{number:016x}.seg"][offset] ^= 1  # The last record, durable and lost.
+    disk = tools.disk_of({name: bytes(data) for name, data in files.items()})
+    log = Log.open(disk, tools.IDENTITY)
+    assert (log.last_index, log.recovery.durable_lost) == (13, 1)
+    grow(log, tools, 1)
+    check(disk.crash(0, 40), tools, 14, 13)
+
+
 def test_a_crash_while_a_log_is_made_leaves_none_or_a_whole_one(tools):
     whole = MemoryDisk()
     Log.create(whole, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
@@ -155,10 +183,15 @@ def test_a_crash_while_a_log_is_made_leaves_none_or_a_whole_one(tools):
             assert Log.open(twin, tools.IDENTITY).last_index == 3
 
 
-def test_opening_makes_durable_what_an_earlier_process_left_in_front_of_the_known_record(tools):
+@pytest.mark.parametrize("synced", range(20))
+def test_opening_makes_durable_what_an_earlier_process_left_in_front_of_the_known_record(
+    tools, synced
+):
     disk = MemoryDisk()
     log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
-    grow(log, tools, 20)  # Never synced; the process dies.
+    grow(log, tools, synced)
+    log.sync()
+    grow(log, tools, 20 - synced)  # Never synced; the process dies.
     again = Log.open(
         disk, tools.IDENTITY, from_address=log.last_address, checksum=log.last_checksum
     )

@@ -270,6 +270,13 @@ def small_first(small, tools, number):
     return next(f.index for f in small.frames if f.address // tools.SEGMENT_BYTES == number)
 
 
+def test_frames_of_another_shard_of_the_same_store_are_not_records(small, tools):
+    slot = Slot(tools.IDENTITY, 1, 1, 0, tools.SEGMENT_BYTES, 1, 0)
+    frames = small.files[SEGMENTS[0]][BLOCK_BYTES:]
+    log = Log.open(tools.disk_of({SEGMENTS[0]: encode_block(slot) + frames}), tools.IDENTITY)
+    assert (log.shard, log.last_index) == (1, 0)
+
+
 def test_a_segment_under_another_number_is_refused(small, tools):
     disk = tools.disk_of(small.files | {SEGMENTS[1]: small.files[SEGMENTS[2]]})
     with pytest.raises(Unusable, match="another store, shard or place"):

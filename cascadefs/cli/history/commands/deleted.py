@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +14,12 @@ from cascadefs.cli.history.ended import Ended, ended_names
 from cascadefs.cli.history.moment import canonical
 from cascadefs.cli.history.place import Place, locate
 from cascadefs.cli.history.progress import progress
-from cascadefs.cli.history.refusal import Refusal, refusing
+from cascadefs.cli.history.refusal import Refusal, refusing, saying
 from cascadefs.cli.history.report import Column
 from cascadefs.cli.history.tree import CONTROL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = ["deleted"]
 
@@ -49,36 +51,46 @@ def _all_ended(top: Place, now_us: int, step: Callable[[], None]) -> Iterator[En
     while pending:
         here = pending.pop()
         step()
-        yield from ended_names(here, now_us)
-        with os.scandir(here.live) as entries:
-            below = sorted(
-                entry.name
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and entry.name != CONTROL
-            )
+        try:
+            yield from ended_names(here, now_us)
+            below = _directories(here.live)
+        except (FileNotFoundError, PermissionError) as error:
+            if here is top:
+                raise
+            typer.echo(f"cascadefs: {saying(here.live, error)}", err=True)
+            continue
         inside = here.inside
         pending += [replace(inside, name=name) for name in reversed(below)]
 
 
+def _directories(path: bytes) -> list[bytes]:
+    with os.scandir(path) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) and entry.name != CONTROL
+        )
+
+
 def _cells(found: Ended) -> list[bytes | str]:
     size = None if found.last is None else found.last.size
-    how: bytes | str = "delete" if found.tombstone is None else found.tombstone.kind
-    if found.tombstone is not None and found.tombstone.moved_to is not None:
-        how = b"moved to " + found.place.elsewhere(found.tombstone.moved_to).live
+    how: bytes | str = "delete"
+    if found.moved_to is not None:
+        how = b"moved to " + found.moved_to.live
     ended = "-" if found.timestamp is None else canonical(found.timestamp)
     return [found.place.path, ended, "-" if size is None else str(size), how]
 
 
 def _document(found: Ended) -> dict[str, Any]:
-    tombstone, last = found.tombstone, found.last
+    last, to = found.last, found.moved_to
     return {
         "name": found.place.name,
         "path": found.place.path,
         "type": found.type,
         "time": None if found.timestamp is None else canonical(found.timestamp),
         "timestamp": found.timestamp,
-        "kind": "delete" if tombstone is None else tombstone.kind,
+        "kind": "delete" if to is None else "moved",
         "size": None if last is None else last.size,
         "version": None if last is None else last.version,
-        "moved_to": None if tombstone is None else tombstone.moved_to,
+        "moved_to": None if to is None else to.live,
     }

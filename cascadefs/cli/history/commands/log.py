@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +17,9 @@ from cascadefs.cli.history.moment import canonical
 from cascadefs.cli.history.place import Place, locate
 from cascadefs.cli.history.refusal import Refusal, printable, refusing
 from cascadefs.cli.history.report import Column, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["log"]
 
@@ -113,14 +115,14 @@ def _show_instants(out: Report, place: Place, count: int | None) -> None:
 
 
 def _cells(version: Recorded) -> list[bytes | str]:
-    line, place = version.line, version.place
-    kind: bytes | str = line.kind
-    if line.moved_from is not None:
-        kind = os.fsencode(f"{line.kind} from ") + place.elsewhere(line.moved_from).live
-    elif line.moved_to is not None:
-        kind = os.fsencode(f"{line.kind} to ") + place.elsewhere(line.moved_to).live
+    line = version.line
+    kind = line.kind.encode("ascii")
+    if version.moved_from is not None:
+        kind += b" from " + version.moved_from.live
+    elif version.moved_to is not None:
+        kind += b" to " + version.moved_to.live
     size = "-" if line.size is None else str(line.size)
-    return [place.path, canonical(line.timestamp), size, kind]
+    return [version.place.path, canonical(line.timestamp), size, kind]
 
 
 def _document(version: Recorded) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _document(version: Recorded) -> dict[str, Any]:
         "gid": line.gid,
         "mtime_ns": line.mtime_ns,
         "inode": line.inode,
-        "moved_from": line.moved_from,
-        "moved_to": line.moved_to,
+        "moved_from": None if version.moved_from is None else version.moved_from.live,
+        "moved_to": None if version.moved_to is None else version.moved_to.live,
         "same": line.same,
     }

@@ -6,8 +6,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +18,9 @@ from cascadefs.cli.history.refusal import refusing
 from cascadefs.cli.history.report import Column
 from cascadefs.cli.history.tree import CONTROL, Node, join, node_at, type_name
 from cascadefs.vpath import Versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["ls"]
 
@@ -37,7 +39,9 @@ _LONG = [
 def ls(
     path: Annotated[str, typer.Argument(metavar="PATH[@SPEC]")] = ".",
     when: When = None,
-    long: Annotated[bool, typer.Option("-l", "--long", help="With mode, owner, size, time.")] = False,
+    long: Annotated[
+        bool, typer.Option("-l", "--long", help="With mode, owner, size, time.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List a directory, as it is or as it was."""
@@ -46,7 +50,10 @@ def ls(
     out = report(as_json=as_json)
     with explaining(place):
         if long or as_json:
-            out.table(_LONG, ((_cells(*found), _document(place, *found)) for found in _nodes(place)))
+            out.table(
+                _LONG,
+                ((_cells(place, *found), _document(place, *found)) for found in _nodes(place)),
+            )
         else:
             out.table([Column("name")], (([name], {}) for name in _names(place) or [place.path]))
 
@@ -58,8 +65,13 @@ def _names(place: Place) -> list[bytes] | None:
         return None
     names = [name for name in os.listdir(place.path) if name != CONTROL]
     if isinstance(place.spec, Versions):
-        return sorted(names, key=lambda name: (len(name), name))  # v2 before v10.
+        return sorted(names, key=_listed_order)
     return sorted(names)
+
+
+def _listed_order(name: bytes) -> tuple[int, bytes]:
+    """Versions by number, v2 before v10; instants by time, a whole second before its fractions."""
+    return (len(name), name) if name.startswith(b"v") else (0, name.removesuffix(b"Z"))
 
 
 def _nodes(place: Place) -> Iterator[tuple[bytes, Node]]:
@@ -75,15 +87,15 @@ def _nodes(place: Place) -> Iterator[tuple[bytes, Node]]:
             yield name, node
 
 
-def _cells(name: bytes, node: Node) -> list[bytes | str]:
-    shown = name + (b" -> " + node.target if node.is_symlink else b"")
+def _cells(place: Place, name: bytes, node: Node) -> list[bytes | str]:
+    shown = (name or place.path) + (b" -> " + node.target if node.is_symlink else b"")
     return [
         stat.filemode(node.mode),
         str(node.nlink),
         _user(node.uid),
         _group(node.gid),
         str(node.size),
-        canonical(node.mtime_ns // 1000),
+        _modified(node),
         shown,
     ]
 
@@ -98,11 +110,18 @@ def _document(place: Place, name: bytes, node: Node) -> dict[str, Any]:
         "gid": node.gid,
         "links": node.nlink,
         "size": node.size,
-        "modified": canonical(node.mtime_ns // 1000),
+        "modified": _modified(node),
         "mtime_ns": node.mtime_ns,
         "inode": node.number,
         "target": node.target if node.is_symlink else None,
     }
+
+
+def _modified(node: Node) -> str:
+    try:
+        return canonical(node.mtime_ns // 1000)
+    except ValueError:  # An mtime may be set to years that have no name.
+        return f"@{node.mtime_ns // 1_000_000_000}"
 
 
 def _user(uid: int) -> str:

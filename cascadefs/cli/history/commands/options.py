@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cascadefs.cli.history.clock import LocalZone, now_us
 from cascadefs.cli.history.moment import Moment
-from cascadefs.cli.history.place import Place
 from cascadefs.cli.history.report import Report, is_terminal
+
+if TYPE_CHECKING:
+    from cascadefs.cli.history.place import Place
 
 __all__ = ["AsJson", "When", "at_when", "present", "report"]
 

@@ -1,0 +1,13 @@
+"""Door 2: the file system on /dev/fuse itself, in pure Python: no library between the kernel and us.
+
+- `protocol`: the bytes of requests, replies and notifications. Pure.
+- `negotiation`: what is agreed on when the kernel greets us. Pure.
+- `connection`: the device: threads that read requests, and replies.
+- `names`, `attributes`, `files`, `directories`: the requests, one method each: unpack, call `cascadefs.filesystem`, pack.
+- `backing`: versions the kernel reads without us (passthrough).
+- `notify`: what the kernel is told to forget.
+- `mountpoint`: getting mounted.
+- `door`: one mount; joins all of these.
+
+Importing this package imports nothing. Measurements behind most choices: docs/KERNEL_DOOR.md.
+"""

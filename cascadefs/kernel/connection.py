@@ -1,0 +1,154 @@
+"""The device: threads that read requests and hand them to a table of handlers, and the way replies go back.
+
+Theory of operation. The kernel queues requests; `read` takes one, `write` answers one, named by its unique number, from
+whatever thread and in whatever order. `READERS` threads sit in a blocking read. More than one, not for throughput (the
+interpreter runs one at a time) but for where it wakes: the kernel wakes waiting readers in turn, so with two of them one
+mostly sits on the client's processor, and a getattr of an idle machine takes 8 - 14 us instead of 46 - 72 (FUSE.md 3.4).
+One descriptor for all: cloned ones measured no better, and a late reply may then go out from any thread.
+
+A handler gets (node, body, header) and answers a `protocol.Reply`; it lets nothing out. `body` is a view of the thread's
+buffer: valid until the handler returns. Nothing is allocated for reading.
+
+Why no reply is ever taken back: write(2) fails with ENOENT only if the request was aborted with its connection, since a
+request that was read once is not given up by its caller, whatever signal comes, until it is answered.
+
+Knows no file system and no mount: a test drives it through a socket pair that keeps message borders.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+from typing import TYPE_CHECKING, Final
+
+from cascadefs.kernel.negotiation import MAX_WRITE_BYTES
+from cascadefs.kernel.protocol import (
+    NO_REPLY,
+    OPCODES_MAX,
+    REPLY_HEADER,
+    REQUEST_HEADER,
+    Header,
+    Opcode,
+    Reply,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["READERS", "Connection", "Handler"]
+
+READERS: Final = 2
+"""Threads that read: see above. Four measured like two on two processors; each holds a buffer of 1 MiB."""
+
+BUFFER_BYTES: Final = MAX_WRITE_BYTES + 8192
+"""The largest request: a WRITE, its headers, and a page to spare (the kernel insists on 8192 in all)."""
+
+JOIN_BYTES_MAX: Final = 4096
+"""A body up to this is joined to its header for one write(2); longer ones go uncopied by writev(2)."""
+
+# Read again: a signal, or the request was given up between the kernel's wake-up and our look.
+_AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
+_GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF, errno.ENOTCONN})
+
+_UNANSWERED: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+
+_log = logging.getLogger(__name__)
+
+Handler = "Callable[[int, memoryview, Header], Reply]"
+
+
+class Connection:
+    """One mount's device. `table` is by opcode and may be changed while threads read."""
+
+    def __init__(
+        self, descriptor: int, table: list[Callable[[int, memoryview, Header], Reply] | None]
+    ) -> None:
+        assert len(table) == OPCODES_MAX
+        self.descriptor = descriptor
+        self._table = table
+        self._counts: list[list[int]] = []
+        self.aborted = False
+        """Whether the connection was cut rather than unmounted."""
+
+    def serve(self) -> None:
+        """Handle requests in this thread until the connection is gone.
+
+        Raises:
+            OSError: the device failed in a way that is not an end.
+        """
+        counts = [0] * OPCODES_MAX  # of this thread: adding to a shared one would lose some
+        self._counts.append(counts)
+        buffer = mmap.mmap(-1, BUFFER_BYTES)
+        view = memoryview(buffer)
+        into = (view,)
+        body_start = REQUEST_HEADER.size
+        descriptor, table, reply = self.descriptor, self._table, self.reply
+        read, unpack = os.readv, REQUEST_HEADER.unpack_from
+        while True:
+            try:
+                length = read(descriptor, into)
+            except OSError as error:
+                if error.errno in _AGAIN:
+                    continue
+                if error.errno in _GONE:
+                    self.aborted = self.aborted or error.errno == errno.ECONNABORTED
+                    return
+                raise
+            if not length:  # the other end of a test's socket pair was closed
+                return
+            header = unpack(buffer)
+            opcode = header[1]
+            handler = table[opcode] if opcode < OPCODES_MAX else None
+            if handler is not None:
+                counts[opcode] += 1
+                result = handler(header[3], view[body_start:length], header)
+                if result.__class__ is int and result == NO_REPLY:
+                    continue
+                reply(header[2], result)
+            elif opcode not in _UNANSWERED:
+                # The kernel does by itself what can be done so, and does not ask again.
+                reply(header[2], -errno.ENOSYS)
+
+    def reply(self, unique: int, result: Reply) -> None:
+        """Answer a request, from any thread. One that went with its connection is nobody's any more."""
+        assert not (result.__class__ is int and result == NO_REPLY)
+        try:
+            self._write(unique, result)
+        except OSError as error:
+            if error.errno == errno.ENOENT or error.errno in _GONE:
+                return
+            # The kernel does not understand what we say: a bug, and its caller must not wait for ever.
+            _log.critical("request %d: the kernel refused the reply", unique, exc_info=error)
+            self._write(unique, -errno.EIO)
+
+    def _write(self, unique: int, result: Reply) -> None:
+        head_bytes = REPLY_HEADER.size
+        if result is None:
+            os.write(self.descriptor, REPLY_HEADER.pack(head_bytes, 0, unique))
+        elif isinstance(result, int):
+            assert result < 0
+            os.write(self.descriptor, REPLY_HEADER.pack(head_bytes, result, unique))
+        elif isinstance(result, bytes) and len(result) <= JOIN_BYTES_MAX:
+            head = REPLY_HEADER.pack(head_bytes + len(result), 0, unique)
+            os.write(self.descriptor, head + result)
+        else:
+            head = REPLY_HEADER.pack(head_bytes + len(result), 0, unique)
+            os.writev(self.descriptor, (head, result))
+
+    def send(self, message: bytes) -> None:
+        """Tell the kernel something unasked (a notification of `protocol`). May wait: never from a handler."""
+        os.write(self.descriptor, message)
+
+    def requests(self) -> dict[str, int]:
+        """How many requests of each kind came in so far."""
+        return {
+            opcode.name.lower(): count
+            for opcode in Opcode
+            if (count := sum(counts[opcode] for counts in self._counts))
+        }
+
+    def close(self) -> None:
+        """Give the device back. With the last descriptor (and no thread in read) the connection ends."""
+        os.close(self.descriptor)

@@ -1,0 +1,65 @@
+"""What a handler of requests is, and what the door does for each kind."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cascadefs.filesystem import Caller
+from cascadefs.kernel.protocol import GID, PID, UID, Header, Opcode, Reply
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+__all__ = ["Handler", "Handlers", "Kind", "Later", "caller_of", "process_of"]
+
+Handler: TypeAlias = "Callable[[int, memoryview, Header], Reply]"
+"""Called with (node, body, header) while the file system is held. May raise what the file system raises.
+
+`body` is valid until it returns.
+"""
+
+Later: TypeAlias = "Callable[[int, Reply], None]"
+"""Answer the request of this unique number with that, once everything recorded so far is on the disk."""
+
+
+class Kind(enum.Enum):
+    """What a handler may do to the store: whether its index has to be published, and the kernel told to forget."""
+
+    ASKS = "reads; or writes to drafts and the log, not to the index"
+    CHANGES = "may change the index"
+
+
+Handlers: TypeAlias = "dict[Opcode, tuple[Handler, Kind]]"
+
+
+def caller_of(header: Header, umask: int = 0) -> Caller:
+    """Who sent a request. Requests that nobody in particular sends come from process 0."""
+    pid = header[PID]
+    return Caller(header[UID], header[GID], pid, umask, functools.partial(_groups_of, pid))
+
+
+def _groups_of(pid: int) -> frozenset[int]:
+    """The supplementary groups of a process; none if it is gone or out of sight."""
+    return frozenset(map(int, _status_field(pid, "Groups").split()))
+
+
+def process_of(pid: int) -> int | None:
+    """The process a thread belongs to; None if it is gone or out of sight."""
+    number = _status_field(pid, "Tgid")
+    return int(number) if number else None
+
+
+def _status_field(pid: int, name: str) -> str:
+    """A field of proc(5)'s status; empty if there is none."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                key, _, value = line.partition(":")
+                if key == name:
+                    return value.strip()
+    except OSError:
+        pass
+    return ""

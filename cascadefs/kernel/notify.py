@@ -1,0 +1,90 @@
+"""What the kernel is told to forget, from a thread of its own.
+
+The kernel may make a notification wait: for a directory that a request to us holds locked, for a page that a READ to us
+will fill. Sent by a thread that answers requests, it could wait for ever. So there is one thread, a queue to it, and no
+answer. The order is kept. What the kernel did not know in the first place is fine.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import queue
+import threading
+from typing import TYPE_CHECKING, Final
+
+from cascadefs.kernel import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Invalidation", "Notifier"]
+
+Invalidation = tuple[int, bytes | None]
+"""(node, None): pages and attributes of a node. (parent, name): an entry, whether there or known to be absent."""
+
+STOP_SECONDS: Final = 2.0
+"""How long `Notifier.stop` waits for what is queued: a notification that waits for a request ends with the mount."""
+
+_NOTHING_LOST: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.ENODEV, errno.EBADF, errno.ECONNABORTED}
+)
+"""The kernel did not know it, or there is no mount any more."""
+
+_log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """The thread and its queue, which has no bound: refusing would leave the kernel with a lie.
+
+    It holds at most what requests changed while the kernel held one directory.
+    """
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send_message = send
+        self._queue: queue.SimpleQueue[Iterable[bytes] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="cascadefs-notify", daemon=True)
+        self.sent = 0
+        self.failed = 0
+
+    def start(self) -> None:
+        """Begin; what was put before is sent first."""
+        self._thread.start()
+
+    def put(self, invalidations: Iterable[Invalidation]) -> None:
+        """Let the kernel forget these, soon and in this order."""
+        self._queue.put(
+            [
+                protocol.invalidate_node(number)
+                if name is None
+                else protocol.invalidate_entry(number, name)
+                for number, name in invalidations
+            ]
+        )
+
+    def put_messages(self, messages: Iterable[bytes]) -> None:
+        """Send these notifications of `protocol`, soon and in this order."""
+        self._queue.put(messages)
+
+    def stop(self) -> bool:
+        """Send what is queued and end; False if a notification still waits for the kernel."""
+        self._queue.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (messages := self._queue.get()) is not None:
+            for message in messages:
+                self._send(message)
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._send_message(message)
+            self.sent += 1
+        except OSError as error:
+            if error.errno in _NOTHING_LOST:
+                return
+            self.failed += 1
+            if self.failed == 1:
+                _log.error("the kernel keeps what it should forget: %s", error)
