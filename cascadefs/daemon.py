@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem import Filesystem
     from cascadefs.fuse.door import Door
+    from cascadefs.kernel.door import Door as KernelDoor
     from storage.store import LocalStore
 
 __all__ = ["NotStarted", "Report", "Settings", "SystemClock", "run", "start_detached"]
@@ -64,6 +65,7 @@ class Settings:
     read_only: bool = False
     recover: bool = False
     fuse_options: tuple[str, ...] = ()
+    door: str = "auto"
     sync_interval_s: float = 1.0
     autocommit_s: float = 5.0
     log: Path | None = None
@@ -73,7 +75,9 @@ class Settings:
         """Where a detached daemon writes; None where there is no place."""
         if self.log is not None:
             return self.log
-        return self.data / "daemon.log" if self.data is not None else None
+        if self.data is None or (self.read_only and not os.access(self.data, os.W_OK)):
+            return None
+        return self.data / "daemon.log"
 
 
 class SystemClock:
@@ -248,7 +252,7 @@ class _Mount:
     store: LocalStore
     filesystem: Filesystem
     clock: SystemClock
-    door: Door = field(init=False)
+    door: Door | KernelDoor = field(init=False)
     started_ns: int = 0
     trouble: str | None = None
 
@@ -292,7 +296,8 @@ class _Mount:
         return code
 
     async def _save(self) -> None:
-        self.filesystem.commit_all()
+        with self.door.exclusive():
+            self.filesystem.commit_all()
         await self.filesystem.sync()
 
     async def _keep_house(self) -> None:
@@ -302,7 +307,8 @@ class _Mount:
         while True:
             await trio.sleep(self.settings.sync_interval_s)
             try:
-                self.filesystem.housekeep(self.clock.now_ns())
+                with self.door.exclusive():
+                    self.filesystem.housekeep(self.clock.now_ns())
                 self.door.notify()
                 if self.store.unsynced():
                     await self.store.wait_durable()
@@ -385,7 +391,8 @@ def _opened_store(settings: Settings, clock: SystemClock, report: Report) -> Ite
                 progress=report.progress,
             )
     except Unusable as error:
-        raise NotStarted(str(error)) from error
+        said = str(error)
+        raise NotStarted(said if said.startswith(f"{data}") else f"{data}: {said}") from error
     except Corruption as error:
         raise NotStarted(f"{data}: {error}; --recover keeps what lies before the damage") from error
     except OSError as error:
@@ -405,17 +412,16 @@ def _mount_and_serve(
 
     from cascadefs import __version__
     from cascadefs.filesystem import Filesystem, FilesystemOptions
-    from cascadefs.fuse.door import Door, MountRefused
 
     options = FilesystemOptions(read_only=settings.read_only, autocommit_s=settings.autocommit_s)
     filesystem = Filesystem(store, clock, options)
     mount = _Mount(settings, store, filesystem, clock, started_ns=clock.now_ns())
-    mount.door = Door(filesystem, report.ready)
+    mount.door = _door(settings.door, store, filesystem, report.ready)
     filesystem.status_extra = mount.status
     fuse_options = [*settings.fuse_options, *(["ro"] if settings.read_only else [])]
     try:
         mount.door.mount(settings.mountpoint, fuse_options, time.monotonic)
-    except MountRefused as error:
+    except mount.door.refusal as error:
         raise NotStarted(
             f"{settings.mountpoint}: not mounted: {error}; check -o and whose directory it is"
         ) from error
@@ -426,6 +432,19 @@ def _mount_and_serve(
         mount.door.unmount(mounted=_is_mounted(settings.mountpoint))
         _remove_dead_mount(settings.mountpoint)
         _log.info("unmounted %s", settings.mountpoint)
+
+
+def _door(
+    name: str, store: LocalStore, filesystem: Filesystem, on_ready: Callable[[], None]
+) -> Door | KernelDoor:
+    """The door of that name; which one "auto" is, and why: docs/KERNEL_DOOR.md."""
+    if name == "kernel":
+        from cascadefs.kernel.door import Door as KernelDoor
+
+        return KernelDoor(filesystem, store.publish, on_ready)
+    from cascadefs.fuse.door import Door
+
+    return Door(filesystem, on_ready)
 
 
 def _is_mounted(path: Path) -> bool:

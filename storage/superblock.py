@@ -93,10 +93,19 @@ class DirectoryLock:
         self._path = directory / "lock"
         while True:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            _lock(self._descriptor, fcntl.LOCK_EX, directory)
-            if self._is_there():
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+                os.close(self._descriptor)
+                raise Unusable(
+                    f"{directory}: in use by process {holder or 'unknown'}; unmount that one first "
+                    f"(cascadefs umount), or mount another data directory"
+                ) from error
+            if self._is_current():
                 break
-            os.close(self._descriptor)  # Its holder removed it between our two calls.
+            # The one before us let go between our open and our lock: what we locked has no name any more.
+            os.close(self._descriptor)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -120,6 +129,15 @@ class DirectoryLock:
             return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
         except FileNotFoundError:
             return False
+
+    def _is_current(self) -> bool:
+        """Whether the file that is locked is still the one others will find."""
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            return False
+        held = os.fstat(self._descriptor)
+        return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
     def release(self) -> None:
         """Give it back and leave no file behind."""

@@ -68,7 +68,7 @@ def mount(
         bool, typer.Option("--foreground", "-f", help="Stay here and log to standard error.")
     ] = False,
     door: Annotated[
-        str, typer.Option(metavar="auto|pyfuse3", help="How requests come in.")
+        str, typer.Option(metavar="auto|kernel|pyfuse3", help="How requests come in.")
     ] = "auto",
     options: Annotated[
         list[str] | None,
@@ -109,8 +109,8 @@ def mount(
 
     if (data is None) != volatile:
         raise typer.BadParameter("give --data DIR, or --volatile, and not both")
-    if door not in ("auto", "pyfuse3"):
-        raise typer.BadParameter(f"there is no door {door!r}; there is pyfuse3")
+    if door not in ("auto", "kernel", "pyfuse3"):
+        raise typer.BadParameter(f"there is no door {door!r}; there are kernel and pyfuse3")
     given = [word for text in options or [] for word in text.split(",") if word]
     settings = daemon.Settings(
         mountpoint=_checked_mountpoint(mountpoint),
@@ -118,13 +118,14 @@ def mount(
         read_only=read_only or "ro" in given,
         recover=recover,
         fuse_options=tuple(word for word in given if word not in ("ro", "rw")),
+        door=door,
         sync_interval_s=sync_interval_s,
         autocommit_s=autocommit_s,
         log=None if log is None else log.absolute(),
     )
     _check_device()
     if settings.data is not None:
-        _check_data(settings.data, settings.mountpoint, must_exist=settings.read_only)
+        _check_data(settings.data, settings.mountpoint, read_only=settings.read_only)
     try:
         if foreground:
             sys.exit(daemon.run(settings, _Console(settings), logging.StreamHandler()))
@@ -175,7 +176,7 @@ def _check_device() -> None:
             raise Complaint("fusermount3: not found; install the package fuse3")
 
 
-def _check_data(data: Path, mountpoint: Path, *, must_exist: bool) -> None:
+def _check_data(data: Path, mountpoint: Path, *, read_only: bool) -> None:
     for inner, outer in ((data, mountpoint), (mountpoint, data)):
         if inner.is_relative_to(outer):
             raise Complaint(
@@ -184,9 +185,9 @@ def _check_data(data: Path, mountpoint: Path, *, must_exist: bool) -> None:
     if data.exists():
         if not data.is_dir():
             raise Complaint(f"{data}: not a directory; name one for --data")
-        if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
-            raise Complaint(f"{data}: permission denied; it must be yours to write")
-    elif must_exist:
+        if not os.access(data, os.R_OK | os.X_OK | (0 if read_only else os.W_OK)):
+            raise Complaint(f"{data}: permission denied; choose a directory of yours")
+    elif read_only:
         raise Complaint(f"{data}: not there, and --ro makes nothing; mount it once without --ro")
     elif not data.parent.is_dir():
         raise Complaint(f"{data.parent}: no such directory; make it first: mkdir -p {data.parent}")
@@ -238,6 +239,7 @@ class _RecoveryBar:
                 transient=True,
             )
             self._task = self._shown.add_task("recovering", total=None)
+            self._shown.start()
         self._shown.update(self._task, completed=records)
 
 

@@ -47,8 +47,10 @@ class Draft:
         self.size = size
         self.mtime_ns = self.changed_ns = now_ns
 
-    def write(self, store: Store, inode: int, offset: int, data: bytes, now_ns: int) -> None:
-        """Lay bytes over the file; large ones and too many are staged in the log.
+    def write(
+        self, store: Store, inode: int, offset: int, data: bytes | memoryview, now_ns: int
+    ) -> None:
+        """Lay bytes over the file, kept as a copy; large ones and too many are staged in the log.
 
         Raises:
             OSError: the log could not take it; the draft is as before, or holds the bytes in memory.

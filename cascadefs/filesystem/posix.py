@@ -266,6 +266,15 @@ class Filesystem:
             stat.blocks = max(kept, draft.stored_bytes) + 511 >> 9
         return stat
 
+    def birth_ns(self, number: int) -> int | None:
+        """When a node came to be, where that is known: for a file, the commit of its first content."""
+        node = self._node(number)
+        if not isinstance(node, Live | Past):
+            return None
+        inode = node.inode if isinstance(node, Past) else number
+        timestamp = self._store.content_timestamp(inode, 1)
+        return timestamp * 1000 if timestamp is not None else None
+
     def setattr(self, number: int, changes: Changes, handle: int | None, caller: Caller) -> Stat:
         """Change attributes; a change of size is a write session of its own unless it comes through a handle."""
         del caller
@@ -582,8 +591,8 @@ class Filesystem:
         assert isinstance(node, Past)
         return self._store.read(node.inode, node.attributes, node.timestamp, offset, length)
 
-    def write(self, handle: int, offset: int, data: bytes) -> int:
-        """Write into the draft; visible at once to every process on the mount.
+    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
+        """Write into the draft; visible at once to every process on the mount. `data` is not kept.
 
         Raises:
             OSError: the log could not take staged bytes (ENOSPC).
@@ -635,12 +644,18 @@ class Filesystem:
     async def fsync(self, handle: int, data_only: bool) -> None:
         """Commit what is dirty and wait for the disk."""
         del data_only
-        file = self._files.get(handle)
-        if isinstance(file, OpenFile) and type(file.node) is Live:
-            if file.node.draft is not None:
-                self._commit(file.node)
-            file.dirty = file.pending = False
+        if self.save(handle):
             await self._store.wait_durable()
+
+    def save(self, handle: int) -> bool:
+        """The part of fsync that does not wait: commit what is dirty. Whether there is something to wait for."""
+        file = self._files.get(handle)
+        if not isinstance(file, OpenFile) or type(file.node) is not Live:
+            return False
+        if file.node.draft is not None:
+            self._commit(file.node)
+        file.dirty = file.pending = False
+        return True
 
     async def fsync_directory(self, handle: int) -> None:
         """Every name made or removed before is on the disk."""
@@ -683,19 +698,36 @@ class Filesystem:
         self._versions_committed += 1
 
     def housekeep(self, now_ns: int) -> None:
-        """About once a second: files kept open become versions, the index is published."""
+        """About once a second: files kept open become versions, the index is published.
+
+        Raises:
+            OSError: of the first draft the log could not take; it stays a draft, and all others were tried.
+        """
         patience_ns = int(self._options.autocommit_s * 1e9)
-        for live in list(self._drafts.values()):
-            assert live.draft is not None
-            if now_ns - live.draft.since_ns >= patience_ns:
-                self._commit(live)
-                self._drop_if_unused(live)
-        self._store.publish()
+        try:
+            self._commit_drafts(lambda draft: now_ns - draft.since_ns >= patience_ns)
+        finally:
+            self._store.publish()
 
     def commit_all(self) -> None:
-        """Every draft becomes a version: the daemon is about to stop."""
+        """Every draft becomes a version: the daemon is about to stop.
+
+        Raises:
+            OSError: as `housekeep`.
+        """
+        self._commit_drafts(lambda draft: True)
+
+    def _commit_drafts(self, is_due: Callable[[Draft], bool]) -> None:
+        failure: OSError | None = None
         for live in list(self._drafts.values()):
-            self._commit(live)
+            if live.draft is not None and is_due(live.draft):
+                try:
+                    self._commit(live)
+                except OSError as error:
+                    failure = failure or error
+                self._drop_if_unused(live)
+        if failure is not None:
+            raise failure
 
     # --- directories -------------------------------------------------------------------------------------------
 

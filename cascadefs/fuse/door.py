@@ -187,6 +187,7 @@ class Door(pyfuse3.Operations):
     enable_writeback_cache = False
     # Bits that are stored but not enforced would be the worst answer.
     enable_acl = False
+    refusal = MountRefused
 
     def __init__(self, filesystem: Filesystem, on_ready: Callable[[], None]) -> None:
         """`on_ready` is called when the kernel has greeted us and the mount answers."""
@@ -235,6 +236,11 @@ class Door(pyfuse3.Operations):
         if self._notifier.stop():
             pyfuse3.close(unmount=mounted)
         # Otherwise its thread is inside libfuse, and the end of the process cuts the connection.
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Use the file system from outside a request. Everything runs in trio's thread, so there is nobody to keep out."""
+        yield
 
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""

@@ -14,10 +14,18 @@ Trio still has to run: timers, signals, the sync loop, threads that finished. Th
 REQUESTS_MAX requests or SLICE_MS milliseconds, asleep or busy; sooner while handlers are waiting for a thread. After
 IDLE_MS without a request it waits through trio's epoll, as pyfuse3 does, so that an idle daemon uses no processor.
 
-Measured (2 shared virtual CPUs, client and server pinned to one, a file system that does nothing, us per operation,
-in brackets server CPU; `scripts` of FUSE.md 1):
+Measured on 2 shared, busy virtual CPUs, client and server pinned to one (FUSE.md 1), medians of 5 alternating runs,
+us per operation, in brackets the server's CPU time, with a tree of dictionaries behind the door:
 
-MEASURED
+| operation            | pyfuse3's wait | this one    |
+|----------------------|----------------|-------------|
+| getattr              | 24.4 (19.9)    | 11.4 (8.0)  |
+| lookup, absent       | 29.6 (23.1)    | 15.2 (9.2)  |
+| open and close       | 82.8 (60.3)    | 34.6 (19.9) |
+| create, 4 KiB, close | 195 (156)      | 86.8 (60.1) |
+| getattr, 16 clients  | 22.6 (19.0)    | 10.1 (6.7)  |
+
+An idle daemon uses less than 1 ms of CPU time a second.
 
 Known limits. A request that is taken back by a fatal signal between poll(2) and read(2) leaves the reader in read(2)
 until the next request of anybody comes; pyfuse3 itself has the same gap, and no non-blocking read.

@@ -29,15 +29,14 @@ from cascadefs.kernel.protocol import (
     OPCODES_MAX,
     REPLY_HEADER,
     REQUEST_HEADER,
-    Header,
     Opcode,
     Reply,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from cascadefs.kernel.handler import Handler
 
-__all__ = ["READERS", "Connection", "Handler"]
+__all__ = ["READERS", "Connection"]
 
 READERS: Final = 2
 """Threads that read: see above. Four measured like two on two processors; each holds a buffer of 1 MiB."""
@@ -56,15 +55,11 @@ _UNANSWERED: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTER
 
 _log = logging.getLogger(__name__)
 
-Handler = "Callable[[int, memoryview, Header], Reply]"
-
 
 class Connection:
     """One mount's device. `table` is by opcode and may be changed while threads read."""
 
-    def __init__(
-        self, descriptor: int, table: list[Callable[[int, memoryview, Header], Reply] | None]
-    ) -> None:
+    def __init__(self, descriptor: int, table: list[Handler | None]) -> None:
         assert len(table) == OPCODES_MAX
         self.descriptor = descriptor
         self._table = table

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem import Caller
 from cascadefs.kernel.protocol import GID, PID, UID, Header, Opcode, Reply
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeAlias
 
 __all__ = ["Handler", "Handlers", "Kind", "Later", "caller_of", "process_of"]
@@ -30,6 +30,7 @@ class Kind(enum.Enum):
 
     ASKS = "reads; or writes to drafts and the log, not to the index"
     CHANGES = "may change the index"
+    TELLS = "tells us something: there is no answer"
 
 
 Handlers: TypeAlias = "dict[Opcode, tuple[Handler, Kind]]"

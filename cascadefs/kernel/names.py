@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from cascadefs.kernel.handler import Handlers, Kind, caller_of
 from cascadefs.kernel.protocol import (
     FOUR_WORDS,
-    NO_REPLY,
     NUMBER,
     NUMBERS,
     RENAME2,
@@ -37,8 +36,8 @@ class Names:
         """By opcode."""
         return {
             Opcode.LOOKUP: (self.lookup, Kind.ASKS),
-            Opcode.FORGET: (self.forget, Kind.ASKS),
-            Opcode.BATCH_FORGET: (self.batch_forget, Kind.ASKS),
+            Opcode.FORGET: (self.forget, Kind.TELLS),
+            Opcode.BATCH_FORGET: (self.batch_forget, Kind.TELLS),
             Opcode.READLINK: (self.readlink, Kind.ASKS),
             Opcode.MKNOD: (self.mknod, Kind.CHANGES),
             Opcode.MKDIR: (self.mkdir, Kind.CHANGES),
@@ -64,7 +63,7 @@ class Names:
     def forget(self, node: int, body: memoryview, header: Header) -> Reply:
         """The kernel gives back references to a node."""
         self._filesystem.forget(node, NUMBER.unpack_from(body)[0])
-        return NO_REPLY
+        return None
 
     def batch_forget(self, node: int, body: memoryview, header: Header) -> Reply:
         """The same of several nodes."""
@@ -72,7 +71,7 @@ class Names:
         pairs = body[TWO_WORDS.size : TWO_WORDS.size + count * NUMBERS.size]
         for forgotten, lookups in NUMBERS.iter_unpack(pairs):
             self._filesystem.forget(forgotten, lookups)
-        return NO_REPLY
+        return None
 
     def readlink(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.readlink`."""
@@ -82,9 +81,7 @@ class Names:
         """See `Filesystem.mknod`."""
         mode, rdev, umask, _ = FOUR_WORDS.unpack_from(body)
         name = bytes(body[FOUR_WORDS.size : -1])
-        return pack_entry(
-            self._filesystem.mknod(node, name, mode, rdev, caller_of(header, umask))
-        )
+        return pack_entry(self._filesystem.mknod(node, name, mode, rdev, caller_of(header, umask)))
 
     def mkdir(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.mkdir`."""

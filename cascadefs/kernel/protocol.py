@@ -292,9 +292,7 @@ def directory_entry_bytes(name: bytes) -> int:
 def pack_directory_entry(name: bytes, number: int, mode: int, next_offset: int) -> bytes:
     """struct fuse_dirent: one entry of a READDIR reply."""
     padding = _ZEROS[: -len(name) % _DIRECTORY_ENTRY_ALIGNMENT]
-    return (
-        _DIRECTORY_ENTRY.pack(number, next_offset, len(name), mode >> 12 & 0xF) + name + padding
-    )
+    return _DIRECTORY_ENTRY.pack(number, next_offset, len(name), mode >> 12 & 0xF) + name + padding
 
 
 def directory_entry_plus_bytes(name: bytes) -> int:
@@ -325,9 +323,7 @@ def delete_entry(parent: int, child: int, name: bytes) -> bytes:
 
 def store(node: int, offset: int, data: bytes) -> bytes:
     """Pages to keep for a node, unasked."""
-    return _notification(
-        NotifyCode.STORE, struct.pack("=QQII", node, offset, len(data), 0) + data
-    )
+    return _notification(NotifyCode.STORE, struct.pack("=QQII", node, offset, len(data), 0) + data)
 
 
 def _notification(code: NotifyCode, body: bytes) -> bytes:

@@ -34,6 +34,7 @@ BEGIN, END = "<!-- table: scripts/bench -->\n", "<!-- end of table -->\n"
 def main(arguments: list[str]) -> int:
     """Run; the exit status says whether everything could be measured, never how fast it was."""
     options = _parsed(arguments)
+    signal.signal(signal.SIGINT, _interrupt)  # a shell starts background jobs with it ignored
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     else:
         run, trouble = _measured(options)
     figures = [Figure.from_json(row) for row in run["figures"]]
-    if options.json is not None:
+    if options.json is not None and options.redraw:
         options.json.write_text(json.dumps(run, indent=2) + "\n")
     console.print(table.terminal(figures))
     console.print(
@@ -104,12 +105,13 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The run as JSON, and what went wrong: an experiment that fails does not keep the others from running."""
+    """The run as JSON, and what went wrong: an experiment that fails does not keep the others from running.
+
+    The JSON file is written after every experiment: a run that is interrupted leaves what it had.
+    """
     work = prepare_work(options.work)
-    figures: list[Figure] = []
     trouble: list[str] = []
     begin = time.perf_counter()
-    seconds: dict[str, float] = {}
     try:
         bench = Bench(
             work,
@@ -117,29 +119,33 @@ def _measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             QUICK if options.quick else FULL,
             options.rounds or (2 if options.quick else 5),
             options.pin,
-            lambda sentence: print(f"bench: {sentence}", file=sys.stderr),
+            lambda sentence: print(f"bench: {sentence}", file=sys.stderr, flush=True),
         )
+        run: dict[str, Any] = {
+            "machine": machine.describe(work),
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "quick": options.quick,
+            "rounds": bench.rounds,
+            "pinned": options.pin is not None,
+            "experiments": {},
+            "figures": [],
+        }
         for name in chosen(options.rows):
             bench.say(f"{time.perf_counter() - begin:5.0f} s  {name}")
+            started = time.perf_counter()
             try:
-                figures += EXPERIMENTS[name][0](bench)
+                run["figures"] += [figure.to_json() for figure in EXPERIMENTS[name][0](bench)]
             except Exception as error:
                 trouble.append(f"{name}: {type(error).__name__}: {error}")
                 bench.say(trouble[-1])
-            seconds[name] = round(time.perf_counter() - begin - sum(seconds.values()), 1)
-        description = machine.describe(work)
+            run["experiments"][name] = {
+                "seconds": round(time.perf_counter() - started, 1),
+                "load": round(os.getloadavg()[0], 1),
+            }
+            if options.json is not None:
+                options.json.write_text(json.dumps(run, indent=2) + "\n")
     finally:
         remove(work)
-    run = {
-        "machine": description,
-        "load": [round(load, 2) for load in os.getloadavg()],
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "quick": options.quick,
-        "rounds": bench.rounds,
-        "pinned": options.pin is not None,
-        "seconds": seconds,
-        "figures": [figure.to_json() for figure in figures],
-    }
     return run, trouble
 
 
@@ -147,7 +153,8 @@ def _merged(run: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """An earlier run with the rows of a later one in the place of its own."""
     rows = {row["key"]: row for row in run["figures"]}
     rows.update((row["key"], row) for row in later["figures"])
-    return {**run, **later, "figures": list(rows.values())}
+    experiments = {**run["experiments"], **later["experiments"]}
+    return {**run, **later, "figures": list(rows.values()), "experiments": experiments}
 
 
 def _caption(run: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def sequential(bench: Bench) -> list[Figure]:
         warm: dict[str, list[Sample]] = {peer.name: [] for peer in peers}
 
         def read(peer: Peer, _: int) -> Sample:
-            peer.remount()
+            peer.remount(cold=True)
             cold = bench.throughput(peer, "read", peer.root / "big", BLOCK_BYTES)
             warm[peer.name].append(bench.throughput(peer, "read", peer.root / "big", BLOCK_BYTES))
             return cold
@@ -291,7 +291,6 @@ def alone(bench: Bench) -> list[Figure]:
     place = bench.work / "alone"
     cpu, wall = [], []
     for _ in range(bench.rounds):
-        machine.drop_caches(bench.work)
         answer = stores.make("alone", place, bench.sizes.alone_files, 4096)
         cpu.append(Sample(answer["cpu_us"], answer["cpu_us"]))
         wall.append(Sample(answer["wall_us"]))
@@ -316,11 +315,7 @@ def versions(bench: Bench) -> list[Figure]:
         path = cascade.root / "file"
 
         def read(first: int, last: int, *, cold: bool = False) -> tuple[Sample, float]:
-            if cold:
-                cascade.remount()
-            else:
-                cascade.stop()
-                cascade.start()
+            cascade.remount(cold=cold)
             cpu = cascade.cpu_ns()
             answer = bench.client.run("versions", path, first, last, times, 4096)
             cpu = cascade.cpu_ns() - cpu

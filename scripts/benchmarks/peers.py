@@ -47,10 +47,14 @@ class Peer:
     def stop(self) -> None:
         """Take everything down, however it stands; harmless when repeated."""
 
-    def remount(self) -> None:
-        """As after a restart: nothing in the memory of the peer, and none of its pages in the kernel's."""
+    def remount(self, *, cold: bool = False) -> None:
+        """Nothing in the memory of the peer, nor in the kernel's of its mount; `cold`: the disk is not cached either.
+
+        Cold is for few: it makes everybody on the machine read their programs again.
+        """
         self.stop()
-        machine.drop_caches(self.directory)
+        if cold:
+            machine.drop_caches(self.directory)
         self.start()
 
     def cpu_ns(self) -> int:

@@ -49,7 +49,7 @@ def test_two_processes_share_a_database(mount, mode: str, tmp_path: Path) -> Non
     """Two writers and a reader on one database: no update is lost, no reader sees half a transaction."""
     path = mount.path / "bank.db"
     make_database(path, mode)
-    turns = 25
+    turns = 15
     writers = [start_python(_WORKER, path, who, str(turns)) for who in ("left", "right")]
     reader = sqlite3.connect(path, timeout=30, isolation_level=None)
     seen = 0

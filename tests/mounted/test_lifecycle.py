@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -75,7 +76,7 @@ def test_the_command_returns_when_the_mount_answers_and_the_daemon_stays(make_mo
     mount = make_mount(mounted=False)
     cascadefs("mount", mount.path, "--data", mount.data)
     (mount.path / "at once").write_text("x")
-    mount.pid = mount.status()["pid"]
+    mount.find_daemon()
     assert os.getsid(mount.pid) != os.getsid(0)
     assert os.getsid(mount.pid) != mount.pid, "a session leader could get a terminal"
     process = Path(f"/proc/{mount.pid}")
@@ -95,7 +96,7 @@ def test_the_daemon_keeps_nothing_of_its_starter_open(make_mount):
             pass_fds=[writing],
             env=environment(),
         )
-        mount.pid = mount.status()["pid"]
+        mount.find_daemon()
         os.close(writing)
         assert output.read() == b"", "would wait for ever if the daemon had the other end"
 
@@ -203,7 +204,7 @@ def test_after_kill_9_a_mount_replaces_the_dead_one_and_has_what_was_committed(m
         os.listdir(mount.path)
     done = cascadefs("mount", mount.path, "--data", mount.data)
     assert "removed the mount of a daemon that is gone" in done.stderr
-    mount.pid = mount.status()["pid"]
+    mount.find_daemon()
     assert (mount.path / "closed").read_text() == "closed"
     assert (mount.path / "synced").read_bytes().startswith(b"synced")
     assert (mount.path / "synced@v1").read_bytes() == b"synced"
@@ -231,6 +232,30 @@ def test_killed_again_and_again_it_loses_nothing_that_was_synced(mount):
         mount.mount()
     sizes = {path.name: path.stat().st_size for path in mount.path.iterdir()}
     assert sizes == {f"f{number}": 1000 * number for number in range(5)}
+
+
+def test_a_long_recovery_is_shown_on_a_terminal(mount):
+    for number in range(600):  # two records each
+        (mount.path / str(number)).touch()
+    mount.umount()
+    shutil.rmtree(mount.data / "index")
+    at_once = (
+        "import cascadefs.daemon as d, cascadefs.cli as c; d.PROGRESS_AFTER_SECONDS = 0; c.main()"
+    )
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        subprocess.run(
+            [sys.executable, "-c", at_once, "mount", mount.path, "--data", mount.data],
+            check=True,
+            stderr=theirs,
+            env=environment(),
+        )
+        os.close(theirs)
+        said = terminal.read(4096).decode()
+    mount.find_daemon()
+    assert "records applied" in said
+    (sentence,) = mount.status()["store"]["recovery"]
+    assert "built the index" in sentence
 
 
 # --- Refused ----------------------------------------------------------------------------------------------------------

@@ -62,6 +62,19 @@ def drop(store: LocalStore) -> None:
         os.close(store._lock._descriptor)
 
 
+def copy_file(source: str, target: str) -> None:
+    """Without the hole at the end, of which an index has 16 MiB."""
+    with open(source, "rb") as file, open(target, "wb") as copy:
+        size = os.fstat(file.fileno()).st_size
+        copy.write(file.read(1 << 18) if size > 1 << 20 else file.read())
+        assert not file.read(1 << 12).strip(b"\0")
+        copy.truncate(size)
+
+
+def copy_tree(source: Path, target: Path) -> Path:
+    return Path(shutil.copytree(source, target, copy_function=copy_file))
+
+
 def killed(store: LocalStore, target: Path) -> Path:
     """What a kill right now would leave."""
     shutil.copytree(store.directory, target)
@@ -183,7 +196,7 @@ def copy_of(tmp_path):
     numbers = iter(range(10**6))
 
     def copy(directory: Path) -> Path:
-        return Path(shutil.copytree(directory, tmp_path / f"copy{next(numbers)}"))
+        return copy_tree(directory, tmp_path / f"copy{next(numbers)}")
 
     return copy
 
@@ -306,6 +319,8 @@ def test_starting_costs_what_is_new_and_not_what_there_is(tmp_path, monkeypatch)
     for number in range(5000):
         name = b"%d" % number
         store.propose(record.Create(ROOT, name, store.allocate_inode(), REGULAR, 0, 0))
+        if number == 4500:
+            store._shard.log.sync()
     left = killed(store, tmp_path / "killed")
     store.close()
     counts = counted(monkeypatch)
@@ -318,7 +333,7 @@ def test_starting_costs_what_is_new_and_not_what_there_is(tmp_path, monkeypatch)
     store = open_store(left)
     tail = 5001 % PUBLISH_RECORDS_MAX
     assert counts["applied"] <= tail
-    assert counts["heads"] <= 2 * tail + 10
+    assert counts["heads"] <= 2.2 * tail + 20  # once to find the end, once to apply them
     assert store.recovery == [f"applied {counts['applied']} records the index had not seen"]
     assert len(list(store.children(ROOT))) == 5000
     drop(store)
@@ -484,7 +499,7 @@ def test_a_flipped_byte_anywhere_in_the_log(small, tmp_path, state, indexed) -> 
         data = segment.read_bytes()
         step = 1 if DEEP else 61
         for offset in range(0 if DEEP else hash(segment.name) % step, len(data), step):
-            directory = Path(shutil.copytree(source, tmp_path / "copy"))
+            directory = copy_tree(source, tmp_path / "copy")
             if not indexed:
                 shutil.rmtree(directory / "index")
             hurt = bytearray(data)
@@ -515,7 +530,7 @@ def test_the_log_cut_anywhere(small, tmp_path, state, indexed) -> None:
         used = max(high for _, name, _, high in frames if name == segment.name)
         step = 1 if DEEP else 61
         for length in range(1024 if at == 0 else 0, used, step):
-            directory = Path(shutil.copytree(source, tmp_path / "copy"))
+            directory = copy_tree(source, tmp_path / "copy")
             if not indexed:
                 shutil.rmtree(directory / "index")
             (directory / "log" / segment.name).write_bytes(data[:length])

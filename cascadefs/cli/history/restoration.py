@@ -141,8 +141,9 @@ class Restoration:
             if spec is None:
                 self._copy(step, path)
             else:
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-                self._restore(step, path, spec)
+                # Open until it has its content: closed before, an empty version would come first.
+                with open(path, "xb", opener=_private):
+                    self._restore(step, path, spec)
         elif node.is_symlink:
             os.symlink(node.target, path)
         else:

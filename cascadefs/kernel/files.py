@@ -1,0 +1,231 @@
+"""Requests about open files: their bytes, and when what was written becomes a version.
+
+A descriptor that a forked child inherited is closed in the child as well, and the kernel sends a FLUSH for that like
+for any other close. Such a close ends no write session: the child wrote nothing. So a FLUSH commits only if it comes from
+a process that wrote through the handle since its last commit. The kernel names the thread that asks; where that is none
+of the writers, proc(5) says whether it is another thread of one of them. Closing the last descriptor commits anyway.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from cascadefs.kernel.handler import Handlers, Kind, Later, caller_of, process_of
+from cascadefs.kernel.protocol import (
+    COPY_FILE_RANGE,
+    FALLOCATE,
+    FLUSH,
+    FOUR_WORDS,
+    FSYNC,
+    LSEEK,
+    NO_REPLY,
+    NUMBER,
+    PID,
+    READ,
+    RELEASE,
+    TWO_WORDS,
+    UNIQUE,
+    WRITE,
+    Header,
+    Opcode,
+    OpenFlag,
+    Reply,
+    pack_entry,
+    pack_open,
+    pack_written,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cascadefs.filesystem import Filesystem, Opened
+    from cascadefs.filesystem.ranges import Ranges
+
+__all__ = ["Files"]
+
+_KEEP_CACHE, _DIRECT_IO, _NOFLUSH = (
+    int(OpenFlag.KEEP_CACHE),
+    int(OpenFlag.DIRECT_IO),
+    int(OpenFlag.NOFLUSH),
+)
+
+_WRITTEN_BY_THE_KERNEL = 1
+"""FUSE_WRITE_CACHE: pages that were written through a mapping, by whomever, are now brought to us."""
+
+_ANYBODY = 0
+
+_COPY_BYTES_MAX = 0x7FFFF000
+"""What one call moves at most (MAX_RW_COUNT): its answer is 32 bits."""
+
+
+class Files:
+    """See the module."""
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        ranges: Ranges,
+        later: Later,
+        publish: Callable[[], None],
+    ) -> None:
+        self._filesystem = filesystem
+        self._ranges = ranges
+        self._later = later
+        self._publish = publish
+        self._synchronous: set[int] = set()
+        self._writers: dict[int, set[int]] = {}
+
+    def handlers(self) -> Handlers:
+        """By opcode. A WRITE goes to the draft or the log, so it leaves the index alone."""
+        return {
+            Opcode.OPEN: (self.open, Kind.CHANGES),
+            Opcode.CREATE: (self.create, Kind.CHANGES),
+            Opcode.TMPFILE: (self.tmpfile, Kind.CHANGES),
+            Opcode.READ: (self.read, Kind.ASKS),
+            Opcode.WRITE: (self.write, Kind.ASKS),
+            Opcode.FLUSH: (self.flush, Kind.CHANGES),
+            Opcode.RELEASE: (self.release, Kind.CHANGES),
+            Opcode.FSYNC: (self.fsync, Kind.CHANGES),
+            Opcode.SYNCFS: (self.syncfs, Kind.CHANGES),
+            Opcode.LSEEK: (self.lseek, Kind.ASKS),
+            Opcode.FALLOCATE: (self.fallocate, Kind.CHANGES),
+            Opcode.COPY_FILE_RANGE: (self.copy_file_range, Kind.CHANGES),
+            Opcode.COPY_FILE_RANGE_64: (self.copy_file_range_64, Kind.CHANGES),
+            Opcode.IOCTL: (self.ioctl, Kind.ASKS),
+        }
+
+    # --- opening and closing -----------------------------------------------------------------------------------
+
+    def open(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Filesystem.open`."""
+        flags, _ = TWO_WORDS.unpack_from(body)
+        return self._opened(self._filesystem.open(node, flags, caller_of(header)), flags)
+
+    def create(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Filesystem.create`."""
+        flags, mode, umask, _ = FOUR_WORDS.unpack_from(body)
+        name = bytes(body[FOUR_WORDS.size : -1])
+        caller = caller_of(header, umask)
+        opened, stat = self._filesystem.create(node, name, mode, flags, caller)
+        return pack_entry(stat) + self._opened(opened, flags)
+
+    def tmpfile(self, node: int, body: memoryview, header: Header) -> Reply:
+        """A file without a name (O_TMPFILE): refused, because a record makes an inode only together with a name."""
+        return -errno.EOPNOTSUPP
+
+    def _opened(self, opened: Opened, flags: int) -> bytes:
+        how = _KEEP_CACHE if opened.keep_cache else 0
+        if opened.direct_io:
+            how |= _DIRECT_IO
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            how |= _NOFLUSH  # nothing can be written through it, so its close says nothing
+        elif flags & os.O_DSYNC and self._filesystem.is_synchronous(opened.handle):
+            self._synchronous.add(opened.handle)
+        return pack_open(opened.handle, how)
+
+    def flush(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Filesystem.flush`: what it raises is what close(2) returns."""
+        handle, *_ = FLUSH.unpack_from(body)
+        writers = self._writers.get(handle)
+        if writers is not None:
+            if not _is_among(header[PID], writers):
+                return None
+            del self._writers[handle]
+        self._filesystem.flush(handle)
+        return None
+
+    def release(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Filesystem.release`."""
+        handle, *_ = RELEASE.unpack_from(body)
+        self._writers.pop(handle, None)
+        self._synchronous.discard(handle)
+        self._filesystem.release(handle)
+        return None
+
+    # --- bytes -------------------------------------------------------------------------------------------------
+
+    def read(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Filesystem.read`."""
+        handle, offset, length, *_ = READ.unpack_from(body)
+        return self._filesystem.read(handle, offset, length)
+
+    def write(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Filesystem.write`; on the disk before the answer where O_SYNC or O_DSYNC asked for that."""
+        handle, offset, length, how, *_ = WRITE.unpack_from(body)
+        data = body[WRITE.size : WRITE.size + length]
+        written = pack_written(self._filesystem.write(handle, offset, data))
+        writers = self._writers.get(handle)
+        pid = _ANYBODY if how & _WRITTEN_BY_THE_KERNEL else header[PID]
+        if writers is None:
+            self._writers[handle] = {pid}
+        elif pid not in writers:
+            writers.add(pid)
+        if handle not in self._synchronous:
+            return written
+        self._filesystem.save(handle)
+        self._publish()
+        self._later(header[UNIQUE], written)
+        return NO_REPLY
+
+    def wrote(self, handle: int, header: Header) -> None:
+        """A process changed the file through a handle, otherwise than by WRITE."""
+        self._writers.setdefault(handle, set()).add(header[PID])
+
+    def lseek(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Ranges.seek`: SEEK_DATA and SEEK_HOLE; the others the kernel knows itself."""
+        handle, offset, whence, _ = LSEEK.unpack_from(body)
+        found = self._ranges.seek(handle, offset, data=whence == os.SEEK_DATA)
+        return NUMBER.pack(found) if found is not None else -errno.ENXIO
+
+    def fallocate(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Ranges.allocate`."""
+        handle, offset, length, mode, _ = FALLOCATE.unpack_from(body)
+        self._ranges.allocate(handle, offset, length, mode)
+        self.wrote(handle, header)
+        return None
+
+    def copy_file_range(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Ranges.copy`."""
+        return pack_written(self._copy(body, header))
+
+    def copy_file_range_64(self, node: int, body: memoryview, header: Header) -> Reply:
+        """The same with an answer of 64 bits (7.45)."""
+        return NUMBER.pack(self._copy(body, header))
+
+    def _copy(self, body: memoryview, header: Header) -> int:
+        source, source_offset, _, target, offset, length, _ = COPY_FILE_RANGE.unpack_from(body)
+        length = min(length, _COPY_BYTES_MAX)
+        copied = self._ranges.copy(source, source_offset, target, offset, length)
+        self.wrote(target, header)
+        return copied
+
+    def ioctl(self, node: int, body: memoryview, header: Header) -> Reply:
+        """There are none."""
+        return -errno.ENOTTY
+
+    # --- durability --------------------------------------------------------------------------------------------
+
+    def fsync(self, node: int, body: memoryview, header: Header) -> Reply:
+        """Commit what is dirty, and answer when it is on the disk. An INTERRUPT does not shorten that, as on any disk."""
+        handle, *_ = FSYNC.unpack_from(body)
+        self._filesystem.save(handle)
+        self._later(header[UNIQUE], None)
+        return NO_REPLY
+
+    def syncfs(self, node: int, body: memoryview, header: Header) -> Reply:
+        """syncfs(2), which today's kernel keeps to itself except on virtiofs."""
+        self._filesystem.commit_all()
+        self._later(header[UNIQUE], None)
+        return NO_REPLY
+
+
+def _is_among(pid: int, writers: set[int]) -> bool:
+    """Whether a thread belongs to one of the writing processes; also if that cannot be told."""
+    if pid in writers or pid == _ANYBODY or _ANYBODY in writers:
+        return True
+    process = process_of(pid)
+    if process is None or process in writers:
+        return True
+    return any(process_of(writer) in (process, None) for writer in writers)
