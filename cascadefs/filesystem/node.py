@@ -2,7 +2,8 @@
 
 A node has a number, which is its FUSE node id and its ``st_ino`` (SEMANTICS 4). Live inodes have their own. The past
 is numbered by hashing what it is: a file of the past by (inode, metadata revision), so the same version reached by
-any path is one node and one page cache; a directory of the past by (inode, timestamp). Hashes rather than a stored
+any path is one node and one page cache; a directory of the past, or a made-up one, by what it is and the path it was
+reached by, because the kernel keeps one dentry per directory and would move it about between two paths. Hashes rather than a stored
 counter, because a look-up then writes nothing, and another mount of the same store gives the same numbers.
 """
 
@@ -31,12 +32,19 @@ _DIRECTORY_NUMBERS = 2**51
 class Node:
     """Anything with a number. `lookups` counts the kernel's references (FUSE forget)."""
 
-    __slots__ = ("lookups", "number")
+    __slots__ = ("lookups", "number", "via")
     is_directory = False
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.lookups = 0
+        self.via: tuple[int, bytes] | None = None
+
+    def reached(self, parent: int, name: bytes) -> None:
+        """Note the path (number of the parent, name) of a directory that is not live: it is part of what it is."""
+        if self.is_directory:
+            self.via = (parent, name)
+            self.number = _number((*self.key(), parent, name), is_directory=True)
 
     def key(self) -> tuple[object, ...]:
         """What the node is, independent of its number."""
@@ -237,12 +245,16 @@ class NodeTable:
         assert type(node) is Live
         return node
 
-    def intern(self, node: Node) -> Node:
-        """The node that is this one already, or this one. Two different nodes with one hash get two numbers."""
+    def intern(self, node: Node, parent: int, name: bytes) -> Node:
+        """The node that is this one already, or this one, found as `name` in the node numbered `parent`.
+
+        Two different nodes with one hash get two numbers.
+        """
         nodes = self._nodes
+        node.reached(parent, name)
         key = node.key()
         while (known := nodes.get(node.number)) is not None:
-            if type(known) is type(node) and known.key() == key:
+            if type(known) is type(node) and known.key() == key and known.via == node.via:
                 if known is not node:
                     known.refresh(node)
                 return known

@@ -157,7 +157,7 @@ class Filesystem:
             node, timeout_s = self._lookup_special(parent, name)
         else:
             node, timeout_s = self._lookup_child(self._node(parent), name, caller)
-        node = self._nodes.intern(node)
+        node = self._nodes.intern(node, parent, name)
         node.lookups += 1
         stat = self._stat(node)
         stat.entry_timeout_s = min(stat.entry_timeout_s, timeout_s)
@@ -341,7 +341,7 @@ class Filesystem:
         """Make a directory; `mkdir dir@tag-L` names this moment of a directory instead (SEMANTICS 7)."""
         label = self._label_of(parent, name)
         if label is not None:
-            return self._make_label(parent, *label)
+            return self._make_label(parent, name, *label)
         mode = DIRECTORY | mode & 0o7777 & ~caller.umask
         return self._referenced(self._make(parent, name, mode, caller))
 
@@ -474,7 +474,7 @@ class Filesystem:
         live.alias = (parent, name)
         return live
 
-    def _make_label(self, parent: int, base: bytes, label: bytes) -> Stat:
+    def _make_label(self, parent: int, name: bytes, base: bytes, label: bytes) -> Stat:
         self._live(parent)
         inode = self._history.directory_named(parent, base)
         attributes = self._store.attributes(inode)
@@ -482,7 +482,9 @@ class Filesystem:
             raise Refused(Reason.NOT_A_DIRECTORY)
         now = self._store.now()
         self._propose(record.Label(inode, label, now))
-        node = self._nodes.intern(self._history.past(inode, now, (parent, base, None)))
+        node = self._nodes.intern(
+            self._history.past(inode, now, (parent, base, None)), parent, name
+        )
         node.lookups += 1
         stat = self._stat(node)
         stat.entry_timeout_s = 0.0
@@ -774,9 +776,9 @@ class Filesystem:
         if type(node) is Live:
             return self._live_entries(node.number, after)
         if isinstance(node, Past):
-            return self._made_entries(self._history.children(node, after))
+            return self._made_entries(node, self._history.children(node, after))
         assert isinstance(node, Listing)
-        return self._made_entries(self._listed(node, after))
+        return self._made_entries(node, self._listed(node, after))
 
     @staticmethod
     def _listed(listing: Listing, after: bytes) -> Iterator[tuple[bytes, Node]]:
@@ -811,9 +813,11 @@ class Filesystem:
                 return
             after = batch[-1][0]
 
-    def _made_entries(self, children: Iterator[tuple[bytes, Node]]) -> Iterator[tuple[bytes, Stat]]:
+    def _made_entries(
+        self, parent: Node, children: Iterator[tuple[bytes, Node]]
+    ) -> Iterator[tuple[bytes, Stat]]:
         for name, child in children:
-            node = self._nodes.intern(child)
+            node = self._nodes.intern(child, parent.number, name)
             try:
                 yield name, self._stat(node)
             finally:

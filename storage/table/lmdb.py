@@ -301,15 +301,25 @@ def _open(path: Path, read_only: bool) -> lmdb.Environment:
             lock=True,
         )
     except lmdb.Error as error:
-        raise _translated(error, path) from error
+        raise _unsound(_translated(error, path), path) from error
     try:
         _check_length(environment, path)
         if not read_only:
             _keep_up(environment)
+    except lmdb.Error as error:
+        environment.close()
+        raise _unsound(_translated(error, path), path) from error
     except BaseException:
         environment.close()
         raise
     return environment
+
+
+def _unsound(error: Exception, path: Path) -> Exception:
+    """While opening, what LMDB says and no call of ours can cause, it says of the file."""
+    if isinstance(error, lmdb.Error):
+        return Corruption(f"{path}: not a sound LMDB file: {error}")
+    return error
 
 
 def _check_length(environment: lmdb.Environment, path: Path) -> None:

@@ -35,6 +35,7 @@ from cascadefs.cli.history.moment import Moment
 from cascadefs.cli.history.place import Place, locate
 from cascadefs.cli.history.plan import Action, Step
 from cascadefs.cli.history.refusal import Refusal, printable, saying
+from cascadefs.cli.history.source import Source
 from cascadefs.cli.history.tree import DiskTree, Node, join
 
 # The name in the package is the command; this is its module.
@@ -441,9 +442,7 @@ def steps_between(now: Path, then: Path):
 
 def restored(now: Path, then: Path, stop: int | None = None):
     steps = steps_between(now, then)
-    doing = restoration.Restoration(
-        restoration.Source(os.fsencode(then)), os.fsencode(now), share=no_share
-    )
+    doing = restoration.Restoration(Source(os.fsencode(then)), os.fsencode(now), share=no_share)
     for step in steps[:stop]:
         doing.do(step)
     return steps
@@ -540,13 +539,23 @@ def test_what_only_root_may_set_is_counted_and_set_uid_is_dropped():
         step = Step(
             Action.CHANGE, b"a", Node(found.st_mode, uid=0, gid=found.st_gid), facets=Facet.CONTENT
         )
-        doing = restoration.Restoration(
-            restoration.Source(os.fsencode(then)), os.fsencode(now), share=no_share
-        )
+        doing = restoration.Restoration(Source(os.fsencode(then)), os.fsencode(now), share=no_share)
         doing.do(step)
         assert doing.unsettled == 1
         assert (now / "a").read_text() == "1"
         assert stat.S_IMODE((now / "a").stat().st_mode) == 0o755
+
+
+def test_a_mode_goes_to_no_other_file_that_took_the_name(tmp_path):
+    then, now = fill(tmp_path / "then", a="1"), fill(tmp_path / "now", victim="2")
+    (now / "victim").chmod(0o600)
+    (now / "a").symlink_to("victim")
+    (then / "a").chmod(0o755)
+    doing = restoration.Restoration(Source(os.fsencode(then)), os.fsencode(now), share=no_share)
+    node = Node((then / "a").stat().st_mode, mtime_ns=5)
+    with pytest.raises(OSError, match="Stale"):
+        doing.do(Step(Action.CHANGE, b"a", node, facets=Facet.MODE))
+    assert stat.S_IMODE((now / "victim").stat().st_mode) == 0o600
 
 
 def test_content_is_shared_only_where_the_name_itself_has_it(tmp_path):
@@ -556,7 +565,7 @@ def test_content_is_shared_only_where_the_name_itself_has_it(tmp_path):
     then = fill(tmp_path / "now@20261121T100000Z", a="1", b="1")
     os.link(then / "a", now / "a@20261121T100000Z")  # The same thing by another path,
     (now / "b@20261121T100000Z").write_text("3")  # and another thing that has the name.
-    source = restoration.Source(os.fsencode(then), at=T10)
+    source = Source(os.fsencode(then), at=T10)
     doing = restoration.Restoration(
         source, os.fsencode(now), share=lambda path, spec: asked.append((path, spec))
     )

@@ -32,8 +32,9 @@ def explaining(place: Place) -> Iterator[None]:
 
 def explained(place: Place, error: OSError) -> Refusal:
     """What `error` says about `place`."""
-    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-        return saying(place.path, error)
+    about = error.filename if isinstance(error.filename, bytes) else place.path
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR) or about.startswith(place.path + b"/"):
+        return saying(about, error)
     try:
         lines = list(read_log(place.log))
     except OSError:

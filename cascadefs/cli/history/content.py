@@ -41,7 +41,7 @@ class Inspection:
         facets = Facet.NONE
         if node.is_file and not is_same(old, new):
             facets |= Facet.CONTENT
-        if xattrs(old) != xattrs(new):
+        if xattrs(old, follow=False) != xattrs(new, follow=False):
             facets |= Facet.XATTRS
         return facets
 
@@ -69,14 +69,14 @@ def is_same(a: bytes, b: bytes) -> bool:
                 return True
 
 
-def xattrs(path: bytes) -> dict[str, bytes]:
+def xattrs(path: bytes, *, follow: bool) -> dict[str, bytes]:
     """The extended attributes that users set; those in which the mount answers are not listed by it."""
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(path, follow_symlinks=follow)
     except OSError:  # Not every file system, and no symbolic link, has any.
         return {}
     return {
-        name: os.getxattr(path, name, follow_symlinks=False)
+        name: os.getxattr(path, name, follow_symlinks=follow)
         for name in names
         if name.startswith("user.")
     }

@@ -69,7 +69,8 @@ class Moment:
             text = format_time(timestamp).decode("ascii")
         except ValueError as error:
             raise Refusal("time", f"{when!r}: {error}") from error
-        if timestamp > self.now_us:
+        # The mount's own clock may be ahead of this one, if that was set back.
+        if timestamp > self.now_us and timestamp > self._frontier(place):
             why = f"{when!r} is {text}, which is in the future"
             raise Refusal("time", why, "times without a zone are local; add Z for UTC")
         return timestamp

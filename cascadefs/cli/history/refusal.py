@@ -75,7 +75,8 @@ def refusing(status: int = 1) -> Callable[[Callable[P, R]], Callable[P, R]]:
             except OSError as error:
                 if error.errno == errno.EPIPE:  # The reader has enough; click knows what to do.
                     raise
-                refusal = saying(error.filename or "", error)
+                named = isinstance(error.filename, bytes | str)
+                refusal = saying(error.filename if named else "a file", error)
             typer.echo(f"cascadefs: {refusal}", err=True)
             raise typer.Exit(status)
 

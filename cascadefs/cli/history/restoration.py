@@ -5,7 +5,8 @@ everywhere else it is copied beside the file and renamed over it, so nobody read
 is made unreadable for others and gets its mode last. Every step leaves alone what is right already.
 
 What the caller may not do to be exact is noted and not done: only root gives files away, and a set-uid bit is not put
-on a file of another owner. Races with others who change the same tree at the same time end as in cp(1).
+on a file of another owner. Races with others who change the same tree at the same time end as in cp(1): root should
+not restore what somebody hostile is writing to.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from cascadefs.cli.history.change import Facet
 from cascadefs.cli.history.content import BLOCK_BYTES, xattrs
 from cascadefs.cli.history.plan import Action, Step
 from cascadefs.cli.history.tree import Node, join, node_at
-from cascadefs.vpath import format_at, format_time, format_version
 
 if TYPE_CHECKING:
     import io
 
-__all__ = ["Restoration", "Source"]
+    from cascadefs.cli.history.source import Source
+
+__all__ = ["Restoration"]
 
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
@@ -41,41 +43,6 @@ def _share(path: bytes, spec: bytes) -> None:
     os.setxattr(path, "user.cascade.restore", spec, follow_symlinks=False)
 
 
-class Source:
-    """A tree, or a file, of the past."""
-
-    def __init__(self, path: bytes, *, version: int | None = None, at: int | None = None) -> None:
-        """`path` shows it; `version` or `at` say how the history of its own name calls it."""
-        self.path = path
-        self._version = version
-        self._at = at
-
-    def absolute(self, path: bytes) -> bytes:
-        """The path, for system calls, of a path in the tree."""
-        return join(self.path, path) if path else self.path
-
-    def spec_for(self, target: bytes, path: bytes) -> bytes | None:
-        """How the history of `target` calls the content at `path`; None where it is not known to have it.
-
-        The same version has one inode number by whatever path (SEMANTICS 4). So a directory that was made anew, or
-        another one that took the name since, is not mistaken for the one of then.
-        """
-        directory, name = os.path.split(target)
-        if self._version is not None and not path:
-            spec, spelled = b"v%d" % self._version, format_version(name, self._version)
-        elif self._at is not None:
-            spec, spelled = format_time(self._at), format_at(name, self._at)
-        else:
-            return None
-        try:
-            theirs = os.lstat(join(directory, spelled))
-            ours = os.lstat(self.absolute(path))
-        except OSError:
-            return None
-        same = (theirs.st_ino, theirs.st_dev) == (ours.st_ino, ours.st_dev)
-        return spec if same else None
-
-
 class Restoration:
     """Brings what lies below `target` to what `source` was."""
 
@@ -83,9 +50,8 @@ class Restoration:
         self._source = source
         self._target = target
         self._share = share
-        self.unsettled = (
-            0  # How many things have another owner than then, or modes only he can set.
-        )
+        # How many things kept another owner than they had, or a mode that only their owner can set.
+        self.unsettled = 0
 
     def do(self, step: Step) -> None:
         """Do one step.
@@ -200,28 +166,47 @@ class Restoration:
 
     def _settle(self, path: bytes, relative: bytes, node: Node) -> None:
         """Owner, extended attributes, mode and times of `path`, as far as they are not `node`'s."""
-        now = node_at(path)
-        assert now is not None, "it was made or changed a moment ago"
-        if os.geteuid() not in (0, now.uid):  # May be allowed to write, but not this.
-            self.unsettled += (now.mode, now.uid, now.gid) != (node.mode, node.uid, node.gid)
-            return
-        owned = (now.uid, now.gid) == (node.uid, node.gid) or self._chown(path, node)
-        if node.is_file or node.is_directory:
-            _settle_xattrs(path, xattrs(self._source.absolute(relative)))
-        if not node.is_symlink:
-            os.chmod(path, node.permissions if owned else node.permissions & ~_SET_IDS)
-        # Always: what the kernel remembers of the mtime may be from before a restored content.
-        os.utime(path, ns=(node.mtime_ns, node.mtime_ns), follow_symlinks=False)
+        with _held(path, node) as (held, now):
+            if os.geteuid() not in (0, now.st_uid):  # May be allowed to write, but not this.
+                owned = (now.st_uid, now.st_gid) == (node.uid, node.gid)
+                self.unsettled += not owned or now.st_mode != node.mode
+                return
+            owned = (now.st_uid, now.st_gid) == (node.uid, node.gid) or self._chown(held, node)
+            if node.is_file or node.is_directory:
+                _settle_xattrs(held, xattrs(self._source.absolute(relative), follow=False))
+            if not node.is_symlink:
+                os.chmod(held, node.permissions if owned else node.permissions & ~_SET_IDS)
+            # Always: what the kernel remembers of the mtime may be from before a restored content.
+            times = (node.mtime_ns, node.mtime_ns)
+            os.utime(held, ns=times, follow_symlinks=not node.is_symlink)
 
-    def _chown(self, path: bytes, node: Node) -> bool:
+    def _chown(self, held: bytes, node: Node) -> bool:
+        follow = not node.is_symlink
         try:
-            os.chown(path, node.uid, node.gid, follow_symlinks=False)
+            os.chown(held, node.uid, node.gid, follow_symlinks=follow)
         except PermissionError:
             with contextlib.suppress(PermissionError):
-                os.chown(path, -1, node.gid, follow_symlinks=False)
+                os.chown(held, -1, node.gid, follow_symlinks=follow)
             self.unsettled += 1
             return False
         return True
+
+
+@contextlib.contextmanager
+def _held(path: bytes, node: Node) -> Iterator[tuple[bytes, os.stat_result]]:
+    """A path of what is at `path` that stays its own, whatever others put there meanwhile.
+
+    Without it, root would give a mode of then, perhaps with a set-uid bit, to what somebody's link leads to. Of a
+    symbolic link it is the path itself, for calls that do not follow it.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        now = os.fstat(descriptor)
+        if stat.S_IFMT(now.st_mode) != node.type:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        yield path if node.is_symlink else b"/proc/self/fd/%d" % descriptor, now
+    finally:
+        os.close(descriptor)
 
 
 def _private(path: bytes | str, flags: int) -> int:
@@ -238,13 +223,13 @@ def _remove(path: bytes) -> None:
         os.unlink(path)
 
 
-def _settle_xattrs(path: bytes, then: dict[str, bytes]) -> None:
-    now = xattrs(path)
+def _settle_xattrs(held: bytes, then: dict[str, bytes]) -> None:
+    now = xattrs(held, follow=True)
     for name in now.keys() - then.keys():
-        os.removexattr(path, name)
+        os.removexattr(held, name)
     for name, value in then.items():
         if now.get(name) != value:
-            os.setxattr(path, name, value)
+            os.setxattr(held, name, value)
 
 
 def _copy_bytes(source: io.FileIO, target: io.FileIO) -> None:

@@ -20,7 +20,8 @@ from cascadefs.cli.history.place import Place, locate, mount_root
 from cascadefs.cli.history.plan import Action, Step, plan
 from cascadefs.cli.history.progress import progress
 from cascadefs.cli.history.refusal import Refusal, printable, refusing, saying
-from cascadefs.cli.history.restoration import Restoration, Source
+from cascadefs.cli.history.restoration import Restoration
+from cascadefs.cli.history.source import Source
 from cascadefs.cli.history.tree import DiskTree, Node, join, node_at
 from cascadefs.vpath import Deleted, Time, Version, Versions
 
