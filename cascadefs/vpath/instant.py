@@ -157,7 +157,9 @@ def timestamp_of(when: datetime.datetime) -> int:
 
 
 def format_time(timestamp: int) -> bytes:
-    """CANON: `20261121T100000Z`, with as many digits of a fraction as are needed and none when it is zero.
+    """CANON: `20261121T100000Z`, with six digits of a fraction, or none when it is zero.
+
+    Never fewer: commit times printed one below the other sort as text as they do in time.
 
     Raises:
         ValueError: outside the years 1 to 9999, which no `Time` is, but the result of subtracting an `Ago` may be.
@@ -169,7 +171,7 @@ def format_time(timestamp: int) -> bytes:
     text = (
         f"{when.year:04}{when.month:02}{when.day:02}T{when.hour:02}{when.minute:02}{when.second:02}"
     )
-    fraction = f".{when.microsecond:06}".rstrip("0") if when.microsecond else ""
+    fraction = f".{when.microsecond:06}" if when.microsecond else ""
     return f"{text}{fraction}Z".encode("ascii")
 
 

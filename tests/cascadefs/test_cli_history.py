@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascadefs.cli import history
-from cascadefs.cli.history import change, clock, content, plan, progress, restoration
+from cascadefs.cli.history import change, clock, content, moment, plan, progress, restoration
 from cascadefs.cli.history.change import Facet, Sign, changes, with_renames
 from cascadefs.cli.history.commands import options
 from cascadefs.cli.history.moment import Moment
@@ -1189,6 +1189,16 @@ def test_what_people_type_is_local_time(in_berlin, when, utc):
     expected = (datetime.datetime(*utc, tzinfo=UTC) - epoch) // datetime.timedelta(microseconds=1)
     place = Place(b"/", b"/", b"x")
     assert Moment(now, in_berlin).timestamp(when, place) == expected
+
+
+def test_the_mounts_clock_decides_what_is_future_where_it_is_ahead(monkeypatch):
+    ahead = {"resolved_time": canon(NOW + 9 * SECOND).encode()}
+    monkeypatch.setattr(moment, "attribute", lambda path, name: ahead[name])
+    place, here = Place(b"/", b"/", b"x"), Moment(NOW, UTC)
+    assert here.timestamp("now", place) == NOW + 9 * SECOND
+    assert here.timestamp(canon(NOW + 8 * SECOND), place) == NOW + 8 * SECOND
+    with pytest.raises(Refusal, match="in the future"):
+        here.timestamp(canon(NOW + 10 * SECOND), place)
 
 
 def test_the_clock_is_the_machines(tmp_path):

@@ -221,8 +221,8 @@ def test_a_zone_is_for_what_has_none():
         (1, b"19700101T000000.000001Z"),
         (at(2026, 11, 21, 10).timestamp, b"20261121T100000Z"),
         (at(2026, 11, 21, 10, 0, 0, 123456).timestamp, b"20261121T100000.123456Z"),
-        (at(2026, 11, 21, 10, 0, 0, 500000).timestamp, b"20261121T100000.5Z"),
-        (at(2026, 11, 21, 10, 0, 0, 1200).timestamp, b"20261121T100000.0012Z"),
+        (at(2026, 11, 21, 10, 0, 0, 500000).timestamp, b"20261121T100000.500000Z"),
+        (at(2026, 11, 21, 10, 0, 0, 1200).timestamp, b"20261121T100000.001200Z"),
         (at(1, 1, 1).timestamp, b"00010101T000000Z"),
         (at(9999, 12, 31, 23, 59, 59, 999_999).timestamp, b"99991231T235959.999999Z"),
     ],
@@ -303,7 +303,7 @@ def test_nanoseconds_round_down(ns):
 def test_printed_times_parse_back_and_are_exact(timestamp):
     text = format_time(timestamp)
     assert re.fullmatch(CANON, text)
-    assert b"." not in text or not text.endswith(b"0Z")
+    assert len(text) == (23 if timestamp % 1_000_000 else 16)
     assert parse_time(text) == Time(timestamp)
 
 

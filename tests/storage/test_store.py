@@ -436,7 +436,8 @@ def test_a_flipped_byte_in_the_pages_that_say_where_the_index_is(small, tmp_path
             try:
                 store = open_store(directory)
             except OSError as error:
-                assert error.errno == errno.ENOMEM  # noqa: PT017  a map too large for any machine
+                if error.errno != errno.ENOMEM:  # a map too large for any machine
+                    raise
             else:
                 rebuilt += bool(store.recovery)
                 assert not check_facts(facts(store), small.after[small.last])
@@ -477,7 +478,8 @@ def open_somehow(directory: Path) -> LocalStore:
     try:
         return open_store(directory)
     except Unusable as error:
-        assert "--recover" in str(error)
+        if "--recover" not in str(error):
+            raise
         return open_store(directory, recover=True)
 
 
