@@ -457,7 +457,7 @@ class LocalStore:
             position = Position.load(table)
             if position and _why_not(table, position, identity, boot_id) is None:
                 return table, position
-        except (Corruption, FileNotFoundError):
+        except (Corruption, OSError):
             pass
         if table is not None:
             table.close()

@@ -900,8 +900,8 @@ class Filesystem:
         if not may(node.attributes, caller, READ):
             raise Refused(Reason.DENIED)
         self._check_now(node, caller, READ)
-        if live.draft is not None:
-            self._commit(live)  # what others are writing stays in history
+        if live.draft is not None and (attributes.content or live.draft.size):
+            self._commit(live)  # what others are writing stays in history; a file just made is not written yet
         now_ns = self._clock.now_ns()
         draft = self._draft(live)
         draft.truncate(0, now_ns)

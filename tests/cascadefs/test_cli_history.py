@@ -1218,7 +1218,7 @@ def test_the_clock_is_the_machines(tmp_path):
             "x: its content was removed by retention or purge; `cascadefs log` shows what is still there",
         ),
         (errno.EAGAIN, "x: that time is not stable yet; ask again in a moment"),
-        (errno.EROFS, "x: history cannot be changed; name a path without @"),
+        (errno.EROFS, "x: read-only, as all history is, or a mount with --ro; name a path of now"),
         (errno.ENOSPC, "x: no space left on device"),
     ],
 )

@@ -391,7 +391,7 @@ def test_any_name(top, name):
             "time: '9999-01-01' is 99990101T000000Z, which is in the future",
         ),
         (["cat", "a@t=2026-99"], "a@t=2026-99: month must be in 1..12"),
-        (["restore", "a@v1", "--to", ".@t=now/x"], ".@t=now/x: history cannot be changed"),
+        (["restore", "a@v1", "--to", ".@t=now/x"], ".@t=now/x: read-only, as all history is"),
         (["ls", "data@tag-x"], "data@tag-x: no label x"),
     ],
 )

@@ -33,7 +33,7 @@ _SAYINGS: dict[int, tuple[str, str]] = {
         "`cascadefs log` shows what is still there",
     ),
     errno.EAGAIN: ("that time is not stable yet", "ask again in a moment"),
-    errno.EROFS: ("history cannot be changed", "name a path without @"),
+    errno.EROFS: ("read-only, as all history is, or a mount with --ro", "name a path of now"),
     errno.EINVAL: ("not a history name", "see `cascadefs log` for the names there are"),
     errno.EISDIR: ("it is a directory", "`cascadefs ls` lists it"),
     errno.ENOTDIR: ("part of it is not a directory", ""),
