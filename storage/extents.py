@@ -211,9 +211,8 @@ class DirtyMap:
     def __init__(self) -> None:
         # A plain dict while there is one span: most drafts never have a second, and an ordered one costs 5 us.
         self._spans: Any = {}
-        self._last: Span | None = (
-            None  # the span written last: where the next small write most likely goes
-        )
+        # The span written last: where the next small write most likely goes.
+        self._last: Span | None = None
         self.memory_bytes = 0
 
     def __len__(self) -> int:

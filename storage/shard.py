@@ -102,9 +102,8 @@ class Shard:
         self._failure: str | None = None
         self.index_trouble: str | None = None
         """Why the table could last not be published; nothing is lost, but the next start has more to apply."""
-        self._staged: dict[
-            int, list[int]
-        ] = {}  # volatile pools: what drafts may refer to, by inode
+        # Volatile pools: frames that drafts may refer to, by inode.
+        self._staged: dict[int, list[int]] = {}
         self._sync_under_way: trio.Event | None = None
 
     def _load(self) -> None:

@@ -299,13 +299,11 @@ def _take_down(path: Path, *, lazy: bool) -> None:
 
 
 def _daemon_of(path: Path) -> int | None:
-    """A descriptor of the daemon's process, which stays valid when the number is used again; None if it is gone."""
-    pid = _read_status(path).get("pid")
-    if not isinstance(pid, int):
-        return None
+    """A descriptor of the daemon's process, which stays valid when the number is used again; None if that cannot be said."""
     try:
-        return os.pidfd_open(pid)
-    except OSError:  # gone, or in a process namespace that we do not see
+        pid = _read_status(path).get("pid")
+        return os.pidfd_open(pid) if isinstance(pid, int) else None
+    except (Complaint, OSError):  # it answers errors only; gone; or in a process namespace that we do not see
         return None
 
 

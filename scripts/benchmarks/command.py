@@ -154,7 +154,9 @@ def _merged(run: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     rows = {row["key"]: row for row in run["figures"]}
     rows.update((row["key"], row) for row in later["figures"])
     experiments = {**run["experiments"], **later["experiments"]}
-    return {**run, **later, "figures": list(rows.values()), "experiments": experiments}
+    order = list(EXPERIMENTS)
+    figures = sorted(rows.values(), key=lambda row: order.index(row["key"].partition(".")[0]))
+    return {**run, **later, "figures": figures, "experiments": experiments}
 
 
 def _caption(run: dict[str, Any]) -> str:

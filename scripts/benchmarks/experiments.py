@@ -124,7 +124,7 @@ def listing(bench: Bench) -> list[Figure]:
     def requests(key: str, title: str, asked: dict[str, int]) -> Figure:
         names = sorted(asked, key=asked.__getitem__)
         note = ", ".join(f"{name} {asked[name]:,}" for name in names)
-        rare = Target("limit", 1.0, "none for each (< 0.1)")
+        rare = Target("limit", 1.0, "< 0.1")
         value = sum(asked.values()) / entries
         return _single(f"list.{key}", title, "", value, rare, 0.1, note)
 

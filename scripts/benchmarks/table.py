@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from benchmarks.result import Figure
 
-__all__ = ["markdown", "terminal"]
+__all__ = ["markdown", "short", "terminal"]
 
 COLUMNS = ("", "cascadefs", "bindfs", "disk", "ratio", "target", "met?")
 
@@ -44,7 +44,7 @@ def markdown(figures: Sequence[Figure]) -> str:
 
 def _cells(figure: Figure) -> list[str]:
     values = [_value(figure, name) for name in ("cascadefs", "bindfs", "disk")]
-    ratio = "" if figure.ratio is None else f"{_short(figure.ratio)}x"
+    ratio = "" if figure.ratio is None else f"{short(figure.ratio)}x"
     target = "" if figure.target is None else figure.target.text
     met = {True: "yes", False: "no", None: ""}[figure.is_met]
     return [figure.title, *values, ratio, target, met]
@@ -53,12 +53,12 @@ def _cells(figure: Figure) -> list[str]:
 def _value(figure: Figure, name: str) -> str:
     if name not in figure.values:
         return ""
-    said = f"{_short(figure.values[name])} {figure.unit}".strip()
+    said = f"{short(figure.values[name])} {figure.unit}".strip()
     cpu = figure.cpu_us.get(name, 0.0)
-    return f"{said} ({_short(cpu)})" if cpu and figure.unit != "s" else said
+    return f"{said} ({short(cpu)})" if cpu and figure.unit != "s" else said
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three digits that count."""
     if value >= 100:
         return f"{value:,.0f}"

@@ -33,6 +33,7 @@ Sources: lmdb.h and mdb.c of LMDB 0.9; py-lmdb's documentation.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -108,7 +109,8 @@ class LmdbTable:
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         """Open the file, and make it unless ``read_only``.
 
-        Raises: `Corruption`, if it is not an LMDB environment or is shorter than it says; OSError.
+        Raises: `Corruption`, if it is not an LMDB environment, is shorter than it says, or has been
+        found damaged in use before; OSError.
         """
         self._path = Path(path)
         self._read_only = read_only
@@ -282,6 +284,8 @@ class LmdbTable:
 
 def _open(path: Path, read_only: bool) -> lmdb.Environment:
     """The environment, known to be as long as its meta page says."""
+    if _damage_mark(path).exists():
+        raise Corruption(f"{path}: found damaged while it was in use")
     if read_only and path.stat().st_size == 0:
         raise FileNotFoundError(errno.ENOENT, "the table is not made yet", str(path))
     try:
@@ -346,6 +350,8 @@ def _used_bytes(environment: lmdb.Environment) -> int:
 def _translated(error: lmdb.Error, path: Path) -> Exception:
     """The error in the words of `Table`; what only a bug can cause stays as it is."""
     if isinstance(error, _DAMAGE):
+        with contextlib.suppress(OSError):  # A reader may not be allowed to.
+            _damage_mark(path).touch()
         return Corruption(f"{path}: not a sound LMDB file: {error}")
     if isinstance(error, lmdb.MapFullError):
         return OSError(errno.ENOSPC, "the memory map is full", str(path))
@@ -356,6 +362,11 @@ def _translated(error: lmdb.Error, path: Path) -> Exception:
     if error.code > 0:
         return OSError(error.code, os.strerror(error.code), str(path))
     return error
+
+
+def _damage_mark(path: Path) -> Path:
+    """Exists once a damaged page was met: most damage is seen only when its page is used, long after opening."""
+    return path.with_name(f"{path.name}-damaged")
 
 
 def _disk_is_full(path: Path) -> bool:

@@ -89,6 +89,34 @@ def test_a_lost_index_is_built_again(mount) -> None:
         assert (mount.path / f"other@v{number + 2}").read_bytes() == b"%d" % number
 
 
+def test_a_damaged_index_is_an_error_until_the_next_mount(mount) -> None:
+    """Pages of the index are overwritten: EIO and nothing else; it can be unmounted, and the next mount builds it anew."""
+    contents = make_files(mount.path)
+    for number in range(300):
+        (mount.path / f"{number:03}").write_text(f"{number}\n")
+    mount.umount()
+    pages = (mount.data / "index/index.lmdb").stat().st_blocks // 8
+    with open(mount.data / "index/index.lmdb", "r+b") as file:
+        for page in range(2, pages):
+            file.seek(page * 4096)
+            if any(file.read(4096)):
+                file.seek(page * 4096)
+                file.write(b"\xa5" * 4096)
+    try:
+        mount.mount()
+    except AssertionError:
+        mount.mount()  # it was met at once
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            for name in os.listdir(mount.path):
+                (mount.path / name).read_bytes()
+        mount.remount()
+    assert len(os.listdir(mount.path)) == 300 + len(contents)
+    assert (mount.path / "299").read_text() == "299\n"
+    for name, content in contents.items():
+        assert (mount.path / name).read_bytes() == content
+
+
 def test_garbage_behind_the_log_is_dropped(mount) -> None:
     """A torn last write after a death: the next mount says so, keeps all that was closed, and goes on writing."""
     contents = make_files(mount.path)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from cascadefs.fuse import mountpoint
-from tests.mounted.conftest import cascadefs, command_line, environment, is_over
+from tests.mounted.conftest import DOOR, cascadefs, command_line, environment, is_over
 
 pytestmark = pytest.mark.mounted
 
@@ -423,7 +423,8 @@ def test_status_is_json_and_nothing_but(mount):
     }
     assert found["pid"] == mount.pid
     assert (found["mountpoint"], found["data"]) == (str(mount.path), str(mount.data))
-    assert (found["door"], found["wakeup"], found["trouble"]) == ("pyfuse3", "own", None)
+    assert (found["door"], found["trouble"]) == (DOOR or "pyfuse3", None)
+    assert found.get("wakeup") == ("own" if found["door"] == "pyfuse3" else None)
     assert found["requests"]["create"] == 1
     assert found["store"]["live_bytes"] == 1000
     assert found["errors"] == {}
@@ -431,7 +432,7 @@ def test_status_is_json_and_nothing_but(mount):
 
 def test_status_for_people_fits_a_screen(mount):
     said = cascadefs("status", mount.path).stdout
-    for word in (str(mount.path), str(mount.data), f"process {mount.pid}", "pyfuse3", "requests"):
+    for word in (str(mount.path), str(mount.data), f"process {mount.pid}", DOOR or "pyfuse3", "requests"):
         assert word in said.replace("\n", " ")
     assert len(said.splitlines()) < 24
 

@@ -1,0 +1,97 @@
+"""The disk below is full: the call that cannot be honoured says ENOSPC, nothing committed is lost, and room is relief.
+
+Method: the data directory lies on a tmpfs of a few segments, which can be made larger while it is in use.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.mounted.program import run
+
+pytestmark = pytest.mark.mounted
+
+
+@pytest.fixture
+def cramped(make_mount):
+    """A mount whose disk has room for two segments of the log and little more."""
+    mount = make_mount(mounted=False)
+    mount.data.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=150m", "cramped", mount.data)
+    try:
+        mount.mount()
+        yield mount
+        mount.umount()
+    finally:
+        run("umount", "-l", mount.data)
+
+
+def fill(path: Path) -> int:
+    """Write until ENOSPC; how many bytes were taken."""
+    data = Random(0).randbytes(1024 * 1024)
+    taken = 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        while taken < 1 << 30:
+            taken += os.write(descriptor, data)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+    finally:
+        os.close(descriptor)
+    return taken
+
+
+def test_a_full_disk_refuses_writes_and_loses_nothing(cramped) -> None:
+    """dd until the disk is full, then small saves until they fail too: all that was saved is there, now and later."""
+    path = cramped.path
+    (path / "kept").write_text("first")
+    (path / "kept").write_text("second")
+    taken = fill(path / "big")
+    assert 50_000_000 < taken < 150_000_000
+    assert (path / "big").stat().st_size == taken
+    saved = {}
+    for number in range(10_000):
+        content = Random(number).randbytes(20_000)
+        try:
+            (path / f"small.{number}").write_bytes(content)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            break
+        saved[f"small.{number}"] = content
+    else:
+        pytest.fail("a disk of 150 MB took everything")
+    assert (path / "kept@v1").read_text() == "first"
+    assert (path / "kept").read_text() == "second"
+    assert int(run("df", "--output=avail", "-B1", path).split()[-1]) < 70_000_000
+    for name, content in saved.items():
+        assert (path / name).read_bytes() == content
+    cramped.remount()
+    assert (path / "kept@v1").read_text() == "first"
+    assert (path / "big").stat().st_size == taken
+    for name, content in saved.items():
+        assert (path / name).read_bytes() == content
+
+
+def test_more_room_is_relief(cramped) -> None:
+    """After ENOSPC the disk grows: the same programs go on, without a remount, and nothing is in trouble."""
+    path = cramped.path
+    fill(path / "big")
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(100):
+            (path / f"{number}").write_bytes(bytes([number]) * 1_000_000)
+    run("mount", "-o", "remount,size=600m", cramped.data)
+    (path / "after").write_bytes(b"after" * 1_000_000)
+    assert (path / "after").read_bytes() == b"after" * 1_000_000
+    with open(path / "synced", "wb") as file:
+        file.write(b"synced")
+        file.flush()
+        os.fsync(file.fileno())
+    run("rm", "-r", path / "big")
+    cramped.remount()
+    assert (path / "after").read_bytes() == b"after" * 1_000_000
+    assert cramped.status()["trouble"] is None
