@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["READERS", "Connection"]
 
-READERS: Final = 2
+import os as _o
+READERS: Final = int(_o.environ.get("KD_READERS","2"))
 """Threads that read: see above. Four measured like two on two processors; each holds a buffer of 1 MiB."""
 
 BUFFER_BYTES: Final = MAX_WRITE_BYTES + 8192
