@@ -181,8 +181,8 @@ class Store(Protocol):
         """Whether something committed is not on the disk yet."""
         ...
 
-    async def wait_durable(self) -> None:
-        """Wait until everything committed so far is on the disk."""
+    async def wait_durable(self, who: int = 0) -> None:
+        """Wait until everything committed so far is on the disk; `who` (an inode) waits, 0: nobody in particular."""
         ...
 
 
@@ -524,10 +524,10 @@ class LocalStore:
             return False
         return self._shard.log.durable_index < self._shard.log.last_index
 
-    async def wait_durable(self) -> None:
+    async def wait_durable(self, who: int = 0) -> None:
         """See `Store`."""
         if not self._read_only:
-            await self._shard.wait_durable()
+            await self._shard.wait_durable(who=who)
 
     def space(self) -> tuple[int, int, int]:
         """(bytes in all, free, free to users) of the disk below; memory's for a volatile store."""

@@ -47,7 +47,7 @@ from storage.limits import (
 from storage.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from storage.clock import Clock
     from storage.store import LocalStore
@@ -610,6 +610,14 @@ class Filesystem:
         file.dirty = True
         return len(data)
 
+    def immutable(self, handle: int) -> tuple[Hashable, int] | None:
+        """What names the bytes of an open file for ever, and how many they are; None for what may change."""
+        file = self._files[handle]
+        if isinstance(file, OpenText) or not isinstance(file.node, Past):
+            return None
+        node = file.node
+        return (node.inode, node.timestamp), node.attributes.size
+
     def is_synchronous(self, handle: int) -> bool:
         """Whether each write must be on the disk before it returns (O_SYNC, O_DSYNC)."""
         file = self._files[handle]
@@ -646,18 +654,19 @@ class Filesystem:
     async def fsync(self, handle: int, data_only: bool) -> None:
         """Commit what is dirty and wait for the disk."""
         del data_only
-        if self.save(handle):
-            await self._store.wait_durable()
+        inode = self.save(handle)
+        if inode:
+            await self._store.wait_durable(inode)
 
-    def save(self, handle: int) -> bool:
-        """The part of fsync that does not wait: commit what is dirty. Whether there is something to wait for."""
+    def save(self, handle: int) -> int:
+        """The part of fsync that does not wait: commit what is dirty. Whose durability to wait for; 0: nobody's."""
         file = self._files.get(handle)
         if not isinstance(file, OpenFile) or type(file.node) is not Live:
-            return False
+            return 0
         if file.node.draft is not None:
             self._commit(file.node)
         file.dirty = file.pending = False
-        return True
+        return file.node.number
 
     async def fsync_directory(self, handle: int) -> None:
         """Every name made or removed before is on the disk."""
@@ -901,7 +910,9 @@ class Filesystem:
             raise Refused(Reason.DENIED)
         self._check_now(node, caller, READ)
         if live.draft is not None and (attributes.content or live.draft.size):
-            self._commit(live)  # what others are writing stays in history; a file just made is not written yet
+            self._commit(
+                live
+            )  # what others are writing stays in history; a file just made is not written yet
         now_ns = self._clock.now_ns()
         draft = self._draft(live)
         draft.truncate(0, now_ns)

@@ -1,11 +1,12 @@
 """Door 2: the file system on /dev/fuse itself, in pure Python: no library between the kernel and us.
 
-- `protocol`: the bytes of requests, replies and notifications. Pure.
+- `protocol`, `notification`: the bytes of requests and replies, and of what the kernel is told unasked. Pure.
 - `negotiation`: what is agreed on when the kernel greets us. Pure.
 - `connection`: the device: threads that read requests, and replies.
+- `dispatch`: the table of handlers, the lock they run under, and what becomes of their errors.
 - `names`, `attributes`, `files`, `directories`: the requests, one method each: unpack, call `cascadefs.filesystem`, pack.
 - `backing`: versions the kernel reads without us (passthrough).
-- `notify`: what the kernel is told to forget.
+- `notify`: a thread that lets the kernel forget.
 - `mountpoint`: getting mounted.
 - `door`: one mount; joins all of these.
 

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["READERS", "Connection"]
 
-import os as _o
-READERS: Final = int(_o.environ.get("KD_READERS","2"))
+READERS: Final = 2
 """Threads that read: see above. Four measured like two on two processors; each holds a buffer of 1 MiB."""
 
 BUFFER_BYTES: Final = MAX_WRITE_BYTES + 8192
@@ -134,7 +133,7 @@ class Connection:
             os.writev(self.descriptor, (head, result))
 
     def send(self, message: bytes) -> None:
-        """Tell the kernel something unasked (a notification of `protocol`). May wait: never from a handler."""
+        """Tell the kernel something unasked (a message of `notification`). May wait: never from a handler."""
         os.write(self.descriptor, message)
 
     def requests(self) -> dict[str, int]:

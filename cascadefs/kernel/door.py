@@ -1,54 +1,40 @@
-"""One mount of the second door: the handlers, the lock they run under, and the life of the connection.
+"""One mount of the second door: joins handlers, device and notifications, and leads them through their life.
 
-Theory of operation. Handlers are plain calls that finish in the reader's thread, under **one lock** around the file
-system, which is made for one thread at a time. What waits (fsync, O_SYNC) is answered later by trio, by its unique number.
-
-The index's write transaction belongs to the thread that began it (`storage.table.lmdb`), and the next request may be
-another thread's. So whoever may have changed the index **publishes it before it lets go of the lock**, after it has
-answered: the caller goes on meanwhile, and whoever reads the index in another process finds it up to date. Measured, us
-per create + write 4 KiB + close (docs/KERNEL_DOOR.md has the table): the alternative, one thread for all changes, pays a
-wake-up between threads per request, several times what publishing costs.
-
-Errors as at the other door: a refusal is its errno, a failure of the disk its own, damage and bugs are EIO and one line in
-the log, and the mount lives on.
+What does not wait is answered by the reader's thread (`dispatch`). What waits for the disk (fsync, O_SYNC) is answered
+later, by its unique number, from trio, where all who wait share a sync.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import threading
-import traceback
+import os
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cascadefs.errnos import ERRNO, errno_of
 from cascadefs.filesystem.ranges import Ranges
 from cascadefs.kernel import mountpoint, negotiation
 from cascadefs.kernel.attributes import Attributes
+from cascadefs.kernel.backing import Backing
 from cascadefs.kernel.connection import READERS, Connection
 from cascadefs.kernel.directories import Directories
+from cascadefs.kernel.dispatch import Dispatch
 from cascadefs.kernel.files import Files
-from cascadefs.kernel.handler import Handler, Handlers, Kind
 from cascadefs.kernel.mountpoint import MountRefused
 from cascadefs.kernel.names import Names
 from cascadefs.kernel.notify import Notifier
-from cascadefs.kernel.protocol import NO_REPLY, OPCODES_MAX, UNIQUE, Header, Opcode, Reply
-from storage.errors import Corruption, Refused
+from cascadefs.kernel.protocol import NO_REPLY, UNIQUE, Header, Opcode, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from cascadefs.filesystem import Filesystem
     from cascadefs.kernel.negotiation import Agreement
 
 __all__ = ["Door", "MountRefused"]
-
-_MESSAGES_MAX: Final = 1000
-"""Distinct bugs and damages whose message was logged; later ones are only counted."""
 
 CLOSING_SECONDS: Final = 5.0
 """How long `Door.unmount` waits for the request being handled."""
@@ -66,29 +52,29 @@ class Door:
     ) -> None:
         """`publish` publishes the store's index; `on_ready` is called when the mount answers."""
         self._filesystem = filesystem
-        self._publish = publish
         self._on_ready = on_ready
-        self._lock = threading.Lock()
+        self._dispatch = Dispatch(self._reply, publish, self._tell)
         self._agreement: Agreement | None = None
         self._connection: Connection | None = None
         self._notifier: Notifier | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._waiting: trio.Nursery | None = None
         self._stopped: trio.Event | None = None
-        self._seen: set[str] = set()
-        self.errors: dict[str, int] = {}
-        self._table: list[Handler | None] = [None] * OPCODES_MAX
-        files = Files(filesystem, Ranges(filesystem), self._later, publish)
+        self._backing = Backing(filesystem, self._dispatch.lock)
+        files = Files(
+            filesystem, Ranges(filesystem), self._backing, self._reply, self._later, publish
+        )
         for handlers in (
             Names(filesystem).handlers(),
             Attributes(filesystem, files.wrote).handlers(),
             files.handlers(),
             Directories(filesystem, self._later).handlers(),
         ):
-            self._enter(handlers)
-        self._table[Opcode.INIT] = self._greet
-        self._table[Opcode.INTERRUPT] = self._ignore
-        self._table[Opcode.DESTROY] = self._acknowledge
+            self._dispatch.enter(handlers)
+        table = self._dispatch.table
+        table[Opcode.INIT] = self._greet
+        table[Opcode.INTERRUPT] = self._ignore
+        table[Opcode.DESTROY] = self._acknowledge
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -107,7 +93,7 @@ class Door:
 
     def attach(self, descriptor: int) -> None:
         """Serve this device from now on: a mount's, or a test's."""
-        self._connection = Connection(descriptor, self._table)
+        self._connection = Connection(descriptor, self._dispatch.table)
         self._notifier = Notifier(self._connection.send)
 
     async def serve(self) -> None:
@@ -135,7 +121,7 @@ class Door:
                     readers.cancel_scope.cancel()
             finally:
                 self._waiting = None
-                self._refuse_from_now_on()
+                self._dispatch.close()
             waiting.cancel_scope.cancel()
 
     async def _read(self, connection: Connection, limiter: trio.CapacityLimiter) -> None:
@@ -147,13 +133,6 @@ class Door:
         assert self._stopped is not None
         self._stopped.set()
 
-    def _refuse_from_now_on(self) -> None:
-        """What is still asked is answered with ENOTCONN at once, as by a mount whose daemon is gone."""
-        with self._lock:
-            self._table[:] = [self._disconnected] * OPCODES_MAX
-            for opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
-                self._table[opcode] = self._ignore
-
     def unmount(self, *, mounted: bool) -> None:
         """End the session: no request is handled any more. `mounted`: it is still in the tree, where it stays.
 
@@ -163,25 +142,19 @@ class Door:
         if self._notifier is not None:
             self._notifier.stop()
         # Whoever is in a handler finishes it; whoever comes waits for ever, and ends with the process.
-        self._lock.acquire(timeout=CLOSING_SECONDS)
+        self._dispatch.lock.acquire(timeout=CLOSING_SECONDS)
         if self._connection is not None:
             self._connection.close()
 
     # --- for the daemon ----------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the file system, to use it from outside; what was changed is published and the kernel told."""
-        with self._lock:
-            try:
-                yield
-            finally:
-                self._publish()
-                self._tell()
+    def exclusive(self) -> AbstractContextManager[None]:
+        """See `Dispatch.exclusive`."""
+        return self._dispatch.exclusive()
 
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""
-        with self._lock:
+        with self._dispatch.lock:
             self._tell()
 
     def status(self) -> dict[str, object]:
@@ -192,74 +165,16 @@ class Door:
             "door": "kernel",
             **(self._agreement.describe() if self._agreement is not None else {}),
             "readers": READERS,
+            "passthrough": self._backing.status(),
             "requests": requests,
-            "errors": dict(self.errors),
+            "errors": dict(self._dispatch.errors),
             "invalidations": {
                 "sent": notifier.sent if notifier is not None else 0,
                 "failed": notifier.failed if notifier is not None else 0,
             },
         }
 
-    # --- handling ----------------------------------------------------------------------------------------------
-
-    def _enter(self, handlers: Handlers) -> None:
-        for opcode, (handler, kind) in handlers.items():
-            assert self._table[opcode] is None
-            wrap = {
-                Kind.ASKS: self._asking,
-                Kind.CHANGES: self._changing,
-                Kind.TELLS: self._told,
-            }[kind]
-            self._table[opcode] = wrap(opcode, handler)
-
-    def _asking(self, opcode: Opcode, handler: Handler) -> Handler:
-        """Hold the file system, and let nothing out. Large answers are sent after it was let go."""
-        lock, failed = self._lock, self._failed
-
-        def handle(node: int, body: memoryview, header: Header) -> Reply:
-            with lock:
-                try:
-                    return handler(node, body, header)
-                except Refused as refusal:
-                    return -ERRNO[refusal.reason]
-                except Exception as error:
-                    return failed(opcode, error)
-
-        return handle
-
-    def _told(self, opcode: Opcode, handler: Handler) -> Handler:
-        """The same where nobody waits for an answer, so none may be given."""
-        asking = self._asking(opcode, handler)
-
-        def handle(node: int, body: memoryview, header: Header) -> Reply:
-            asking(node, body, header)
-            return NO_REPLY
-
-        return handle
-
-    def _changing(self, opcode: Opcode, handler: Handler) -> Handler:
-        """The same, and before it is let go: answer, publish, and queue what the kernel is to forget."""
-        lock, failed, publish = self._lock, self._failed, self._publish
-
-        def handle(node: int, body: memoryview, header: Header) -> Reply:
-            with lock:
-                result: Reply
-                try:
-                    result = handler(node, body, header)
-                except Refused as refusal:
-                    result = -ERRNO[refusal.reason]
-                except Exception as error:
-                    result = failed(opcode, error)
-                if result != NO_REPLY:
-                    self._reply(header[UNIQUE], result)
-                try:
-                    publish()
-                except Exception as error:
-                    failed(opcode, error)
-                self._tell()
-            return NO_REPLY
-
-        return handle
+    # --- answers -----------------------------------------------------------------------------------------------
 
     def _reply(self, unique: int, result: Reply) -> None:
         assert self._connection is not None
@@ -268,20 +183,6 @@ class Door:
     def _tell(self) -> None:
         if self._notifier is not None and (gone := self._filesystem.take_invalidations()):
             self._notifier.put(gone)
-
-    def _failed(self, opcode: Opcode, error: Exception) -> int:
-        """What to answer where the world failed or we did; logged here, once for each message."""
-        number = errno_of(error)
-        name = errno.errorcode[number]
-        self.errors[name] = self.errors.get(name, 0) + 1
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{opcode.name.lower()}: {type(error).__name__}: {error}"
-        key = f"{message} {where.filename}:{where.lineno}"
-        if key not in self._seen and len(self._seen) < _MESSAGES_MAX:
-            self._seen.add(key)
-            expected = isinstance(error, Corruption | OSError)
-            _log.error("%s: answered %s", message, name, exc_info=None if expected else error)
-        return -number
 
     # --- what waits --------------------------------------------------------------------------------------------
 
@@ -303,7 +204,7 @@ class Door:
         try:
             await self._filesystem.sync()
         except Exception as error:
-            result = self._failed(Opcode.FSYNC, error)
+            result = self._dispatch.failed(Opcode.FSYNC, error)
         except trio.Cancelled:
             self._reply(unique, -errno.ENOTCONN)
             raise
@@ -313,12 +214,15 @@ class Door:
 
     def _greet(self, node: int, body: memoryview, header: Header) -> Reply:
         try:
-            self._agreement, answer = negotiation.negotiate(body, passthrough=False)
+            passthrough = os.geteuid() == 0
+            self._agreement, answer = negotiation.negotiate(body, passthrough=passthrough)
         except negotiation.TooOld as error:
             _log.critical("%s", error)
             return -errno.EPROTO
         self._reply(header[UNIQUE], answer)
         if self._agreement is not None:
+            if self._agreement.passthrough and self._connection is not None:
+                self._backing.enable(self._connection.descriptor)
             self._on_ready()
         return NO_REPLY
 
@@ -327,6 +231,3 @@ class Door:
 
     def _acknowledge(self, node: int, body: memoryview, header: Header) -> Reply:
         return None
-
-    def _disconnected(self, node: int, body: memoryview, header: Header) -> Reply:
-        return -errno.ENOTCONN

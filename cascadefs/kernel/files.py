@@ -36,19 +36,22 @@ from cascadefs.kernel.protocol import (
     pack_open,
     pack_written,
 )
+from storage.limits import RECORD_INODE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cascadefs.filesystem import Filesystem, Opened
     from cascadefs.filesystem.ranges import Ranges
+    from cascadefs.kernel.backing import Backing
 
 __all__ = ["Files"]
 
-_KEEP_CACHE, _DIRECT_IO, _NOFLUSH = (
+_KEEP_CACHE, _DIRECT_IO, _NOFLUSH, _PASSTHROUGH = (
     int(OpenFlag.KEEP_CACHE),
     int(OpenFlag.DIRECT_IO),
     int(OpenFlag.NOFLUSH),
+    int(OpenFlag.PASSTHROUGH),
 )
 
 _WRITTEN_BY_THE_KERNEL = 1
@@ -67,11 +70,15 @@ class Files:
         self,
         filesystem: Filesystem,
         ranges: Ranges,
+        backing: Backing,
+        reply: Callable[[int, Reply], None],
         later: Later,
         publish: Callable[[], None],
     ) -> None:
         self._filesystem = filesystem
         self._ranges = ranges
+        self._backing = backing
+        self._reply = reply
         self._later = later
         self._publish = publish
         self._synchronous: set[int] = set()
@@ -101,7 +108,17 @@ class Files:
     def open(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.open`."""
         flags, _ = TWO_WORDS.unpack_from(body)
-        return self._opened(self._filesystem.open(node, flags, caller_of(header)), flags)
+        opened = self._filesystem.open(node, flags, caller_of(header))
+        answer = self._opened(opened, flags)
+        if node < RECORD_INODE_MAX or not self._backing.enabled:
+            return answer
+        unique = header[UNIQUE]
+
+        def decided(backing: int) -> None:
+            passed = pack_open(opened.handle, _PASSTHROUGH | _NOFLUSH, backing)
+            self._reply(unique, passed if backing else answer)
+
+        return NO_REPLY if self._backing.open(node, opened.handle, decided) else answer
 
     def create(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.create`."""
@@ -141,6 +158,7 @@ class Files:
         handle, *_ = RELEASE.unpack_from(body)
         self._writers.pop(handle, None)
         self._synchronous.discard(handle)
+        self._backing.release(handle)
         self._filesystem.release(handle)
         return None
 

@@ -13,7 +13,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Final
 
-from cascadefs.kernel import protocol
+from cascadefs.kernel import notification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,15 +55,15 @@ class Notifier:
         """Let the kernel forget these, soon and in this order."""
         self._queue.put(
             [
-                protocol.invalidate_node(number)
+                notification.invalidate_node(number)
                 if name is None
-                else protocol.invalidate_entry(number, name)
+                else notification.invalidate_entry(number, name)
                 for number, name in invalidations
             ]
         )
 
     def put_messages(self, messages: Iterable[bytes]) -> None:
-        """Send these notifications of `protocol`, soon and in this order."""
+        """Send these messages of `notification`, soon and in this order."""
         self._queue.put(messages)
 
     def stop(self) -> bool:

@@ -1,4 +1,4 @@
-"""The bytes of the FUSE protocol: requests, replies, notifications (include/uapi/linux/fuse.h, 7.31 to 7.45). Pure.
+"""The bytes of the FUSE protocol: requests and replies (include/uapi/linux/fuse.h, 7.31 to 7.45). Pure.
 
 A request is a 40-byte header and a body; a reply a 16-byte header and a body. Everything is in the machine's byte order.
 Only what the kernel sends to a file system like ours is here: one without locks of its own, DAX or block devices.
@@ -122,15 +122,6 @@ class SetattrField(enum.IntFlag):
     ATIME = 1 << 4
     MTIME = 1 << 5
     HANDLE = 1 << 6
-
-
-class NotifyCode(enum.IntEnum):
-    """What the kernel is told unasked."""
-
-    INVALIDATE_NODE = 2
-    INVALIDATE_ENTRY = 3
-    STORE = 4
-    DELETE = 6
 
 
 REQUEST_HEADER: Final = struct.Struct("=IIQQIIIHH")
@@ -302,29 +293,3 @@ def directory_entry_plus_bytes(name: bytes) -> int:
 
 NO_ENTRY: Final = bytes(_ENTRY_BYTES)
 """In front of an entry in a READDIRPLUS reply that tells nothing but the entry: the kernel takes no reference."""
-
-
-def invalidate_node(node: int, offset: int = 0, length: int = 0) -> bytes:
-    """Attributes, and pages of a range (length 0: all behind `offset`; offset -1: none), are to be forgotten."""
-    return _notification(NotifyCode.INVALIDATE_NODE, struct.pack("=Qqq", node, offset, length))
-
-
-def invalidate_entry(parent: int, name: bytes) -> bytes:
-    """What a name means, or that it means nothing, is to be forgotten."""
-    body = struct.pack("=QII", parent, len(name), 0) + name + b"\0"
-    return _notification(NotifyCode.INVALIDATE_ENTRY, body)
-
-
-def delete_entry(parent: int, child: int, name: bytes) -> bytes:
-    """A name is gone although nobody here removed it: watchers are told (inotify)."""
-    body = struct.pack("=QQII", parent, child, len(name), 0) + name + b"\0"
-    return _notification(NotifyCode.DELETE, body)
-
-
-def store(node: int, offset: int, data: bytes) -> bytes:
-    """Pages to keep for a node, unasked."""
-    return _notification(NotifyCode.STORE, struct.pack("=QQII", node, offset, len(data), 0) + data)
-
-
-def _notification(code: NotifyCode, body: bytes) -> bytes:
-    return REPLY_HEADER.pack(REPLY_HEADER.size + len(body), code, 0) + body

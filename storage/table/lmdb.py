@@ -305,14 +305,14 @@ def _open(path: Path, read_only: bool) -> lmdb.Environment:
             lock=True,
         )
     except lmdb.Error as error:
-        raise _unsound(_translated(error, path), path) from error
+        raise _unsound(_translated(error, path, in_use=False), path) from error
     try:
         _check_length(environment, path)
         if not read_only:
             _keep_up(environment)
     except lmdb.Error as error:
         environment.close()
-        raise _unsound(_translated(error, path), path) from error
+        raise _unsound(_translated(error, path, in_use=False), path) from error
     except BaseException:
         environment.close()
         raise
@@ -347,11 +347,12 @@ def _used_bytes(environment: lmdb.Environment) -> int:
     return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
 
 
-def _translated(error: lmdb.Error, path: Path) -> Exception:
+def _translated(error: lmdb.Error, path: Path, *, in_use: bool = True) -> Exception:
     """The error in the words of `Table`; what only a bug can cause stays as it is."""
     if isinstance(error, _DAMAGE):
-        with contextlib.suppress(OSError):  # A reader may not be allowed to.
-            _damage_mark(path).touch()
+        if in_use:  # Opening finds the same again.
+            with contextlib.suppress(OSError):  # A reader may not be allowed to.
+                _damage_mark(path).touch()
         return Corruption(f"{path}: not a sound LMDB file: {error}")
     if isinstance(error, lmdb.MapFullError):
         return OSError(errno.ENOSPC, "the memory map is full", str(path))

@@ -20,6 +20,7 @@ def place(shared_mount, request: pytest.FixtureRequest) -> Path:
     path.mkdir()
     return path
 
+
 _MAKEFILE = """\
 CFLAGS = -O1 -g -Wall -Werror -fPIC -MMD
 OBJECTS = main.o one.o two.o three.o
@@ -40,9 +41,13 @@ clean:
 def make_project(directory: Path) -> None:
     directory.mkdir()
     (directory / "Makefile").write_text(_MAKEFILE)
-    (directory / "parts.h").write_text("#define SCALE 10\nint one(void); int two(void); int three(void);\n")
+    (directory / "parts.h").write_text(
+        "#define SCALE 10\nint one(void); int two(void); int three(void);\n"
+    )
     for value, name in enumerate(("one", "two", "three"), start=1):
-        (directory / f"{name}.c").write_text(f'#include "parts.h"\nint {name}(void) {{ return {value} * SCALE; }}\n')
+        (directory / f"{name}.c").write_text(
+            f'#include "parts.h"\nint {name}(void) {{ return {value} * SCALE; }}\n'
+        )
     (directory / "main.c").write_text(
         '#include <stdio.h>\n#include "parts.h"\n'
         'int main(void) { printf("%d\\n", one() + two() + three()); return 0; }\n'
@@ -74,7 +79,14 @@ def test_make_builds_what_changed_and_nothing_else(place) -> None:
     assert run(place / "installed") == "600\n"
     assert (project / "program").exists()
     run("make", "-s", "-C", project, "clean")
-    assert sorted(os.listdir(project)) == ["Makefile", "main.c", "one.c", "parts.h", "three.c", "two.c"]
+    assert sorted(os.listdir(project)) == [
+        "Makefile",
+        "main.c",
+        "one.c",
+        "parts.h",
+        "three.c",
+        "two.c",
+    ]
 
 
 def test_an_old_binary_runs_from_the_past(place) -> None:
@@ -98,7 +110,12 @@ def test_scripts_and_binaries_are_executed_from_the_mount(place) -> None:
     script.chmod(0o755)
     assert run(script, "said") == f"said {script}\n"
     run("cp", "/bin/sleep", place / "napper")
-    run("sh", "-c", "./napper 0.3 & cp /bin/echo new && mv new napper && ./napper replaced && wait", cwd=place)
+    run(
+        "sh",
+        "-c",
+        "./napper 0.3 & cp /bin/echo new && mv new napper && ./napper replaced && wait",
+        cwd=place,
+    )
     run("cp", "/bin/sleep", place / "busy")
     said = run("sh", "-c", "./busy 2 & sleep 0.2; echo x > busy; kill $!", cwd=place, expect=None)
     assert said == ""

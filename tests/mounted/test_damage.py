@@ -59,7 +59,9 @@ def test_a_turned_bit_is_an_error_and_not_an_answer(mount, tmp_path: Path) -> No
             assert failure.value.errno == errno.EIO
         copy = tmp_path / "copy" / name
         got = copy.read_bytes() if copy.exists() else b""
-        assert contents[name].startswith(got), "what came before the damage may be copied, other bytes never"
+        assert contents[name].startswith(got), (
+            "what came before the damage may be copied, other bytes never"
+        )
         assert (mount.path / name).stat().st_size == len(contents[name])
         assert (mount.path / f"{name}@v1").read_bytes() == b"the first version\n"
     assert mount.status()["errors"]["EIO"] >= 2 * len(hit)
@@ -90,29 +92,25 @@ def test_a_lost_index_is_built_again(mount) -> None:
 
 
 def test_a_damaged_index_is_an_error_until_the_next_mount(mount) -> None:
-    """Pages of the index are overwritten: EIO and nothing else; it can be unmounted, and the next mount builds it anew."""
+    """A page of the index is overwritten: EIO; it can be unmounted, and the next mount builds it anew."""
     contents = make_files(mount.path)
     for number in range(300):
-        (mount.path / f"{number:03}").write_text(f"{number}\n")
+        (mount.path / f"{number:04}").write_text(f"{number}\n")
     mount.umount()
-    pages = (mount.data / "index/index.lmdb").stat().st_blocks // 8
     with open(mount.data / "index/index.lmdb", "r+b") as file:
-        for page in range(2, pages):
-            file.seek(page * 4096)
-            if any(file.read(4096)):
-                file.seek(page * 4096)
+        index = file.read(4096 * 4096)
+        # Every one: LMDB leaves what a page held before where it was.
+        for page in range(8192, len(index), 4096):
+            if b"0150" in index[page : page + 4096]:
+                file.seek(page)
                 file.write(b"\xa5" * 4096)
-    try:
-        mount.mount()
-    except AssertionError:
-        mount.mount()  # it was met at once
-    else:
-        with pytest.raises(OSError, match="Input/output error"):
-            for name in os.listdir(mount.path):
-                (mount.path / name).read_bytes()
-        mount.remount()
+    mount.mount()
+    with pytest.raises(OSError, match="Input/output error"):
+        (mount.path / "0150").read_bytes()
+    mount.remount()
+    assert "damaged" in mount.log()
     assert len(os.listdir(mount.path)) == 300 + len(contents)
-    assert (mount.path / "299").read_text() == "299\n"
+    assert (mount.path / "0299").read_text() == "299\n"
     for name, content in contents.items():
         assert (mount.path / name).read_bytes() == content
 

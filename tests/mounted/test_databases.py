@@ -20,6 +20,7 @@ def place(shared_mount, request: pytest.FixtureRequest) -> Path:
     path.mkdir()
     return path
 
+
 _WORKER = """
     import sqlite3, sys
     path, who, turns = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -39,7 +40,9 @@ def make_database(path: Path, mode: str) -> None:
     assert database.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,)
     database.execute("CREATE TABLE account (balance INTEGER)")
     database.execute("INSERT INTO account VALUES (0)")
-    database.execute("CREATE TABLE entry (id INTEGER PRIMARY KEY, who TEXT, turn INTEGER, payload TEXT)")
+    database.execute(
+        "CREATE TABLE entry (id INTEGER PRIMARY KEY, who TEXT, turn INTEGER, payload TEXT)"
+    )
     database.execute("CREATE INDEX by_who ON entry (who, turn)")
     database.close()
 
@@ -67,7 +70,10 @@ def test_two_processes_share_a_database(mount, mode: str, tmp_path: Path) -> Non
     dump = run("sqlite3", path, ".dump")
     assert dump.count("INSERT INTO entry") == 2 * turns
     mount.remount()
-    assert run("sqlite3", path, "PRAGMA integrity_check; SELECT count(*) FROM entry") == f"ok\n{2 * turns}\n"
+    assert (
+        run("sqlite3", path, "PRAGMA integrity_check; SELECT count(*) FROM entry")
+        == f"ok\n{2 * turns}\n"
+    )
     assert run("sqlite3", path, ".dump") == dump
 
 
@@ -99,7 +105,10 @@ def test_an_old_state_of_a_database_opens_from_the_past(place) -> None:
     finish([start_python(_WORKER, path, "second", "4")])
     assert run("sqlite3", path, "SELECT count(*) FROM entry") == "7\n"
     past = f"file:{place}/.@tag-before/bank.db?immutable=1&mode=ro"
-    assert run("sqlite3", past, "SELECT count(*), max(who) FROM entry; PRAGMA integrity_check") == "3|first\nok\n"
+    assert (
+        run("sqlite3", past, "SELECT count(*), max(who) FROM entry; PRAGMA integrity_check")
+        == "3|first\nok\n"
+    )
 
 
 def test_vacuum_backup_and_a_big_import(place, tmp_path: Path) -> None:

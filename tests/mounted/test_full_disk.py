@@ -6,7 +6,10 @@ Method: the data directory lies on a tmpfs of a few segments, which can be made 
 from __future__ import annotations
 
 import errno
+import functools
+import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -36,14 +39,20 @@ def fill(path: Path) -> int:
     data = Random(0).randbytes(1024 * 1024)
     taken = 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        while taken < 1 << 30:
-            taken += os.write(descriptor, data)
-    except OSError as error:
-        assert error.errno == errno.ENOSPC
-    finally:
-        os.close(descriptor)
+    while written := until_full(lambda: os.write(descriptor, data)):
+        taken += written
+    os.close(descriptor)
     return taken
+
+
+def until_full(call: Callable[[], int]) -> int:
+    """What `call` returns; 0 when the disk is full."""
+    try:
+        return call()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return 0
 
 
 def test_a_full_disk_refuses_writes_and_loses_nothing(cramped) -> None:
@@ -55,16 +64,12 @@ def test_a_full_disk_refuses_writes_and_loses_nothing(cramped) -> None:
     assert 50_000_000 < taken < 150_000_000
     assert (path / "big").stat().st_size == taken
     saved = {}
-    for number in range(10_000):
+    for number in itertools.count():
         content = Random(number).randbytes(20_000)
-        try:
-            (path / f"small.{number}").write_bytes(content)
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+        target = path / f"small.{number}"
+        if not until_full(functools.partial(target.write_bytes, content)):
             break
-        saved[f"small.{number}"] = content
-    else:
-        pytest.fail("a disk of 150 MB took everything")
+        saved[target.name] = content
     assert (path / "kept@v1").read_text() == "first"
     assert (path / "kept").read_text() == "second"
     assert int(run("df", "--output=avail", "-B1", path).split()[-1]) < 70_000_000
@@ -81,9 +86,8 @@ def test_more_room_is_relief(cramped) -> None:
     """After ENOSPC the disk grows: the same programs go on, without a remount, and nothing is in trouble."""
     path = cramped.path
     fill(path / "big")
-    with pytest.raises(OSError, match="No space left"):
-        for number in range(100):
-            (path / f"{number}").write_bytes(bytes([number]) * 1_000_000)
+    while until_full(lambda: (path / "more").write_bytes(bytes(1_000_000))):
+        pass
     run("mount", "-o", "remount,size=600m", cramped.data)
     (path / "after").write_bytes(b"after" * 1_000_000)
     assert (path / "after").read_bytes() == b"after" * 1_000_000

@@ -29,7 +29,9 @@ def git(repository: Path, *arguments: str | Path) -> str:
 def test_a_repository_lives_on_the_mount(mount, tmp_path: Path) -> None:
     """git init, add, commit, status, branch, merge, gc, fsck; then clone it away and compare."""
     work = mount.path / "work"
-    count = copy_sample(work, lambda path: "/asyncio/" in path or "/email/" in path or "/test/test_a" in path)
+    count = copy_sample(
+        work, lambda path: "/asyncio/" in path or "/email/" in path or "/test/test_a" in path
+    )
     assert count > 100
     git(work, "init", "-q", "-b", "main")
     git(work, "add", ".")

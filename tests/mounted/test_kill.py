@@ -118,7 +118,10 @@ def test_what_was_promised_survives_the_daemons_death(mount, tmp_path: Path) -> 
             for name, content in states[who].items():
                 allowed = {content}
                 if pending is not None and pending[0] == name:
-                    allowed |= {pending[1], *([EMPTY] if content is None else [])}  # made, and not yet closed
+                    allowed |= {
+                        pending[1],
+                        *([EMPTY] if content is None else []),
+                    }  # made, and not yet closed
                 found = digest(directory / name)
                 assert found in allowed, f"turn {turn}: {who}/{name}"
                 states[who][name] = found

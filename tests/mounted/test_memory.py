@@ -79,7 +79,9 @@ def test_scattered_writes_without_a_close(roomy) -> None:
 def test_many_files_and_many_open_ones(roomy) -> None:
     """500 files open and half written at once, 5,000 made, listed, removed; then it has as little open as before."""
     before = resident(roomy.pid, "VmRSS")
-    opened = [os.open(roomy.path / f"open.{number}", os.O_RDWR | os.O_CREAT) for number in range(500)]
+    opened = [
+        os.open(roomy.path / f"open.{number}", os.O_RDWR | os.O_CREAT) for number in range(500)
+    ]
     for descriptor in opened:
         os.write(descriptor, b"x" * 200_000)
     assert resident(roomy.pid) < LIMIT

@@ -24,6 +24,7 @@ def place(shared_mount, request: pytest.FixtureRequest) -> Path:
     path.mkdir()
     return path
 
+
 _MODULE = "def main():\n    print('hello from the mount')\n"
 
 
@@ -39,7 +40,9 @@ def make_wheel(directory: Path, version: str) -> None:
     record = f"greeting-{version}.dist-info/RECORD"
     lines = []
     for name, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        digest = (
+            base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        )
         lines.append(f"{name},sha256={digest},{len(text.encode())}\n")
     with zipfile.ZipFile(directory / f"greeting-{version}-py3-none-any.whl", "w") as wheel:
         for name, text in files.items():
@@ -47,7 +50,7 @@ def make_wheel(directory: Path, version: str) -> None:
         wheel.writestr(record, "".join(lines) + f"{record},,\n")
 
 
-_BACKEND = '''
+_BACKEND = """
 import os, zipfile
 NAME = "parting-1.0"
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
@@ -63,7 +66,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         record = f"{NAME}.dist-info/RECORD"
         wheel.writestr(record, "".join(f"{p},,\\n" for p in [*files, record]))
     return name
-'''
+"""
 
 
 def make_sdist(directory: Path) -> None:
@@ -93,9 +96,9 @@ def test_pip_installs_into_an_environment_on_the_mount(place) -> None:
     python = place / "venv/bin/python"
     install = (python, "-m", "pip", "install", "-q", "--no-index", "--find-links", shelf)
     run(*install, "parting", TMPDIR=str(place))
-    assert run(python, "-c", "import parting, sys; print(parting.greeting.version, sys.prefix)") == (
-        f"1.0 {place}/venv\n"
-    )
+    assert run(
+        python, "-c", "import parting, sys; print(parting.greeting.version, sys.prefix)"
+    ) == (f"1.0 {place}/venv\n")
     assert run(place / "venv/bin/greet") == "hello from the mount\n"
     assert "No broken requirements" in run(python, "-m", "pip", "check")
     make_wheel(shelf, "2.0")

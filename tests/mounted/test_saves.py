@@ -28,7 +28,9 @@ def place(shared_mount, request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def write(path: Path, text: str, flags: int = os.O_TRUNC, mode: int = 0o644, *, sync: bool = False) -> None:
+def write(
+    path: Path, text: str, flags: int = os.O_TRUNC, mode: int = 0o644, *, sync: bool = False
+) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flags, mode)
     os.write(descriptor, text.encode())
     if sync:
@@ -155,7 +157,9 @@ def versions(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("save", IDIOMS)
-def test_every_save_is_a_version_of_the_name(place: Path, save: Callable[[Path, str], None]) -> None:
+def test_every_save_is_a_version_of_the_name(
+    place: Path, save: Callable[[Path, str], None]
+) -> None:
     """Five saves of one document by one program: five contents in the name's history, in order, no other ones."""
     path = place / "notes.txt"
     texts = [f"draft {number}\n" * number for number in range(1, 6)]
@@ -192,7 +196,9 @@ def test_a_notebook_is_saved_while_its_kernel_reads_it(place: Path) -> None:
             (jupyter if number % 2 else rename_over)(path, json.dumps(notebook))
             kernel.do("import json")
             assert kernel.ask("len(json.load(open('Untitled.ipynb'))['cells'])") == number * 20
-    assert [len(json.loads(text)["cells"]) for text in versions(path)] == [n * 20 for n in range(10)]
+    assert [len(json.loads(text)["cells"]) for text in versions(path)] == [
+        n * 20 for n in range(10)
+    ]
 
 
 def test_stream_editors(place: Path) -> None:

@@ -42,7 +42,9 @@ def test_a_memmap_is_written_and_read_back(mount) -> None:
     expected[0, 0] = 7.0
     assert np.array_equal(array, expected)
     del array
-    saved = np.lib.format.open_memmap(mount.path / "b.npy", mode="w+", dtype=np.int64, shape=(50_000,))
+    saved = np.lib.format.open_memmap(
+        mount.path / "b.npy", mode="w+", dtype=np.int64, shape=(50_000,)
+    )
     saved[:] = np.arange(50_000)
     del saved
     np.savez_compressed(mount.path / "c.npz", x=expected, y=np.arange(10))
@@ -78,7 +80,9 @@ def test_training_saves_a_checkpoint_every_epoch(place: Path) -> None:
         for shard in sorted(pinned.glob("*.npz")):
             with np.load(shard) as batch:
                 model.partial_fit(batch["x"], batch["y"], classes=[0, 1])
-        (place / "data" / f"{epoch:03}.npz").write_bytes(b"not data any more")  # somebody works on the live data
+        (place / "data" / f"{epoch:03}.npz").write_bytes(
+            b"not data any more"
+        )  # somebody works on the live data
         with open(place / "model.tmp", "wb") as file:
             pickle.dump({"epoch": epoch, "model": model}, file)
             file.flush()
@@ -110,7 +114,9 @@ def test_loaders_in_processes_read_one_pinned_epoch(place: Path) -> None:
     """
     workers = [start_python(worker, cwd=place) for _ in range(4)]
     for number in range(12):
-        np.savez(place / "data" / "new.npz", x=np.zeros((1, 20), np.float32), y=np.zeros(1, np.int8))
+        np.savez(
+            place / "data" / "new.npz", x=np.zeros((1, 20), np.float32), y=np.zeros(1, np.int8)
+        )
         os.replace(place / "data/new.npz", place / "data" / f"{number:03}.npz")
     said = finish(workers)
     assert len(set(said)) == 1

@@ -182,10 +182,9 @@ def test_a_version_has_its_size_time_and_mode(place: Path) -> None:
     assert (stat.S_IMODE(third.st_mode), third.st_uid, third.st_gid) == (0o600, 7, 8)
     assert (place / "cfg@v-1.yaml").read_text() == "two, longer\n"
     assert sorted(os.listdir(place / "cfg.yaml@@")) == ["v1.yaml", "v2.yaml", "v3.yaml"]
-    assert run("ls", "-l", place / "cfg.yaml@@").count("cfg") == 0
     run("cp", "-p", place / "cfg@v2.yaml", place / "copy")
     assert (place / "copy").stat().st_mtime_ns == second.st_mtime_ns
-    assert os.listdir(place) == sorted(["cfg.yaml", "copy"]) or set(os.listdir(place)) == {"cfg.yaml", "copy"}
+    assert sorted(os.listdir(place)) == ["cfg.yaml", "copy"]
 
 
 def test_chmod_and_chown_are_seen_in_time(place: Path) -> None:
@@ -205,13 +204,22 @@ def test_chmod_and_chown_are_seen_in_time(place: Path) -> None:
     for moment, mode in moments:
         for then in (place / f"f@t={moment}", place / f".@t={moment}" / "f"):
             status = then.stat()
-            assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, mode, mode)
+            assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (
+                mode,
+                mode,
+                mode,
+            )
             assert os.getxattr(then, "user.a") == b"old"
 
 
 def test_deleted_and_renamed_things_are_found_again(place: Path) -> None:
     """After rm -r, the tree is in the directory's past; a renamed file's versions stay under the old name."""
-    run("sh", "-c", "mkdir -p d/e; echo 1 > d/e/f; echo 2 > d/e/f; ln -s f d/e/l; mv d/e/f d/e/g; echo 3 > d/e/g", cwd=place)
+    run(
+        "sh",
+        "-c",
+        "mkdir -p d/e; echo 1 > d/e/f; echo 2 > d/e/f; ln -s f d/e/l; mv d/e/f d/e/g; echo 3 > d/e/g",
+        cwd=place,
+    )
     time.sleep(0.002)
     moment = time.time_ns()
     time.sleep(0.002)
@@ -261,17 +269,16 @@ def test_nothing_changes_the_past(place: Path, kept: str) -> None:
         ]
     else:
         actions += [
-            lambda: open(path, "r+"),
-            lambda: open(path, "a"),
+            lambda: os.open(path, os.O_RDWR),
+            lambda: os.open(path, os.O_WRONLY | os.O_APPEND),
             lambda: os.truncate(path, 0),
             lambda: os.link(path, place / "stolen"),
         ]
         if "/" in kept:
             actions += [lambda: os.unlink(path)]
     for action in actions:
-        with pytest.raises(OSError, match="Read-only file system|Invalid cross-device link") as refusal:
+        with pytest.raises(OSError, match="Read-only file system"):
             action()
-        assert refusal.value.errno in (errno.EROFS, errno.EXDEV)
     assert (place / "f@v1").read_text() == "one"
     assert (place / "d@tag-t/g").read_text() == "g"
     assert sorted(os.listdir(place)) == ["d", "f"]
@@ -310,17 +317,16 @@ def test_what_is_not_there_has_the_right_errno(place: Path, name: str, number: i
 def test_a_version_cannot_be_forged(place: Path) -> None:
     """A name that means a version of something with history cannot be created; of anything else it can."""
     (place / "model.pt").write_text("real")
-    for name in ("model@v12.pt", "model.pt@v12", "model.pt@2024", "model.pt@t=2024"):
-        for forge in (
-            lambda path: path.write_text("forged"),
-            lambda path: path.mkdir(),
-            lambda path: os.symlink("x", path),
-            lambda path: os.link(place / "model.pt", path),
-            lambda path: os.rename(place / "model.pt", path),
-        ):
-            if "@2024" in name and name.endswith("2024") and "=" not in name:
-                continue  # not a time of the grammar: a plain name
-            with pytest.raises(OSError, match="Invalid argument|File exists|Read-only"):
+    forgeries = [
+        lambda path: path.write_text("forged"),
+        lambda path: path.mkdir(),
+        lambda path: os.symlink("x", path),
+        lambda path: os.link(place / "model.pt", path),
+        lambda path: os.rename(place / "model.pt", path),
+    ]
+    for name in ("model@v12.pt", "model.pt@v12", "model.pt@t=2024", "model.pt@20240101T000000Z"):
+        for forge in forgeries:
+            with pytest.raises(OSError, match="Invalid argument"):
                 forge(place / name)
     (place / "other@v12").write_text("a plain name")
     assert (place / "other@v12").read_text() == "a plain name"

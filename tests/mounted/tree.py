@@ -117,7 +117,14 @@ def make_zoo(root: Path) -> None:
     (root / "empty").touch()
     (root / "empty directory").mkdir(mode=0o1777)
     (root / "bytes").write_bytes(bytes(range(256)) * 1000)
-    for name in (b"\xff\xfe not UTF-8", b"line\nend", b" blank ", b"-rf", "ä€😀".encode(), b"n" * 255):
+    for name in (
+        b"\xff\xfe not UTF-8",
+        b"line\nend",
+        b" blank ",
+        b"-rf",
+        "ä€😀".encode(),
+        b"n" * 255,
+    ):
         with open(os.path.join(os.fsencode(root), name), "wb") as file:
             file.write(name)
     (deep / "one").write_text("shared\n")

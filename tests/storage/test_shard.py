@@ -463,6 +463,29 @@ async def test_a_sync_that_fails_is_never_taken_for_one_that_did_not() -> None:
     assert shard.namespace.head(ROOT, b"f") == 0
 
 
+@pytest.mark.parametrize("sync_ms", [0, 5])
+async def test_who_syncs_alone_on_a_fast_disk_is_served_on_the_spot(sync_ms) -> None:
+    disk = MemoryDisk()
+    shard = make_shard(disk)
+    clock = StoppedClock()
+    shard._clock = clock
+    here = threading.get_ident()
+    threads = []
+
+    def before(call: str, _name: str) -> None:
+        if call == "fdatasync":
+            threads.append(threading.get_ident() == here)
+            clock.now_ns = lambda at=clock.now_ns(): at + sync_ms * 1_000_000
+
+    disk.before = before
+    for number, who in enumerate((7, 7, 7, 8, 8, 0, 0, 7)):
+        create(shard, b"%d" % number)
+        await shard.wait_durable(who=who)
+        assert shard.log.durable_index == shard.log.last_index
+    fast = sync_ms == 0  # 7 and 8 each alone from their second time on; 0 is nobody in particular
+    assert threads == [False, fast, fast, False, fast, False, False, False]
+
+
 async def test_waiters_share_syncs() -> None:
     disk = MemoryDisk()
     shard = make_shard(disk)

@@ -1,0 +1,162 @@
+"""The table of handlers, the lock they run under, and what becomes of their errors.
+
+Handlers are plain calls that finish in a reader's thread, under **one lock** around the file system, which is made for
+one thread at a time.
+
+The index's write transaction belongs to the thread that began it (`storage.table.lmdb`), and the next request may be
+another thread's. So whoever may have changed the index **publishes it before letting go of the lock**, after having
+answered: the caller goes on meanwhile, and whoever reads the index in another process finds it up to date. It costs about
+8 us of processor time a change (docs/KERNEL_DOOR.md). The alternative, one thread for all changes, pays a wake-up between
+threads for each: 15 us and more.
+
+Errors as at the other door: a refusal is its errno, a failure of the disk its own, damage and bugs are EIO and one line in
+the log, and the mount lives on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import threading
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from cascadefs.errnos import ERRNO, errno_of
+from cascadefs.kernel.handler import Handler, Handlers, Kind
+from cascadefs.kernel.protocol import NO_REPLY, OPCODES_MAX, UNIQUE, Header, Opcode, Reply
+from storage.errors import Corruption, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Dispatch"]
+
+_MESSAGES_MAX: Final = 1000
+"""Distinct bugs and damages whose message was logged; later ones are only counted."""
+
+_log = logging.getLogger(__name__)
+
+
+class Dispatch:
+    """See the module. `table` is by opcode; an opcode without a handler is none we know."""
+
+    def __init__(
+        self,
+        reply: Callable[[int, Reply], None],
+        publish: Callable[[], None],
+        tell: Callable[[], None],
+    ) -> None:
+        """`publish` publishes the store's index; `tell` queues what the kernel is to forget."""
+        self._reply = reply
+        self._publish = publish
+        self._tell = tell
+        self._seen: set[str] = set()
+        self.lock = threading.Lock()
+        self.table: list[Handler | None] = [None] * OPCODES_MAX
+        self.errors: dict[str, int] = {}
+
+    def enter(self, handlers: Handlers) -> None:
+        """Add these to the table."""
+        for opcode, (handler, kind) in handlers.items():
+            assert self.table[opcode] is None
+            wrap = {
+                Kind.ASKS: self._asking,
+                Kind.CHANGES: self._changing,
+                Kind.TELLS: self._told,
+            }[kind]
+            self.table[opcode] = wrap(opcode, handler)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the file system, to use it from outside; what was changed is published and the kernel told."""
+        with self.lock:
+            try:
+                yield
+            finally:
+                self._publish()
+                self._tell()
+
+    def close(self) -> None:
+        """What is still asked is answered with ENOTCONN at once, as by a mount whose daemon is gone."""
+        with self.lock:
+            self.table[:] = [_disconnected] * OPCODES_MAX
+            for opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
+                self.table[opcode] = _ignored
+
+    def _asking(self, opcode: Opcode, handler: Handler) -> Handler:
+        """Hold the file system, and let nothing out. The answer, which may be large, is sent after letting go."""
+        lock, failed = self.lock, self.failed
+
+        def handle(node: int, body: memoryview, header: Header) -> Reply:
+            with lock:
+                try:
+                    return handler(node, body, header)
+                except Refused as refusal:
+                    return -ERRNO[refusal.reason]
+                except Exception as error:
+                    return failed(opcode, error)
+
+        return handle
+
+    def _told(self, opcode: Opcode, handler: Handler) -> Handler:
+        """The same where nobody waits for an answer, so none may be given."""
+        asking = self._asking(opcode, handler)
+
+        def handle(node: int, body: memoryview, header: Header) -> Reply:
+            asking(node, body, header)
+            return NO_REPLY
+
+        return handle
+
+    def _changing(self, opcode: Opcode, handler: Handler) -> Handler:
+        """The same, and before letting go: answer, publish, and queue what the kernel is to forget."""
+        lock, failed, reply, publish, tell = (
+            self.lock,
+            self.failed,
+            self._reply,
+            self._publish,
+            self._tell,
+        )
+
+        def handle(node: int, body: memoryview, header: Header) -> Reply:
+            with lock:
+                result: Reply
+                try:
+                    result = handler(node, body, header)
+                except Refused as refusal:
+                    result = -ERRNO[refusal.reason]
+                except Exception as error:
+                    result = failed(opcode, error)
+                if result != NO_REPLY:
+                    reply(header[UNIQUE], result)
+                try:
+                    publish()
+                except Exception as error:
+                    failed(opcode, error)
+                tell()
+            return NO_REPLY
+
+        return handle
+
+    def failed(self, opcode: Opcode, error: Exception) -> int:
+        """What to answer where the world failed or we did; logged here, once for each message."""
+        number = errno_of(error)
+        name = errno.errorcode[number]
+        self.errors[name] = self.errors.get(name, 0) + 1
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{opcode.name.lower()}: {type(error).__name__}: {error}"
+        key = f"{message} {where.filename}:{where.lineno}"
+        if key not in self._seen and len(self._seen) < _MESSAGES_MAX:
+            self._seen.add(key)
+            expected = isinstance(error, Corruption | OSError)
+            _log.error("%s: answered %s", message, name, exc_info=None if expected else error)
+        return -number
+
+
+def _ignored(node: int, body: memoryview, header: Header) -> Reply:
+    return NO_REPLY
+
+
+def _disconnected(node: int, body: memoryview, header: Header) -> Reply:
+    return -errno.ENOTCONN
