@@ -550,6 +550,7 @@ class LocalStore:
             "directory": str(self.directory) if self.directory is not None else None,
             "records": log.last_index,
             "records_durable": log.durable_index,
+            "syncs": log.syncs,
             "log_bytes": log.end_address,
             "last_commit_us": self._hybrid.last_us,
             "live_inodes": counters.live_inodes,

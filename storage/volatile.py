@@ -24,6 +24,7 @@ class VolatileLog:
         self.last_index = 0
         self.last_timestamp = 0
         self.last_checksum = 0
+        self.syncs = 0
         self.end_address = 8
         self.payload_bytes = 0
 

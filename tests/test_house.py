@@ -151,7 +151,8 @@ def test_scripts_are_strict_and_start_from_anywhere(script):
 
 def test_no_script_goes_unlisted():
     found = {f"scripts/{path.name}" for path in (ROOT / "scripts").iterdir() if path.is_file()}
-    assert found == {script for script in SCRIPTS if script.startswith("scripts/")}
+    shell = {script for script in SCRIPTS if script.startswith("scripts/")}
+    assert found == shell | {"scripts/bench"}  # a Python program: ruff looks at it, not bash
 
 
 def glossary() -> list[tuple[str, str]]:

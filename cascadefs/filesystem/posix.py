@@ -844,7 +844,12 @@ class Filesystem:
         return target
 
     def getxattr(self, number: int, name: bytes, caller: Caller) -> bytes:
-        """One extended attribute; `user.cascade.*` tells of history (SEMANTICS 10)."""
+        """One extended attribute; `user.cascade.*` tells of history (SEMANTICS 10).
+
+        ACLs and SELinux contexts are "not supported", not "absent": `ls -l` then stops asking every file for them.
+        """
+        if _is_unkept(name):
+            raise Refused(Reason.UNSUPPORTED)
         node = self._node(number)
         if isinstance(node, Past) and name.startswith(b"user."):
             self._check_now(node, caller, READ)
@@ -872,12 +877,12 @@ class Filesystem:
         return [name for name in names if not name.startswith(PREFIX)]
 
     def setxattr(self, number: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
-        """Set an attribute. ACLs are refused rather than kept unenforced."""
+        """Set an attribute. ACLs and SELinux contexts are refused rather than kept unenforced."""
         live = self._live(number)
         if name == PREFIX + b"restore":
             self._restore(live, value, caller)
             return
-        if name.startswith(b"system.") or (name.startswith(PREFIX) and name not in STORED):
+        if _is_unkept(name) or (name.startswith(PREFIX) and name not in STORED):
             raise Refused(Reason.UNSUPPORTED)
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise Refused(Reason.ARGUMENT_TOO_LARGE)
@@ -964,3 +969,8 @@ class Filesystem:
     def full_status(self) -> dict[str, object]:
         """`status` with what the daemon and the door add."""
         return self.status() | self.status_extra()
+
+
+def _is_unkept(name: bytes) -> bool:
+    """Whether an attribute asks for something the kernel would have to enforce, and nobody here would."""
+    return name.startswith(b"system.") or name == b"security.selinux"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -53,6 +54,7 @@ class Door:
         """`publish` publishes the store's index; `on_ready` is called when the mount answers."""
         self._filesystem = filesystem
         self._on_ready = on_ready
+        self._path: Path | None = None
         self._dispatch = Dispatch(self._reply, publish, self._tell)
         self._agreement: Agreement | None = None
         self._connection: Connection | None = None
@@ -85,6 +87,7 @@ class Door:
             MountRefused: nothing is mounted then.
         """
         del monotonic
+        self._path = path
         try:
             descriptor = mountpoint.attach(path, options)
         except OSError as error:
@@ -134,11 +137,15 @@ class Door:
         self._stopped.set()
 
     def unmount(self, *, mounted: bool) -> None:
-        """End the session: no request is handled any more. `mounted`: it is still in the tree, where it stays.
+        """End the session: no request is handled any more. Take the mount down, even where it is in use, if `mounted`.
 
         Readers may still be in read(2), so the connection ends with the process.
         """
-        del mounted
+        if mounted and self._path is not None:
+            try:
+                mountpoint.detach(self._path)
+            except (OSError, subprocess.SubprocessError) as error:
+                _log.error("a dead mount stays at %s: %s", self._path, error)
         if self._notifier is not None:
             self._notifier.stop()
         # Whoever is in a handler finishes it; whoever comes waits for ever, and ends with the process.

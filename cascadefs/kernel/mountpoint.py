@@ -1,4 +1,4 @@
-"""Getting mounted: mount(2) where we may, fusermount3 for everybody else. Taking down is `cascadefs.fuse.mountpoint`'s.
+"""Getting mounted: mount(2) where we may, fusermount3 for everybody else.
 
 fusermount3 is set-user-id root: it checks what an ordinary user may, opens the device, mounts, and sends the descriptor
 back through a socket (SCM_RIGHTS) whose number it is told in ``_FUSE_COMMFD``. Sources: mount(2), fusermount3(1),
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["MountRefused", "attach"]
+__all__ = ["MountRefused", "attach", "detach"]
 
 DEVICE: Final = "/dev/fuse"
 SOURCE: Final = b"cascadefs"
@@ -27,6 +27,7 @@ TYPE: Final = b"fuse.cascadefs"
 FUSERMOUNT_SECONDS: Final = 30.0
 
 _NOSUID, _NODEV = 1 << 1, 1 << 2
+_MNT_DETACH: Final = 2
 
 _FLAGS: Final[dict[str, tuple[int, bool]]] = {
     "rw": (1 << 0, False),
@@ -73,6 +74,26 @@ def attach(path: Path, options: Sequence[str]) -> int:
             if error.errno != errno.EPERM:
                 raise MountRefused(error.strerror) from error
     return _fusermount(path, options)
+
+
+def detach(path: Path) -> None:
+    """Take the mount there out of the tree, though processes may still use it.
+
+    Raises:
+        OSError: it stays.
+    """
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(path), _MNT_DETACH) == 0:
+            return
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
+    command = ["fusermount3", "-u", "-z", "--", str(path)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=FUSERMOUNT_SECONDS
+    )
+    if done.returncode != 0:
+        raise OSError(errno.EIO, done.stderr.decode(errors="replace").strip(), str(path))
 
 
 def split_options(options: Sequence[str]) -> tuple[int, list[str]]:

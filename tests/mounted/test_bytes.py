@@ -6,6 +6,8 @@ is compared with the versions at the end: once written, no version changes.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
 import os
 from collections.abc import Callable
@@ -439,3 +441,63 @@ def test_reads_and_writes_at_the_edges(place) -> None:
         os.ftruncate(descriptor, (1 << 62))
     assert os.fstat(descriptor).st_size == 300
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_room_is_given_taken_and_zeroed_by_fallocate(make_mount, seed: int) -> None:
+    """fallocate, with --keep-size, --punch-hole and --zero-range, among writes: against a bytearray, and after a remount."""
+    mount = make_mount("--door", "kernel")
+    random = Random(seed)
+    twin = Twin(mount.path / "file", random)
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
+    keep_size, punch_hole, zero_range = 1, 2, 16
+    for _ in range(150):
+        twin.write()
+        mode = random.choice(
+            (0, keep_size, punch_hole | keep_size, zero_range, zero_range | keep_size)
+        )
+        start, length = twin.some_offset(), random.randint(1, 300_000)
+        result = fallocate(twin.descriptor, mode, ctypes.c_int64(start), ctypes.c_int64(length))
+        assert result == 0, os.strerror(ctypes.get_errno())
+        if not mode & keep_size:
+            twin.content.extend(bytes(max(0, start + length - len(twin.content))))
+        if mode & (punch_hole | zero_range):
+            end = min(start + length, len(twin.content))
+            twin.content[start:end] = bytes(max(0, end - start))
+        twin.look()
+        random.choice(
+            (twin.sync, twin.truncate, twin.write_mapped, twin.copy_range, twin.look_whole)
+        )()
+        twin.look()
+    twin.look_whole()
+    at = 0
+    while at < len(twin.content):  # whatever is said to be a hole holds zeros
+        hole = os.lseek(twin.descriptor, at, os.SEEK_HOLE)
+        try:
+            at = os.lseek(twin.descriptor, hole, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            at = len(twin.content)
+        assert not any(twin.content[hole:at])
+    os.close(twin.descriptor)
+    mount.remount()
+    assert twin.path.read_bytes() == twin.content
+
+
+def test_copies_of_a_big_file_cost_next_to_nothing(make_mount) -> None:
+    """cp of 20 MB, of the live file and of an old version (restore), shares the bytes through copy_file_range."""
+    mount = make_mount("--door", "kernel")
+    data = Random(2).randbytes(20_000_000)
+    (mount.path / "big").write_bytes(data)
+    with open(mount.path / "big", "r+b") as file:
+        file.write(b"changed")
+    before = mount.status()["store"]["log_bytes"]
+    run("cp", "big", "copy", cwd=mount.path)
+    run("cp", "big@v1", "big", cwd=mount.path)
+    assert mount.status()["store"]["log_bytes"] - before < 100_000
+    assert (mount.path / "copy").read_bytes() == b"changed" + data[7:]
+    assert (mount.path / "big").read_bytes() == data
+    os.unlink(mount.path / "big")
+    mount.remount()
+    assert (mount.path / "copy").read_bytes() == b"changed" + data[7:]

@@ -22,6 +22,9 @@ from tests.mounted.program import end, start, start_python
 
 pytestmark = [pytest.mark.mounted, pytest.mark.slow]
 
+SEED = int(os.environ.get("CASCADEFS_SEED", "11"))
+"""Of what is written and when the daemon dies; the moment itself is real, so a replay is only alike."""
+
 _WRITER = """
     import hashlib, json, os, sys
     from random import Random
@@ -84,13 +87,13 @@ def digest(path: Path) -> str | None:
 
 def test_what_was_promised_survives_the_daemons_death(mount, tmp_path: Path) -> None:
     """Three programs save files in four ways; the daemon is killed five times at some moment; nothing promised is lost."""
-    random = Random(11)
+    random = Random(SEED)
     states: list[dict[str, str | None]] = [{}, {}, {}]
     ever: list[set[str | None]] = [{None, EMPTY} for _ in states]
     for who in range(len(states)):
         (mount.path / str(who)).mkdir()
     for turn in range(5):
-        seeds = [str(turn * 10 + who) for who in range(len(states))]
+        seeds = [str(SEED * 1000 + turn * 10 + who) for who in range(len(states))]
         writers = [
             start_python(_WRITER, seed, cwd=mount.path / str(who)) for who, seed in enumerate(seeds)
         ]
@@ -123,7 +126,7 @@ def test_what_was_promised_survives_the_daemons_death(mount, tmp_path: Path) -> 
                         *([EMPTY] if content is None else []),
                     }  # made, and not yet closed
                 found = digest(directory / name)
-                assert found in allowed, f"turn {turn}: {who}/{name}"
+                assert found in allowed, f"seed {SEED}, turn {turn}: {who}/{name}"
                 states[who][name] = found
             if pending is not None and pending[0] not in states[who]:
                 found = digest(directory / pending[0])

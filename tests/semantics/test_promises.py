@@ -169,7 +169,9 @@ def test_stored_attributes_and_acls(tree):
     assert tree.errno("setxattr", "f", "user.shape", "round", 2) == "ENODATA"
     assert tree.errno("setxattr", "f", "user.long", b"x" * 65_537) == "E2BIG"
     # Kept but not enforced would be the worst answer.
-    assert tree.errno("setxattr", "f", "system.posix_acl_access", b"x") == "EOPNOTSUPP"
+    for name in ("system.posix_acl_access", "security.selinux"):
+        assert tree.errno("setxattr", "f", name, b"x") == "EOPNOTSUPP"
+        assert tree.errno("getxattr", "f", name) == "EOPNOTSUPP"
 
 
 def test_statfs_and_blocks(tree):

@@ -475,7 +475,8 @@ async def test_who_syncs_alone_on_a_fast_disk_is_served_on_the_spot(sync_ms) -> 
     def before(call: str, _name: str) -> None:
         if call == "fdatasync":
             threads.append(threading.get_ident() == here)
-            clock.now_ns = lambda at=clock.now_ns(): at + sync_ms * 1_000_000
+            at = clock.now_ns() + sync_ms * 1_000_000
+            clock.now_ns = lambda: at
 
     disk.before = before
     for number, who in enumerate((7, 7, 7, 8, 8, 0, 0, 7)):
