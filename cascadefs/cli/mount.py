@@ -303,7 +303,10 @@ def _daemon_of(path: Path) -> int | None:
     try:
         pid = _read_status(path).get("pid")
         return os.pidfd_open(pid) if isinstance(pid, int) else None
-    except (Complaint, OSError):  # it answers errors only; gone; or in a process namespace that we do not see
+    except (
+        Complaint,
+        OSError,
+    ):  # it answers errors only; gone; or in a process namespace that we do not see
         return None
 
 

@@ -432,7 +432,13 @@ def test_status_is_json_and_nothing_but(mount):
 
 def test_status_for_people_fits_a_screen(mount):
     said = cascadefs("status", mount.path).stdout
-    for word in (str(mount.path), str(mount.data), f"process {mount.pid}", DOOR or "pyfuse3", "requests"):
+    for word in (
+        str(mount.path),
+        str(mount.data),
+        f"process {mount.pid}",
+        DOOR or "pyfuse3",
+        "requests",
+    ):
         assert word in said.replace("\n", " ")
     assert len(said.splitlines()) < 24
 
