@@ -2,7 +2,7 @@
 
 - `protocol`, `notification`: the bytes of requests and replies, and of what the kernel is told unasked. Pure.
 - `negotiation`: what is agreed on when the kernel greets us. Pure.
-- `connection`: the device: the thread that reads requests, and replies.
+- `connection`: the device: threads that read requests, and replies.
 - `dispatch`: the table of handlers, the lock they run under, and what becomes of their errors.
 - `names`, `attributes`, `files`, `directories`: the requests, one method each: unpack, call `cascadefs.filesystem`, pack.
 - `backing`: versions the kernel reads without us (passthrough).

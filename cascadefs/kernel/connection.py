@@ -1,13 +1,10 @@
-"""The device: a thread that reads requests and hands them to a table of handlers, and the way replies go back.
+"""The device: threads that read requests and hand them to a table of handlers, and the way replies go back.
 
 Theory of operation. The kernel queues requests; `read` takes one, `write` answers one, named by its unique number, from
-whatever thread and in whatever order. **One thread reads**, so requests are handled in the order they came. That matters:
-RELEASE is sent after close(2) has returned, and makes a version where nothing but an open(2) changed the file (a shell's
-``> file``). With two readers it was now and then overtaken by the next program's look-up, and a version was missing or
-merged into the next; they also could not leave the index's transaction open (`dispatch`). What a second one would gain is
-being awake on the client's processor: 8 - 14 instead of 46 - 72 us on an idle machine (FUSE.md 3.4), nothing on a busy one.
-
-The thread sleeps in read(2), and wakes for a request only. So whoever needs it causes one (`notification.wake`).
+whatever thread and in whatever order. `READERS` threads sit in a blocking read. More than one, not for throughput (the
+interpreter runs one at a time) but for where it wakes: the kernel wakes waiting readers in turn, so with two of them one
+mostly sits on the client's processor, and a getattr of an idle machine takes 8 - 14 us instead of 46 - 72 (FUSE.md 3.4).
+One descriptor for all: cloned ones measured no better, and a late reply may then go out from any thread.
 
 A handler gets (node, body, header) and answers a `protocol.Reply`; it lets nothing out. `body` is a view of the thread's
 buffer: valid until the handler returns. Nothing is allocated for reading.
@@ -24,7 +21,7 @@ import errno
 import logging
 import mmap
 import os
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from cascadefs.kernel.negotiation import MAX_WRITE_BYTES
 from cascadefs.kernel.protocol import (
@@ -32,7 +29,6 @@ from cascadefs.kernel.protocol import (
     OPCODES_MAX,
     REPLY_HEADER,
     REQUEST_HEADER,
-    UNANSWERED,
     Opcode,
     Reply,
 )
@@ -40,7 +36,10 @@ from cascadefs.kernel.protocol import (
 if TYPE_CHECKING:
     from cascadefs.kernel.handler import Handler
 
-__all__ = ["Connection", "Desk"]
+__all__ = ["READERS", "Connection"]
+
+READERS: Final = 2
+"""Threads that read: see above. Four measured like two on two processors; each holds a buffer of 1 MiB."""
 
 BUFFER_BYTES: Final = MAX_WRITE_BYTES + 8192
 """The largest request: a WRITE, its headers, and a page to spare (the kernel insists on 8192 in all)."""
@@ -52,53 +51,37 @@ JOIN_BYTES_MAX: Final = 4096
 _AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
 _GONE: Final = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF, errno.ENOTCONN})
 
+_UNANSWERED: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+
 _log = logging.getLogger(__name__)
 
 
-class Desk(Protocol):
-    """Whoever handles the requests."""
-
-    table: list[Handler | None]
-    """By opcode. May be changed while requests are read, but not be another list."""
-
-    ended: bool
-    """Nothing more is to be read."""
-
-    def settle(self) -> None:
-        """Finish what only this thread can."""
-
-
 class Connection:
-    """One mount's device."""
+    """One mount's device. `table` is by opcode and may be changed while threads read."""
 
-    def __init__(self, descriptor: int, desk: Desk) -> None:
-        assert len(desk.table) == OPCODES_MAX
+    def __init__(self, descriptor: int, table: list[Handler | None]) -> None:
+        assert len(table) == OPCODES_MAX
         self.descriptor = descriptor
-        self._desk = desk
-        self._counts = [0] * OPCODES_MAX
+        self._table = table
+        self._counts: list[list[int]] = []
         self.aborted = False
         """Whether the connection was cut rather than unmounted."""
 
     def serve(self) -> None:
-        """Handle requests in this thread until the connection is gone; then all is settled.
+        """Handle requests in this thread until the connection is gone.
 
         Raises:
             OSError: the device failed in a way that is not an end.
         """
-        try:
-            self._serve()
-        finally:
-            self._desk.settle()
-
-    def _serve(self) -> None:
-        counts = self._counts
+        counts = [0] * OPCODES_MAX  # of this thread: adding to a shared one would lose some
+        self._counts.append(counts)
         buffer = mmap.mmap(-1, BUFFER_BYTES)
         view = memoryview(buffer)
         into = (view,)
         body_start = REQUEST_HEADER.size
-        descriptor, desk, table, reply = self.descriptor, self._desk, self._desk.table, self.reply
+        descriptor, table, reply = self.descriptor, self._table, self.reply
         read, unpack = os.readv, REQUEST_HEADER.unpack_from
-        while not desk.ended:
+        while True:
             try:
                 length = read(descriptor, into)
             except OSError as error:
@@ -119,7 +102,7 @@ class Connection:
                 if result.__class__ is int and result == NO_REPLY:
                     continue
                 reply(header[2], result)
-            elif opcode not in UNANSWERED:
+            elif opcode not in _UNANSWERED:
                 # The kernel does by itself what can be done so, and does not ask again.
                 reply(header[2], -errno.ENOSYS)
 
@@ -155,8 +138,11 @@ class Connection:
 
     def requests(self) -> dict[str, int]:
         """How many requests of each kind came in so far."""
-        counts = self._counts
-        return {opcode.name.lower(): counts[opcode] for opcode in Opcode if counts[opcode]}
+        return {
+            opcode.name.lower(): count
+            for opcode in Opcode
+            if (count := sum(counts[opcode] for counts in self._counts))
+        }
 
     def close(self) -> None:
         """Give the device back. With the last descriptor (and no thread in read) the connection ends."""

@@ -1,12 +1,13 @@
 """The table of handlers, the lock they run under, and what becomes of their errors.
 
-Handlers are plain calls that finish in the reader's thread. One lock keeps out the others who use the file system now and
-then (the once-a-second work, copies for passthrough), because it is made for one thread at a time.
+Handlers are plain calls that finish in a reader's thread, under **one lock** around the file system, which is made for
+one thread at a time.
 
-The index's write transaction belongs to the thread that began it (`storage.table.lmdb`). The reader makes all changes and
-**leaves the transaction open** from request to request, and publishes when somebody else wants to change something
-(`exclusive`), which the daemon does once a second. Publishing after every change instead, which two readers would need,
-costs 9 us each, a fifth of creating a small file (docs/KERNEL_DOOR.md).
+The index's write transaction belongs to the thread that began it (`storage.table.lmdb`), and the next request may be
+another thread's. So whoever may have changed the index **publishes it before letting go of the lock**, after having
+answered: the caller goes on meanwhile, and whoever reads the index in another process finds it up to date. It costs about
+8 us of processor time a change (docs/KERNEL_DOOR.md). The alternative, one thread for all changes, pays a wake-up between
+threads for each: 15 us and more.
 
 Errors as at the other door: a refusal is its errno, a failure of the disk its own, damage and bugs are EIO and one line in
 the log, and the mount lives on.
@@ -23,15 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from cascadefs.errnos import ERRNO, errno_of
 from cascadefs.kernel.handler import Handler, Handlers, Kind
-from cascadefs.kernel.protocol import (
-    NO_REPLY,
-    OPCODES_MAX,
-    UNANSWERED,
-    UNIQUE,
-    Header,
-    Opcode,
-    Reply,
-)
+from cascadefs.kernel.protocol import NO_REPLY, OPCODES_MAX, UNIQUE, Header, Opcode, Reply
 from storage.errors import Corruption, Refused
 
 if TYPE_CHECKING:
@@ -41,9 +34,6 @@ __all__ = ["Dispatch"]
 
 _MESSAGES_MAX: Final = 1000
 """Distinct bugs and damages whose message was logged; later ones are only counted."""
-
-PATIENCE_SECONDS: Final = 1.0
-"""How long `exclusive` waits for the reader before it wakes it again."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,35 +46,15 @@ class Dispatch:
         reply: Callable[[int, Reply], None],
         publish: Callable[[], None],
         tell: Callable[[], None],
-        wake: Callable[[], None],
     ) -> None:
-        """What it is made of.
-
-        Args:
-            reply: answers a request.
-            publish: publishes the store's index.
-            tell: queues what the kernel is to forget.
-            wake: causes a request, so that a reader asleep wakes.
-        """
+        """`publish` publishes the store's index; `tell` queues what the kernel is to forget."""
         self._reply = reply
         self._publish = publish
         self._tell = tell
-        self._wake = wake
-        self._wanted = False
-        self._settled = threading.Event()
-        self.ended = False
-        self.unsettled = False
-        """Whether the reader has changed the index and not published it: nobody else may change it then."""
         self._seen: set[str] = set()
         self.lock = threading.Lock()
         self.table: list[Handler | None] = [None] * OPCODES_MAX
         self.errors: dict[str, int] = {}
-
-    def woken(self, node: int, body: memoryview, header: Header) -> Reply:
-        """The handler of the request that `wake` causes: what is wanted is done by handling any."""
-        if self._wanted:
-            self.settle()
-        return NO_REPLY
 
     def enter(self, handlers: Handlers) -> None:
         """Add these to the table."""
@@ -97,51 +67,22 @@ class Dispatch:
             }[kind]
             self.table[opcode] = wrap(opcode, handler)
 
-    def changed(self) -> None:
-        """The reader may have changed the index."""
-        self.unsettled = True
-
-    def settle(self) -> None:
-        """Publish what the reader changed. In the reader's thread, which must not sleep without it."""
-        with self.lock:
-            self._settle()
-
-    def _settle(self) -> None:
-        try:
-            self._publish()
-        except Exception as error:
-            self.failed(Opcode.SYNCFS, error)
-        self.unsettled = self._wanted = False
-        self._settled.set()
-
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the file system, to use it from another thread; what was changed is published and the kernel told."""
-        self.lock.acquire()
-        while self.unsettled:
-            self._settled.clear()
-            self._wanted = True
-            self.lock.release()
-            self._wake()
-            self._settled.wait(PATIENCE_SECONDS)
-            self.lock.acquire()
-        try:
-            yield
-        finally:
+        """Hold the file system, to use it from outside; what was changed is published and the kernel told."""
+        with self.lock:
             try:
+                yield
+            finally:
                 self._publish()
                 self._tell()
-            finally:
-                self.lock.release()
 
     def close(self) -> None:
-        """The reader ends; what it still reads is answered with ENOTCONN, as by a mount whose daemon is gone."""
+        """What is still asked is answered with ENOTCONN at once, as by a mount whose daemon is gone."""
         with self.lock:
-            self.ended = True
             self.table[:] = [_disconnected] * OPCODES_MAX
-            for opcode in UNANSWERED:
+            for opcode in (Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT):
                 self.table[opcode] = _ignored
-        self._wake()
 
     def _asking(self, opcode: Opcode, handler: Handler) -> Handler:
         """Hold the file system, and let nothing out. The answer, which may be large, is sent after letting go."""
@@ -169,12 +110,17 @@ class Dispatch:
         return handle
 
     def _changing(self, opcode: Opcode, handler: Handler) -> Handler:
-        """The same, and before letting go: answer, and queue what the kernel is to forget."""
-        lock, failed, reply, tell = self.lock, self.failed, self._reply, self._tell
+        """The same, and before letting go: answer, publish, and queue what the kernel is to forget."""
+        lock, failed, reply, publish, tell = (
+            self.lock,
+            self.failed,
+            self._reply,
+            self._publish,
+            self._tell,
+        )
 
         def handle(node: int, body: memoryview, header: Header) -> Reply:
             with lock:
-                self.unsettled = True
                 result: Reply
                 try:
                     result = handler(node, body, header)
@@ -184,9 +130,11 @@ class Dispatch:
                     result = failed(opcode, error)
                 if result != NO_REPLY:
                     reply(header[UNIQUE], result)
+                try:
+                    publish()
+                except Exception as error:
+                    failed(opcode, error)
                 tell()
-                if self._wanted:
-                    self._settle()
             return NO_REPLY
 
         return handle

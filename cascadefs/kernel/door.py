@@ -1,12 +1,11 @@
 """One mount of the second door: joins handlers, device and notifications, and leads them through their life.
 
-What does not wait is answered by the reader's thread (`connection`, `dispatch`). What waits for the disk (fsync, O_SYNC) is answered
+What does not wait is answered by the reader's thread (`dispatch`). What waits for the disk (fsync, O_SYNC) is answered
 later, by its unique number, from trio, where all who wait share a sync.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cascadefs.filesystem.ranges import Ranges
-from cascadefs.kernel import mountpoint, negotiation, notification
+from cascadefs.kernel import mountpoint, negotiation
 from cascadefs.kernel.attributes import Attributes
 from cascadefs.kernel.backing import Backing
-from cascadefs.kernel.connection import Connection
+from cascadefs.kernel.connection import READERS, Connection
 from cascadefs.kernel.directories import Directories
 from cascadefs.kernel.dispatch import Dispatch
 from cascadefs.kernel.files import Files
@@ -27,7 +26,6 @@ from cascadefs.kernel.mountpoint import MountRefused
 from cascadefs.kernel.names import Names
 from cascadefs.kernel.notify import Notifier
 from cascadefs.kernel.protocol import NO_REPLY, UNIQUE, Header, Opcode, Reply
-from storage.namespace import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,7 +55,7 @@ class Door:
         self._filesystem = filesystem
         self._on_ready = on_ready
         self._path: Path | None = None
-        self._dispatch = Dispatch(self._reply, publish, self._tell, self._wake)
+        self._dispatch = Dispatch(self._reply, publish, self._tell)
         self._agreement: Agreement | None = None
         self._connection: Connection | None = None
         self._notifier: Notifier | None = None
@@ -66,12 +64,7 @@ class Door:
         self._stopped: trio.Event | None = None
         self._backing = Backing(filesystem, self._dispatch.lock)
         files = Files(
-            filesystem,
-            Ranges(filesystem),
-            self._backing,
-            self._reply,
-            self._later,
-            self._dispatch.changed,
+            filesystem, Ranges(filesystem), self._backing, self._reply, self._later, publish
         )
         for handlers in (
             Names(filesystem).handlers(),
@@ -83,7 +76,6 @@ class Door:
         table = self._dispatch.table
         table[Opcode.INIT] = self._greet
         table[Opcode.INTERRUPT] = self._ignore
-        table[Opcode.NOTIFY_REPLY] = self._dispatch.woken
         table[Opcode.DESTROY] = self._acknowledge
 
     # --- life --------------------------------------------------------------------------------------------------
@@ -104,13 +96,14 @@ class Door:
 
     def attach(self, descriptor: int) -> None:
         """Serve this device from now on: a mount's, or a test's."""
-        self._connection = Connection(descriptor, self._dispatch)
+        self._connection = Connection(descriptor, self._dispatch.table)
         self._notifier = Notifier(self._connection.send)
 
     async def serve(self) -> None:
         """Answer requests until the mount is gone or `stop` is called.
 
-        Cancelled or stopped, it does not wait for the reader, which ends with the next request, caused for that.
+        Cancelled or stopped, the readers stay behind in read(2), where nothing wakes them; they refuse what they still
+        read, and end with the connection.
 
         Raises:
             ExceptionGroup: the device failed.
@@ -123,18 +116,20 @@ class Door:
         async with trio.open_nursery() as waiting:
             self._waiting = waiting
             try:
-                async with trio.open_nursery() as reading:
-                    reading.start_soon(self._read, self._connection)
+                async with trio.open_nursery() as readers:
+                    limiter = trio.CapacityLimiter(READERS)
+                    for _ in range(READERS):
+                        readers.start_soon(self._read, self._connection, limiter)
                     await self._stopped.wait()
-                    reading.cancel_scope.cancel()
+                    readers.cancel_scope.cancel()
             finally:
                 self._waiting = None
                 self._dispatch.close()
             waiting.cancel_scope.cancel()
 
-    async def _read(self, connection: Connection) -> None:
-        await trio.to_thread.run_sync(connection.serve, abandon_on_cancel=True)
-        self.stop()
+    async def _read(self, connection: Connection, limiter: trio.CapacityLimiter) -> None:
+        await trio.to_thread.run_sync(connection.serve, abandon_on_cancel=True, limiter=limiter)
+        self.stop()  # the connection is gone: the other readers are about to see it too
 
     def stop(self) -> None:
         """Let `serve` return after the requests that are being handled."""
@@ -144,7 +139,7 @@ class Door:
     def unmount(self, *, mounted: bool) -> None:
         """End the session: no request is handled any more. Take the mount down, even where it is in use, if `mounted`.
 
-        A reader that did not wake is still in read(2); the connection then ends with the process.
+        Readers may still be in read(2), so the connection ends with the process.
         """
         if mounted and self._path is not None:
             try:
@@ -176,6 +171,7 @@ class Door:
         return {
             "door": "kernel",
             **(self._agreement.describe() if self._agreement is not None else {}),
+            "readers": READERS,
             "passthrough": self._backing.status(),
             "requests": requests,
             "errors": dict(self._dispatch.errors),
@@ -194,12 +190,6 @@ class Door:
     def _tell(self) -> None:
         if self._notifier is not None and (gone := self._filesystem.take_invalidations()):
             self._notifier.put(gone)
-
-    def _wake(self) -> None:
-        """Cause a request. Where there is no connection any more nobody reads either."""
-        assert self._connection is not None
-        with contextlib.suppress(OSError):
-            self._connection.send(notification.wake(ROOT))
 
     # --- what waits --------------------------------------------------------------------------------------------
 

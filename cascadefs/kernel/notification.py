@@ -7,7 +7,7 @@ import struct
 
 from cascadefs.kernel.protocol import REPLY_HEADER
 
-__all__ = ["NotifyCode", "delete_entry", "invalidate_entry", "invalidate_node", "store", "wake"]
+__all__ = ["NotifyCode", "delete_entry", "invalidate_entry", "invalidate_node", "store"]
 
 
 class NotifyCode(enum.IntEnum):
@@ -16,7 +16,6 @@ class NotifyCode(enum.IntEnum):
     INVALIDATE_NODE = 2
     INVALIDATE_ENTRY = 3
     STORE = 4
-    RETRIEVE = 5
     DELETE = 6
 
 
@@ -40,11 +39,6 @@ def delete_entry(parent: int, child: int, name: bytes) -> bytes:
 def store(node: int, offset: int, data: bytes) -> bytes:
     """Pages to keep for a node, unasked."""
     return _notification(NotifyCode.STORE, struct.pack("=QQII", node, offset, len(data), 0) + data)
-
-
-def wake(node: int) -> bytes:
-    """The kernel sends a request (NOTIFY_REPLY, to no answer) with no bytes of the node: whoever reads wakes."""
-    return _notification(NotifyCode.RETRIEVE, struct.pack("=QQQII", 0, node, 0, 0, 0))
 
 
 def _notification(code: NotifyCode, body: bytes) -> bytes:

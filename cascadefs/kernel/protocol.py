@@ -98,11 +98,6 @@ class Opcode(enum.IntEnum):
     COPY_FILE_RANGE_64 = 53
 
 
-UNANSWERED: Final = frozenset(
-    {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY}
-)
-"""Those to which the kernel expects no reply."""
-
 OPCODES_MAX: Final = 64
 """Length of a table by opcode; the kernel knows none as large."""
 

@@ -14,7 +14,6 @@ import trio
 
 from cascadefs.filesystem import Filesystem, FilesystemOptions
 from cascadefs.kernel.door import Door
-from cascadefs.kernel.notification import NotifyCode
 from cascadefs.kernel.protocol import REPLY_HEADER, REQUEST_HEADER, Opcode
 from storage.store import LocalStore
 
@@ -38,37 +37,26 @@ class Kernel:
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(ANSWER_SECONDS)
         self.device = theirs.detach()
         self._unique = 0
         self._answers: dict[int, tuple[int, bytes]] = {}
-        self._came = threading.Condition()
         self.notifications: list[tuple[int, bytes]] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     def send(
         self, opcode: int, node: int, body: bytes = b"", *, uid: int = 0, pid: int = PID
     ) -> int:
         self._unique += 2
-        self._send(opcode, self._unique, node, body, uid, pid)
-        return self._unique
-
-    def _send(self, opcode: int, unique: int, node: int, body: bytes, uid: int, pid: int) -> None:
         length = REQUEST_HEADER.size + len(body)
-        header = REQUEST_HEADER.pack(length, opcode, unique, node, uid, 0, pid, 0, 0)
+        header = REQUEST_HEADER.pack(length, opcode, self._unique, node, uid, 0, pid, 0, 0)
         self.socket.send(header + body)
+        return self._unique
 
     def receive(self, unique: int) -> tuple[int, bytes]:
         """(error, body) of the answer to a request."""
-        with self._came:
-            assert self._came.wait_for(lambda: unique in self._answers, ANSWER_SECONDS)
-            return self._answers.pop(unique)
-
-    def _read(self) -> None:
-        while message := self.socket.recv(2**21):
-            with self._came:
-                self._take(message)
-                self._came.notify_all()
+        while unique not in self._answers:
+            self._take(self.socket.recv(2**21))
+        return self._answers.pop(unique)
 
     def _take(self, message: bytes) -> None:
         length, error, unique = REPLY_HEADER.unpack_from(message)
@@ -77,9 +65,6 @@ class Kernel:
         if unique:
             assert unique not in self._answers, "answered twice"
             self._answers[unique] = (error, body)
-        elif error == NotifyCode.RETRIEVE:
-            with contextlib.suppress(BrokenPipeError):
-                self._send(Opcode.NOTIFY_REPLY, 1, 1, bytes(40), 0, 0)
         else:
             self.notifications.append((error, body))
 
@@ -98,16 +83,20 @@ class Kernel:
 
     def is_silent(self) -> bool:
         """Whether nothing comes back for a little while."""
-        with self._came:
-            return not self._came.wait(0.05)
+        self.socket.settimeout(0.05)
+        try:
+            self._take(self.socket.recv(2**21))
+        except TimeoutError:
+            return True
+        finally:
+            self.socket.settimeout(ANSWER_SECONDS)
+        return False
 
     def greet(self) -> bytes:
         body = struct.pack("=IIIII44x", 7, 45, 131072, 0xFFFFFFFF, 0xFFFFFFFF)
         return self.ask(Opcode.INIT, 0, body)
 
     def hang_up(self) -> None:
-        self.socket.shutdown(socket.SHUT_RDWR)
-        self._reader.join(ANSWER_SECONDS)
         self.socket.close()
 
 
