@@ -1,9 +1,10 @@
 """The device: threads that read requests and hand them to a table of handlers, and the way replies go back.
 
 Theory of operation. The kernel queues requests; `read` takes one, `write` answers one, named by its unique number, from
-whatever thread and in whatever order. `READERS` threads sit in a blocking read. More than one, not for throughput (the
-interpreter runs one at a time) but for where it wakes: the kernel wakes waiting readers in turn, so with two of them one
-mostly sits on the client's processor, and a getattr of an idle machine takes 8 - 14 us instead of 46 - 72 (FUSE.md 3.4).
+whatever thread and in whatever order. `READERS` threads sit in a blocking read: one, so that requests are handled in the
+order they came. RELEASE is sent after close(2) has returned, and makes a version where nothing but an open(2) changed the
+file (a shell's ``> file``); with two readers the next program's look-up overtook it now and then. What a second one would
+gain is being awake on the client's processor: 8 - 14 instead of 46 - 72 us on an idle machine (FUSE.md 3.4).
 One descriptor for all: cloned ones measured no better, and a late reply may then go out from any thread.
 
 A handler gets (node, body, header) and answers a `protocol.Reply`; it lets nothing out. `body` is a view of the thread's
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["READERS", "Connection"]
 
-READERS: Final = 2
-"""Threads that read: see above. Four measured like two on two processors; each holds a buffer of 1 MiB."""
+READERS: Final = 1
+"""Threads that read: see above. Each holds a buffer of 1 MiB."""
 
 BUFFER_BYTES: Final = MAX_WRITE_BYTES + 8192
 """The largest request: a WRITE, its headers, and a page to spare (the kernel insists on 8192 in all)."""
