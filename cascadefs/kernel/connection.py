@@ -3,9 +3,9 @@
 Theory of operation. The kernel queues requests; `read` takes one, `write` answers one, named by its unique number, from
 whatever thread and in whatever order. `READERS` threads sit in a blocking read: one, so that requests are handled in the
 order they came. RELEASE is sent after close(2) has returned, and makes a version where nothing but an open(2) changed the
-file (a shell's ``> file``); with two readers the next program's look-up overtook it now and then. What a second one would
-gain is being awake on the client's processor: 8 - 14 instead of 46 - 72 us on an idle machine (FUSE.md 3.4).
-One descriptor for all: cloned ones measured no better, and a late reply may then go out from any thread.
+file (a shell's ``> file``); with two readers one in ten was handled after a later request of the same program. What a
+second one would gain is being awake on the client's processor: a getattr of an idle machine took 26 instead of 63 us
+(docs/KERNEL_DOOR.md). One descriptor for all: a late reply may then go out from any thread.
 
 A handler gets (node, body, header) and answers a `protocol.Reply`; it lets nothing out. `body` is a view of the thread's
 buffer: valid until the handler returns. Nothing is allocated for reading.

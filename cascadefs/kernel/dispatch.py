@@ -1,13 +1,13 @@
 """The table of handlers, the lock they run under, and what becomes of their errors.
 
-Handlers are plain calls that finish in a reader's thread, under **one lock** around the file system, which is made for
+Handlers are plain calls that finish in the reader's thread, under **one lock** around the file system, which is made for
 one thread at a time.
 
-The index's write transaction belongs to the thread that began it (`storage.table.lmdb`), and the next request may be
-another thread's. So whoever may have changed the index **publishes it before letting go of the lock**, after having
-answered: the caller goes on meanwhile, and whoever reads the index in another process finds it up to date. It costs about
-8 us of processor time a change (docs/KERNEL_DOOR.md). The alternative, one thread for all changes, pays a wake-up between
-threads for each: 15 us and more.
+The index's write transaction belongs to the thread that began it (`storage.table.lmdb`), and the once-a-second work is
+done by another than the reader. So whoever may have changed the index **publishes it before letting go of the lock**,
+after having answered: the caller goes on meanwhile, and whoever reads the index in another process finds it up to date.
+It costs 12 to 17 us of processor time a change, the most that this door has to lose (docs/KERNEL_DOOR.md, with what was
+tried instead).
 
 Errors as at the other door: a refusal is its errno, a failure of the disk its own, damage and bugs are EIO and one line in
 the log, and the mount lives on.

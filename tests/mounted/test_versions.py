@@ -100,6 +100,20 @@ def test_two_handles_share_one_draft(place: Path) -> None:
         assert (place / "f@v-0").read_bytes() == b"leftRIGHT"
 
 
+def test_requests_are_handled_in_their_order(place: Path) -> None:
+    """`> f`, then at once `>> f`, 200 times: the emptied file is a version too, which only the last close, unanswered, makes."""
+    path = place / "f"
+    for number in range(200):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.write(descriptor, b"%d" % number)
+        os.close(descriptor)
+    assert count(path) == 400
+    for number in range(200):
+        assert (place / f"f@v{2 * number + 1}").read_bytes() == b""
+        assert (place / f"f@v{2 * number + 2}").read_bytes() == b"%d" % number
+
+
 # --- What it costs --------------------------------------------------------------------------------------------------
 
 
