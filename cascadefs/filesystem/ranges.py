@@ -1,7 +1,7 @@
 """Byte ranges of open files: where there is data, making room, making holes, and copying without copying bytes.
 
-fallocate(2), lseek(2) with SEEK_DATA and SEEK_HOLE, copy_file_range(2). A friend of `Filesystem`: it works on the same
-open files and drafts. One thread at a time, like that; nothing waits.
+fallocate(2), lseek(2) with SEEK_DATA and SEEK_HOLE, copy_file_range(2). It works on the same open files
+and drafts as `Files`. One thread at a time, like that; nothing waits.
 
 What cannot be said exactly. The log has no piece that means "nothing lies here": a hole punched into the middle of a
 version is laid over with zeros, of which one block is stored however long the hole is; at the end of the file it is a
@@ -17,8 +17,8 @@ import os
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cascadefs.filesystem.files import OpenFile
 from cascadefs.filesystem.node import Live, Past
-from cascadefs.filesystem.posix import OpenFile
 from storage.errors import Reason, Refused
 from storage.limits import CHUNK_BYTES, FILE_BYTES_MAX
 
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cascadefs.filesystem.draft import Draft
-    from cascadefs.filesystem.posix import Filesystem
+    from cascadefs.filesystem.files import Files
+    from cascadefs.filesystem.inodes import Inodes
     from storage.attributes import Attributes
+    from storage.clock import Clock
+    from storage.store import LocalStore
 
 __all__ = ["Ranges"]
 
@@ -58,9 +61,11 @@ class Part(NamedTuple):
 class Ranges:
     """See the module."""
 
-    def __init__(self, filesystem: Filesystem) -> None:
-        self._filesystem = filesystem
-        self._store = filesystem._store
+    def __init__(self, inodes: Inodes, files: Files, store: LocalStore, clock: Clock) -> None:
+        self._inodes = inodes
+        self._files = files
+        self._store = store
+        self._clock = clock
 
     # --- where there is data -----------------------------------------------------------------------------------
 
@@ -142,12 +147,12 @@ class Ranges:
         if mode & (PUNCH_HOLE | ZERO_RANGE) and offset < size:
             self._clear(live, [(offset, min(end, size))])
         if not mode & KEEP_SIZE and end > size:
-            self._filesystem._draft(live).truncate(end, self._now_ns())
+            self._inodes.draft(live).truncate(end, self._now_ns())
         self._touch(handle, live)
 
     def _clear(self, live: Live, ranges: list[tuple[int, int]]) -> None:
         """Let ranges inside the file, ascending, read as zeros."""
-        draft = self._filesystem._draft(live)
+        draft = self._inodes.draft(live)
         covered: list[tuple[int, int]] = []
         for start, end in ranges:
             if end >= draft.size:
@@ -188,8 +193,8 @@ class Ranges:
             raise Refused(Reason.TOO_LARGE)
         if self._store.directory is None:
             length = min(length, COPIED_BYTES_MAX)
-            data = self._filesystem.read(source, source_offset, length)
-            return self._filesystem.write(target, offset, bytes(data))
+            data = self._files.read(source, source_offset, length)
+            return self._files.write(target, offset, bytes(data))
         length = min(length, SHARED_BYTES_MAX)
         self._share(file.node, source_offset, live, offset, length)
         self._touch(target, live)
@@ -198,7 +203,7 @@ class Ranges:
     def _share(self, node: Live | Past, start: int, live: Live, offset: int, length: int) -> None:
         shift, end = offset - start, start + length
         parts = list(takewhile(lambda part: part.start < end, self._parts(node, start)))
-        draft = self._filesystem._draft(live)
+        draft = self._inodes.draft(live)
         holes = [
             (begin + shift, min(stop + shift, draft.size))
             for begin, stop in _gaps(parts, start, end)
@@ -221,7 +226,7 @@ class Ranges:
     # --- open files --------------------------------------------------------------------------------------------
 
     def _file(self, handle: int) -> OpenFile:
-        file = self._filesystem._files.get(handle)
+        file = self._files.opened.get(handle)
         if not isinstance(file, OpenFile):
             raise Refused(Reason.MALFORMED)
         return file
@@ -248,12 +253,12 @@ class Ranges:
 
     def _touch(self, handle: int, live: Live) -> None:
         """The handle wrote."""
-        draft = self._filesystem._draft(live)
+        draft = self._inodes.draft(live)
         draft.mtime_ns = draft.changed_ns = self._now_ns()
         self._file(handle).dirty = True
 
     def _now_ns(self) -> int:
-        return self._filesystem._clock.now_ns()
+        return self._clock.now_ns()
 
 
 def _gaps(parts: list[Part], start: int, end: int) -> list[tuple[int, int]]:

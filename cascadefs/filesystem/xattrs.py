@@ -1,158 +1,130 @@
-"""Extended attributes: those stored for users, and `user.cascade.*` answered from history (SEMANTICS 10).
-
-Answered by name, never listed, so `cp -a` and `rsync -X` do not carry them off.
-"""
+"""Extended attributes: stored for users, answered from history, and the one that restores a version."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import xxhash
-
-from cascadefs import vpath
-from cascadefs.filesystem.node import Live, Node, Past
+from cascadefs.filesystem.answers import PREFIX, STORED, Answers
+from cascadefs.filesystem.interface import READ, Caller, may
+from cascadefs.filesystem.node import Live, Past
+from storage import record
 from storage.attributes import REGULAR, TYPE_MASK
 from storage.errors import Reason, Refused
+from storage.limits import XATTR_VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cascadefs.filesystem.history import History
-    from storage.attributes import Attributes
-    from storage.store import Store
+    from cascadefs.filesystem.inodes import Inodes
+    from storage.clock import Clock
+    from storage.store import LocalStore
 
-__all__ = ["PREFIX", "STORED", "Answers"]
-
-PREFIX = b"user.cascade."
-
-STORED = frozenset({PREFIX + b"at_names"})
-"""Those of ours that are settings of a directory, stored like any other attribute."""
-
-HASH_BLOCK_BYTES = 1 << 20
+__all__ = ["Xattrs"]
 
 
-class Answers:
-    """Computes the read-only attributes of a node."""
+class Xattrs:
+    """See the module. `invalidations` gathers what the kernel must forget after a restore."""
 
-    def __init__(self, store: Store, history: History) -> None:
+    def __init__(
+        self,
+        inodes: Inodes,
+        store: LocalStore,
+        clock: Clock,
+        history: History,
+        invalidations: list[tuple[int, bytes | None]],
+    ) -> None:
+        self._inodes = inodes
         self._store = store
+        self._clock = clock
         self._history = history
-        self._answers: dict[bytes, Callable[[Live | Past], bytes | None]] = {
-            b"version": self._version,
-            b"head": self._head,
-            b"commit_time": self._commit_time,
-            b"resolved_time": self._resolved_time,
-            b"canonical": self._canonical,
-            b"hash": self._hash,
-            b"origin": self._origin,
-            b"fid": lambda node: b"%d" % _inode(node),
-            b"store_version": lambda node: b"0:%d" % self._attributes(node).content_timestamp,
-            b"moved_to": self._moved_to,
-            b"clock_skew_us": lambda node: b"%d" % self._history.clock_skew_us(),
-            b"shard": lambda node: b"0",
-            b"stable_time": lambda node: vpath.format_time(self._store.now()),
-            b"labels": self._labels,
-            b"stored_bytes": lambda node: b"%d" % self._attributes(node).stored,
-        }
+        self._answers = Answers(store, history)
+        self._invalidations = invalidations
 
-    def get(self, node: Node, name: bytes) -> bytes:
-        """The value of `user.cascade.NAME`.
+    def getxattr(self, number: int, name: bytes, caller: Caller) -> bytes:
+        """One extended attribute; `user.cascade.*` tells of history (SEMANTICS 10).
 
-        Raises:
-            Refused: NO_SUCH_ATTRIBUTE for an unknown one, or where it says nothing about this node.
+        ACLs and SELinux contexts are "not supported", not "absent": `ls -l` then stops asking every file for them.
         """
-        answer = self._answers.get(name.removeprefix(PREFIX))
-        if answer is None or not isinstance(node, Live | Past):
-            raise Refused(Reason.NO_SUCH_ATTRIBUTE)
-        value = answer(node)
+        if _is_unkept(name):
+            raise Refused(Reason.UNSUPPORTED)
+        node = self._inodes.node(number)
+        if isinstance(node, Past) and name.startswith(b"user."):
+            self._inodes.check_now(node, caller, READ)
+        if name.startswith(PREFIX) and name not in STORED:
+            return self._answers.get(node, name)
+        if type(node) is Live:
+            value = self._store.xattr(number, name)
+        elif isinstance(node, Past):
+            value = self._store.xattr(node.inode, name, node.timestamp)
+        else:
+            value = None
         if value is None:
             raise Refused(Reason.NO_SUCH_ATTRIBUTE)
         return value
 
-    def _attributes(self, node: Live | Past) -> Attributes:
-        if isinstance(node, Past):
-            return node.attributes
-        attributes = self._store.attributes(node.number)
-        assert attributes is not None
-        return attributes
+    def listxattr(self, number: int, caller: Caller) -> list[bytes]:
+        """The names of the stored attributes, ours not among them: `cp -a` must not carry them off."""
+        del caller
+        node = self._inodes.node(number)
+        names: list[bytes] = []
+        if type(node) is Live:
+            names = self._store.xattrs(number)
+        elif isinstance(node, Past):
+            names = self._store.xattrs(node.inode, node.timestamp)
+        return [name for name in names if not name.startswith(PREFIX)]
 
-    def _since(self, node: Live | Past) -> int:
-        return node.since if isinstance(node, Past) else self._store.now()
+    def setxattr(self, number: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+        """Set an attribute. ACLs and SELinux contexts are refused rather than kept unenforced."""
+        live = self._inodes.live(number)
+        if name == PREFIX + b"restore":
+            self._restore(live, value, caller)
+            return
+        if _is_unkept(name) or (name.startswith(PREFIX) and name not in STORED):
+            raise Refused(Reason.UNSUPPORTED)
+        if len(value) > XATTR_VALUE_BYTES_MAX:
+            raise Refused(Reason.ARGUMENT_TOO_LARGE)
+        self._inodes.propose(record.SetXattr(number, name, value, flags))
 
-    def _alias(self, node: Live | Past) -> tuple[int, bytes, int | None] | None:
-        if node.alias is None:
-            return None
-        return node.alias if len(node.alias) == 3 else (*node.alias, None)
+    def removexattr(self, number: int, name: bytes, caller: Caller) -> None:
+        """Remove an attribute."""
+        del caller
+        self._inodes.live(number)
+        if name.startswith(PREFIX) and name not in STORED:
+            raise Refused(Reason.NO_SUCH_ATTRIBUTE)
+        self._inodes.propose(record.SetXattr(number, name, None))
 
-    def _number(self, node: Live | Past) -> int | None:
-        alias = self._alias(node)
-        if alias is None:
-            return None
-        return self._history.version_number(alias, self._since(node)) or None
+    def _restore(self, live: Live, spec: bytes, caller: Caller) -> None:
+        """Make the content of another version of the same name the next one; its bytes are shared, not copied.
 
-    def _version(self, node: Live | Past) -> bytes | None:
-        number = self._number(node)
-        return b"%d" % number if number is not None else None
-
-    def _head(self, node: Live | Past) -> bytes | None:
-        alias = self._alias(node)
-        return b"%d" % self._store.head(alias[0], alias[1]) if alias is not None else None
-
-    def _commit_time(self, node: Live | Past) -> bytes | None:
-        timestamp = self._attributes(node).content_timestamp
-        return vpath.format_time(timestamp) if timestamp else None
-
-    def _resolved_time(self, node: Live | Past) -> bytes | None:
-        return vpath.format_time(node.timestamp) if isinstance(node, Past) else None
-
-    def _canonical(self, node: Live | Past) -> bytes | None:
-        alias = self._alias(node)
-        if isinstance(node, Past) and node.is_directory:
-            return vpath.format_at(alias[1] if alias is not None else b".", node.timestamp)
-        number = self._number(node)
-        if alias is None or number is None:
-            return None
-        return vpath.format_version(alias[1], number)
-
-    def _hash(self, node: Live | Past) -> bytes | None:
-        """xxh3-64 of the committed content."""
-        attributes = self._attributes(node)
-        if attributes.mode & TYPE_MASK != REGULAR:
-            return None
-        timestamp = node.timestamp if isinstance(node, Past) else None
-        digest = xxhash.xxh3_64()
-        for offset in range(0, attributes.size, HASH_BLOCK_BYTES):
-            digest.update(
-                self._store.read(_inode(node), attributes, timestamp, offset, HASH_BLOCK_BYTES)
-            )
-        return digest.hexdigest().encode()
-
-    def _origin(self, node: Live | Past) -> bytes | None:
-        alias = self._alias(node)
-        if alias is None:
-            return None
-        binding = self._store.binding_at(alias[0], alias[1], self._since(node))
-        if binding is None or not binding.origin_directory:
-            return None
-        path = self._history.path_of(binding.origin_directory, binding.origin_name)
-        return path.encode(errors="surrogateescape") if path is not None else None
-
-    def _moved_to(self, node: Live | Past) -> bytes | None:
-        """Where a rename took what a name of the past showed."""
-        alias = self._alias(node)
-        number = self._number(node)
-        if alias is None or number is None:
-            return None
-        end = self._history.end_of(alias[0], alias[1], number)
-        if end is None or not end.moved_directory:
-            return None
-        path = self._history.path_of(end.moved_directory, end.moved_name)
-        return path.encode(errors="surrogateescape") if path is not None else None
-
-    def _labels(self, node: Live | Past) -> bytes | None:
-        names = [label for label, _ in self._store.labels(_inode(node))]
-        return b" ".join(names) if names else None
+        Only where "the same name" is certain: not for a file of several names, whose histories differ.
+        """
+        attributes = self._store.attributes(live.number)
+        if attributes is None or attributes.nlink != 1 or live.alias is None:
+            raise Refused(Reason.UNSUPPORTED)
+        directory, name = live.alias
+        binding = self._store.binding(directory, name)
+        if binding is None or binding.inode != live.number:
+            raise Refused(Reason.UNSUPPORTED)
+        node, _ = self._history.resolve(directory, name + b"@" + spec)
+        if not isinstance(node, Past) or node.attributes.mode & TYPE_MASK != REGULAR:
+            raise Refused(Reason.MALFORMED)
+        if not may(node.attributes, caller, READ):
+            raise Refused(Reason.DENIED)
+        self._inodes.check_now(node, caller, READ)
+        if live.draft is not None and (attributes.content or live.draft.size):
+            self._inodes.commit(
+                live
+            )  # what others are writing stays in history; a file just made is not written yet
+        now_ns = self._clock.now_ns()
+        draft = self._inodes.draft(live)
+        draft.truncate(0, now_ns)
+        generation = node.attributes.generation
+        for chunk, pieces in self._store.chunks(node.inode, generation, node.timestamp):
+            draft.share(chunk, pieces, node.attributes.size)
+        draft.size = node.attributes.size
+        self._inodes.commit(live)
+        self._invalidations.append((live.number, None))
 
 
-def _inode(node: Live | Past) -> int:
-    return node.inode if isinstance(node, Past) else node.number
+def _is_unkept(name: bytes) -> bool:
+    """Whether an attribute asks for something the kernel would have to enforce, and nobody here would."""
+    return name.startswith(b"system.") or name == b"security.selinux"

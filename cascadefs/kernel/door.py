@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cascadefs.filesystem.ranges import Ranges
 from cascadefs.kernel import mountpoint, negotiation
 from cascadefs.kernel.attributes import Attributes
 from cascadefs.kernel.backing import Backing
@@ -64,7 +63,7 @@ class Door:
         self._stopped: trio.Event | None = None
         self._backing = Backing(filesystem, self._dispatch.lock)
         files = Files(
-            filesystem, Ranges(filesystem), self._backing, self._reply, self._later, publish
+            filesystem, filesystem.ranges, self._backing, self._reply, self._later, publish
         )
         for handlers in (
             Names(filesystem).handlers(),

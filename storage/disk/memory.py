@@ -1,240 +1,33 @@
-"""Files as the log needs them: a contract, the real one, and one in memory that can lose power.
+"""The disk in memory that can lose power, for tests and simulation.
 
-The contract is small and synchronous. Nothing is durable until it was synced: the bytes and size of a file by
-`File.fdatasync`, its name by `Disk.sync_directory` of the directory it is in. `MemoryDisk` keeps to the letter of
-that: it remembers every change not yet synced, and `MemoryDisk.crash` builds any of the disks a power cut could
-leave behind. Both pass one contract suite (``tests/storage/test_disk.py``).
+`MemoryDisk` keeps what programs see and what the platter has apart: it remembers every change not yet synced, and
+`MemoryDisk.crash` builds any of the disks that a power cut could leave behind. A hook ahead of every call lets a test
+refuse it or cut it short; `lose` is what a failed sync does to the bytes it was for, `rot` what age does, and
+`capacity_bytes` what a small disk does.
 
-Names are relative to the disk's own directory, ``/`` between parts. This room knows no format and decides nothing;
-an `OSError` of the system goes to the caller as it is.
-
-Sources: open(2), pwritev(2), fdatasync(2), posix_fallocate(3), rename(2); "All file systems are not created
-equal" (OSDI 2014) for what a crash may reorder.
+Sources: "All file systems are not created equal" (OSDI 2014) for what a crash may reorder; "Can applications recover
+from fsync failures?" (ATC 2020) for what a failed sync forgets.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import mmap
 import os
 import threading
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from random import Random
 
     from storage.codec import Buffer
+    from storage.disk.contract import File
 
-__all__ = ["SECTOR_BYTES", "Disk", "File", "MemoryDisk", "RealDisk"]
+__all__ = ["SECTOR_BYTES", "MemoryDisk"]
 
 SECTOR_BYTES = 512
 """What a disk writes or does not write as a whole."""
-
-
-class File(Protocol):
-    """An open file. Closed by `close` or with its last reference, so a cache may drop one that is being read."""
-
-    def size(self) -> int:
-        """Length in bytes."""
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """Up to length bytes from an offset; fewer only at the end of the file."""
-
-    def data_ranges(self, offset: int) -> Sequence[tuple[int, int]]:
-        """Ranges (start, end) at or behind an offset outside which all bytes are zero, ascending.
-
-        Preallocated space never written is left out, where the file system knows it: no need to read it.
-        """
-
-    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
-        """Write buffers end to end in one call; answers how many bytes, which may be fewer than asked.
-
-        Raises:
-            OSError: The bytes at the offset are then any mixture of old and new.
-        """
-
-    def map(self) -> memoryview:
-        """The file's bytes, read-only and without a copy. Later writes inside the size at the call show through.
-
-        The view stays valid after `close`, but not across a `truncate` to less than its length.
-        """
-
-    def fdatasync(self) -> None:
-        """Make all bytes written before the call, and the size, durable.
-
-        Raises:
-            OSError: What was not yet durable may never be, and a later success says nothing about it (fsyncgate).
-        """
-
-    def preallocate(self, size: int) -> None:
-        """Grow the file to a size with zeros, with space reserved where the file system can."""
-
-    def truncate(self, size: int) -> None:
-        """Set the size; growth shows zeros."""
-
-    def close(self) -> None:
-        """Give the descriptor back; harmless when repeated."""
-
-
-class Disk(Protocol):
-    """A directory that belongs to us alone."""
-
-    def open(self, name: str, *, create: bool = False, write: bool = True) -> File:
-        """Open a file, making an empty one first if asked and it is absent.
-
-        Raises:
-            FileNotFoundError: It is absent and create was not asked, or its directory is absent.
-        """
-
-    def list(self, directory: str) -> list[str]:
-        """Names in a directory, without their directory, sorted; none if the directory is absent."""
-
-    def make_directory(self, directory: str) -> None:
-        """Make a directory if it is absent; its parent must exist."""
-
-    def rename(self, source: str, target: str) -> None:
-        """Move a file, atomically, over an existing one if there is one."""
-
-    def unlink(self, name: str) -> None:
-        """Remove a name; open files and maps keep their bytes.
-
-        Raises:
-            FileNotFoundError: It is absent.
-        """
-
-    def sync_directory(self, directory: str) -> None:
-        """Make the names created, renamed or removed in a directory durable."""
-
-
-class RealFile:
-    """A descriptor of the system."""
-
-    __slots__ = ("_descriptor",)
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def size(self) -> int:
-        """See `File.size`."""
-        return os.fstat(self._descriptor).st_size
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """See `File.pread`."""
-        data = os.pread(self._descriptor, length, offset)
-        if len(data) == length or not data:
-            return data
-        # Linux reads regular files whole except near 2 GiB, but POSIX does not promise it.
-        return data + self.pread(length - len(data), offset + len(data))
-
-    def data_ranges(self, offset: int) -> Sequence[tuple[int, int]]:
-        """See `File.data_ranges`; lseek(2) SEEK_DATA and SEEK_HOLE. Nobody uses the position they move.
-
-        All ranges are found before the caller reads any, because reading (and reading ahead) a hole puts zeros in the
-        page cache, which ext4 then calls data. Opening a 64 MiB segment: 0.1 ms, against 60 ms reading it whole.
-        """
-        ranges: list[tuple[int, int]] = []
-        try:
-            while True:
-                start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
-                offset = os.lseek(self._descriptor, start, os.SEEK_HOLE)
-                ranges.append((start, offset))
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # No more data.
-                return ranges
-            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                return [(offset, self.size())]
-            raise
-
-    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
-        """See `File.pwritev`."""
-        return os.pwritev(self._descriptor, buffers, offset)
-
-    def map(self) -> memoryview:
-        """See `File.map`. The mapping lives as long as the view or a slice of it, and holds a descriptor of its own."""
-        if not self.size():
-            return memoryview(b"")
-        return memoryview(mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ))
-
-    def fdatasync(self) -> None:
-        """See `File.fdatasync`."""
-        os.fdatasync(self._descriptor)
-
-    def preallocate(self, size: int) -> None:
-        """See `File.preallocate`; where the file system cannot reserve (EOPNOTSUPP, EINVAL) the file only grows."""
-        if size <= self.size():
-            return
-        try:
-            os.posix_fallocate(self._descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-            os.ftruncate(self._descriptor, size)
-
-    def truncate(self, size: int) -> None:
-        """See `File.truncate`."""
-        os.ftruncate(self._descriptor, size)
-
-    def close(self) -> None:
-        """See `File.close`."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            self.close()
-
-
-class RealDisk:
-    """A directory of the system; made, with its parents, if absent. Files are for their owner only."""
-
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = os.path.abspath(directory)
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-
-    def __repr__(self) -> str:
-        return f"RealDisk({self._directory!r})"
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self._directory, name)
-
-    def open(self, name: str, *, create: bool = False, write: bool = True) -> File:
-        """See `Disk.open`."""
-        flags = os.O_RDWR if write else os.O_RDONLY
-        if create:
-            flags |= os.O_CREAT
-        return RealFile(os.open(self._path(name), flags | os.O_CLOEXEC, 0o600))
-
-    def list(self, directory: str) -> list[str]:
-        """See `Disk.list`."""
-        try:
-            return sorted(os.listdir(self._path(directory)))
-        except FileNotFoundError:
-            return []
-
-    def make_directory(self, directory: str) -> None:
-        """See `Disk.make_directory`."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._path(directory), 0o700)
-
-    def rename(self, source: str, target: str) -> None:
-        """See `Disk.rename`."""
-        os.rename(self._path(source), self._path(target))
-
-    def unlink(self, name: str) -> None:
-        """See `Disk.unlink`."""
-        os.unlink(self._path(name))
-
-    def sync_directory(self, directory: str) -> None:
-        """See `Disk.sync_directory`."""
-        descriptor = os.open(self._path(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class _Inode:

@@ -1,0 +1,158 @@
+"""`user.cascade.*`: extended attributes that are answered from history, not stored (SEMANTICS 10).
+
+Answered by name, never listed, so `cp -a` and `rsync -X` do not carry them off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from cascadefs import vpath
+from cascadefs.filesystem.node import Live, Node, Past
+from storage.attributes import REGULAR, TYPE_MASK
+from storage.errors import Reason, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cascadefs.filesystem.history import History
+    from storage.attributes import Attributes
+    from storage.store import Store
+
+__all__ = ["PREFIX", "STORED", "Answers"]
+
+PREFIX = b"user.cascade."
+
+STORED = frozenset({PREFIX + b"at_names"})
+"""Those of ours that are settings of a directory, stored like any other attribute."""
+
+HASH_BLOCK_BYTES = 1 << 20
+
+
+class Answers:
+    """Computes the read-only attributes of a node."""
+
+    def __init__(self, store: Store, history: History) -> None:
+        self._store = store
+        self._history = history
+        self._answers: dict[bytes, Callable[[Live | Past], bytes | None]] = {
+            b"version": self._version,
+            b"head": self._head,
+            b"commit_time": self._commit_time,
+            b"resolved_time": self._resolved_time,
+            b"canonical": self._canonical,
+            b"hash": self._hash,
+            b"origin": self._origin,
+            b"fid": lambda node: b"%d" % _inode(node),
+            b"store_version": lambda node: b"0:%d" % self._attributes(node).content_timestamp,
+            b"moved_to": self._moved_to,
+            b"clock_skew_us": lambda node: b"%d" % self._history.clock_skew_us(),
+            b"shard": lambda node: b"0",
+            b"stable_time": lambda node: vpath.format_time(self._store.now()),
+            b"labels": self._labels,
+            b"stored_bytes": lambda node: b"%d" % self._attributes(node).stored,
+        }
+
+    def get(self, node: Node, name: bytes) -> bytes:
+        """The value of `user.cascade.NAME`.
+
+        Raises:
+            Refused: NO_SUCH_ATTRIBUTE for an unknown one, or where it says nothing about this node.
+        """
+        answer = self._answers.get(name.removeprefix(PREFIX))
+        if answer is None or not isinstance(node, Live | Past):
+            raise Refused(Reason.NO_SUCH_ATTRIBUTE)
+        value = answer(node)
+        if value is None:
+            raise Refused(Reason.NO_SUCH_ATTRIBUTE)
+        return value
+
+    def _attributes(self, node: Live | Past) -> Attributes:
+        if isinstance(node, Past):
+            return node.attributes
+        attributes = self._store.attributes(node.number)
+        assert attributes is not None
+        return attributes
+
+    def _since(self, node: Live | Past) -> int:
+        return node.since if isinstance(node, Past) else self._store.now()
+
+    def _alias(self, node: Live | Past) -> tuple[int, bytes, int | None] | None:
+        if node.alias is None:
+            return None
+        return node.alias if len(node.alias) == 3 else (*node.alias, None)
+
+    def _number(self, node: Live | Past) -> int | None:
+        alias = self._alias(node)
+        if alias is None:
+            return None
+        return self._history.version_number(alias, self._since(node)) or None
+
+    def _version(self, node: Live | Past) -> bytes | None:
+        number = self._number(node)
+        return b"%d" % number if number is not None else None
+
+    def _head(self, node: Live | Past) -> bytes | None:
+        alias = self._alias(node)
+        return b"%d" % self._store.head(alias[0], alias[1]) if alias is not None else None
+
+    def _commit_time(self, node: Live | Past) -> bytes | None:
+        timestamp = self._attributes(node).content_timestamp
+        return vpath.format_time(timestamp) if timestamp else None
+
+    def _resolved_time(self, node: Live | Past) -> bytes | None:
+        return vpath.format_time(node.timestamp) if isinstance(node, Past) else None
+
+    def _canonical(self, node: Live | Past) -> bytes | None:
+        alias = self._alias(node)
+        if isinstance(node, Past) and node.is_directory:
+            return vpath.format_at(alias[1] if alias is not None else b".", node.timestamp)
+        number = self._number(node)
+        if alias is None or number is None:
+            return None
+        return vpath.format_version(alias[1], number)
+
+    def _hash(self, node: Live | Past) -> bytes | None:
+        """xxh3-64 of the committed content."""
+        attributes = self._attributes(node)
+        if attributes.mode & TYPE_MASK != REGULAR:
+            return None
+        timestamp = node.timestamp if isinstance(node, Past) else None
+        digest = xxhash.xxh3_64()
+        for offset in range(0, attributes.size, HASH_BLOCK_BYTES):
+            digest.update(
+                self._store.read(_inode(node), attributes, timestamp, offset, HASH_BLOCK_BYTES)
+            )
+        return digest.hexdigest().encode()
+
+    def _origin(self, node: Live | Past) -> bytes | None:
+        alias = self._alias(node)
+        if alias is None:
+            return None
+        binding = self._store.binding_at(alias[0], alias[1], self._since(node))
+        if binding is None or not binding.origin_directory:
+            return None
+        path = self._history.path_of(binding.origin_directory, binding.origin_name)
+        return path.encode(errors="surrogateescape") if path is not None else None
+
+    def _moved_to(self, node: Live | Past) -> bytes | None:
+        """Where a rename took what a name of the past showed."""
+        alias = self._alias(node)
+        number = self._number(node)
+        if alias is None or number is None:
+            return None
+        end = self._history.end_of(alias[0], alias[1], number)
+        if end is None or not end.moved_directory:
+            return None
+        path = self._history.path_of(end.moved_directory, end.moved_name)
+        return path.encode(errors="surrogateescape") if path is not None else None
+
+    def _labels(self, node: Live | Past) -> bytes | None:
+        names = [label for label, _ in self._store.labels(_inode(node))]
+        return b" ".join(names) if names else None
+
+
+def _inode(node: Live | Past) -> int:
+    return node.inode if isinstance(node, Past) else node.number

@@ -1,0 +1,134 @@
+"""Open directories: their entries, in an order that changes under nobody's feet."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from cascadefs.filesystem.interface import READ, Caller, Stat
+from cascadefs.filesystem.node import Listing, Live, Node, Past
+from storage.errors import Reason, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cascadefs.filesystem.history import History
+    from cascadefs.filesystem.inodes import Inodes
+    from storage.store import LocalStore
+
+__all__ = ["Directories"]
+
+LISTING_BATCH = 128
+"""Entries fetched from the store at a time while a directory is read."""
+
+
+class OpenDirectory:
+    """An open directory: `given` are the names handed out, so an offset is a place in it, stable under changes."""
+
+    __slots__ = ("given", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.given: list[bytes] = []
+
+
+class Directories:
+    """See the module. `opened` are the open ones by handle; `handles` gives the numbers."""
+
+    def __init__(
+        self, inodes: Inodes, store: LocalStore, history: History, handles: Iterator[int]
+    ) -> None:
+        self._inodes = inodes
+        self._store = store
+        self._history = history
+        self._handles = handles
+        self.opened: dict[int, OpenDirectory] = {}
+
+    def opendir(self, number: int, caller: Caller) -> int:
+        """Open a directory for reading."""
+        node = self._inodes.node(number)
+        if type(node) is not Live and not node.is_directory:
+            raise Refused(Reason.NOT_A_DIRECTORY)
+        if isinstance(node, Past):
+            self._inodes.check_now(node, caller, READ)
+        handle = next(self._handles)
+        self.opened[handle] = OpenDirectory(node)
+        return handle
+
+    def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Stat, int]]:
+        """Entries from an offset on: (name, attributes, offset behind it). History is never among them.
+
+        An entry made or removed meanwhile may or may not be given; every other one is given once (POSIX readdir()).
+        The caller calls `remember` for each entry the kernel took, but not for "." and "..".
+        """
+        opened = self.opened[handle]
+        given = opened.given
+        node = opened.node
+        if offset > len(given):  # A place from before a rewinddir(): find it again.
+            given += [b""] * (2 - len(given))
+            names = (name for name, _ in self._entries(node, given[-1]))
+            given += islice(names, offset - len(given))
+        del given[offset:]
+        stat = self._inodes.stat(node)
+        for dots in (b".", b"..")[offset:]:
+            given.append(b"")
+            yield dots, stat, len(given)
+        for name, entry in self._entries(node, given[-1]):
+            given.append(name)
+            self._inodes.offered = (entry.number, (node.number, name))
+            yield name, entry, len(given)
+
+    def releasedir(self, handle: int) -> None:
+        """A directory handle is gone."""
+        del self.opened[handle]
+
+    def _entries(self, node: Node, after: bytes) -> Iterator[tuple[bytes, Stat]]:
+        if type(node) is Live:
+            return self._live_entries(node.number, after)
+        if isinstance(node, Past):
+            return self._made_entries(node, self._history.children(node, after))
+        assert isinstance(node, Listing)
+        return self._made_entries(node, self._listed(node, after))
+
+    @staticmethod
+    def _listed(listing: Listing, after: bytes) -> Iterator[tuple[bytes, Node]]:
+        """What a listing shows; a name that went meanwhile is left out, as in any directory."""
+        for name in listing.names(after):
+            try:
+                child = listing.lookup(name)
+            except Refused as refusal:
+                if refusal.reason is not Reason.ABSENT:
+                    raise
+                continue
+            if child is not None:
+                yield name, child
+
+    def _live_entries(self, directory: int, after: bytes) -> Iterator[tuple[bytes, Stat]]:
+        store = self._store
+        while True:
+            batch = []
+            for entry in store.children(directory, after):
+                batch.append(entry)
+                if len(batch) == LISTING_BATCH:
+                    break
+            for name, binding in batch:
+                node = self._inodes.nodes.get(binding.inode)
+                if type(node) is Live and node.draft is not None:
+                    yield name, self._inodes.live_stat(node)
+                else:
+                    attributes = store.attributes(binding.inode)
+                    if attributes is not None:
+                        yield name, Stat.of(binding.inode, attributes)
+            if len(batch) < LISTING_BATCH:
+                return
+            after = batch[-1][0]
+
+    def _made_entries(
+        self, parent: Node, children: Iterator[tuple[bytes, Node]]
+    ) -> Iterator[tuple[bytes, Stat]]:
+        for name, child in children:
+            node = self._inodes.nodes.intern(child, parent.number, name)
+            try:
+                yield name, self._inodes.stat(node)
+            finally:
+                self._inodes.drop_if_unused(node)  # the kernel did not take it

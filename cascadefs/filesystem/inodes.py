@@ -1,0 +1,242 @@
+"""The inodes the kernel knows: who refers to them, what stat(2) shows of them, and what was written to them since.
+
+What every call needs and no call owns: `Names`, `Files`, `Directories` and `Xattrs` are made around one `Inodes`. One
+thread at a time, like all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascadefs.filesystem.draft import Draft
+from cascadefs.filesystem.interface import SEARCH, Caller, FilesystemOptions, Stat, may
+from cascadefs.filesystem.node import Listing, Live, Node, NodeTable, Past, Text
+from storage.attributes import REGULAR, TYPE_MASK
+from storage.errors import Reason, Refused
+from storage.limits import RECORD_INODE_MAX
+from storage.namespace import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage import record
+    from storage.clock import Clock
+    from storage.store import LocalStore
+
+__all__ = ["Inodes"]
+
+
+class Inodes:
+    """See the module.
+
+    `nodes` are those somebody refers to, `drafts` the ones with unsaved writes, `offered` the entry that readdir gave
+    last: (node, (directory, name)).
+    """
+
+    def __init__(self, store: LocalStore, clock: Clock, options: FilesystemOptions) -> None:
+        self._store = store
+        self._clock = clock
+        self._options = options
+        self.nodes = NodeTable()
+        self.drafts: dict[int, Live] = {}
+        self.offered: tuple[int, tuple[int, bytes]] | None = None
+        self.versions_committed = 0
+
+    def node(self, number: int) -> Node:
+        """The node of a number, made for a live inode; ABSENT is raised if there is none."""
+        node = self.nodes.get(number)
+        if node is not None:
+            return node
+        if number < RECORD_INODE_MAX and self._store.attributes(number) is not None:
+            return self.nodes.live(number)
+        raise Refused(Reason.ABSENT)
+
+    def live(self, number: int) -> Live:
+        """The live node a change is asked for."""
+        node = self.node(number)
+        if type(node) is not Live:
+            raise Refused(Reason.PAST_IS_READ_ONLY)
+        if self._options.read_only:
+            raise Refused(Reason.READ_ONLY)
+        return node
+
+    def remember(self, number: int) -> None:
+        """The kernel holds one more reference to a node (the readdir entry given last, which it took)."""
+        if number < RECORD_INODE_MAX:
+            live = self.nodes.live(number)
+            live.lookups += 1
+            if self.offered is not None and self.offered[0] == number:
+                live.alias = self.offered[1]
+        else:
+            self.node(number).lookups += 1
+
+    def forget(self, number: int, count: int) -> None:
+        """The kernel gave back references."""
+        node = self.nodes.get(number)
+        if node is None:
+            return
+        node.lookups -= count
+        assert node.lookups >= 0, "the kernel gives back no more than it took"
+        self.drop_if_unused(node)
+
+    def drop_if_unused(self, node: Node) -> None:
+        """Forget a node without references, handles and draft; without names, too, a volatile store drops it."""
+        if node.lookups > 0 or node.number == ROOT:
+            return
+        if type(node) is Live:
+            if node.handles or node.draft is not None:
+                return
+            attributes = self._store.attributes(node.number)
+            if attributes is not None and attributes.nlink == 0:
+                self._store.forget(node.number)
+        self.nodes.drop(node)
+
+    def referenced(self, live: Live) -> Stat:
+        """The attributes, for a reply by which the kernel takes one more reference."""
+        live.lookups += 1
+        return self.live_stat(live)
+
+    def after_unlink(self, inode: int) -> None:
+        """A name of the inode went."""
+        node = self.nodes.get(inode)
+        if type(node) is Live:
+            self.discard_if_dead(node)
+            self.drop_if_unused(node)
+
+    def discard_if_dead(self, live: Live) -> None:
+        """The bytes of a file without names and handles are nobody's: they become no version."""
+        if live.handles or live.draft is None:
+            return
+        attributes = self._store.attributes(live.number)
+        if attributes is None or attributes.nlink == 0:
+            live.draft = None
+            self.drafts.pop(live.number, None)
+
+    def getattr(self, number: int) -> Stat:
+        """The attributes of a node."""
+        return self.stat(self.node(number))
+
+    def stat(self, node: Node) -> Stat:
+        """The attributes of any node."""
+        if type(node) is Live:
+            return self.live_stat(node)
+        assert isinstance(node, Past | Listing | Text)
+        return node.stat()
+
+    def live_stat(self, live: Live) -> Stat:
+        """The attributes of an inode as every process sees them, its draft included."""
+        attributes = self._store.attributes(live.number)
+        if attributes is None:
+            raise Refused(Reason.ABSENT)
+        stat = Stat.of(live.number, attributes)
+        draft = live.draft
+        if draft is not None:
+            stat.size = draft.size
+            stat.mtime_ns = draft.mtime_ns
+            stat.ctime_ns = max(stat.ctime_ns, draft.changed_ns)
+            kept = attributes.stored if draft.keep is None else min(attributes.stored, draft.keep)
+            stat.blocks = max(kept, draft.stored_bytes) + 511 >> 9
+        return stat
+
+    def birth_ns(self, number: int) -> int | None:
+        """When a node came to be, where that is known: for a file, the commit of its first content."""
+        node = self.node(number)
+        if not isinstance(node, Live | Past):
+            return None
+        inode = node.inode if isinstance(node, Past) else number
+        timestamp = self._store.content_timestamp(inode, 1)
+        return timestamp * 1000 if timestamp is not None else None
+
+    def is_narrower_now(self, node: Past) -> bool:
+        """Whether the live object denies somebody what it allowed then, so every access must be asked anew."""
+        live = self._store.attributes(node.inode)
+        if live is None or live.nlink == 0:
+            return False
+        then = node.attributes
+        lost = then.mode & ~live.mode & 0o777
+        return bool(lost) or live.uid != then.uid or live.gid != then.gid
+
+    def check_now(self, node: Past, caller: Caller, want: int) -> None:
+        """Refuse what is not allowed now: the object, if it still exists, and every live directory above it."""
+        if caller.uid == 0:
+            return
+        attributes = self._store.attributes(node.inode)
+        if attributes is None:
+            return
+        if attributes.nlink and not may(attributes, caller, want):
+            raise Refused(Reason.DENIED)
+        inode = attributes.parent
+        while inode:
+            attributes = self._store.attributes(inode)
+            if attributes is None:
+                return
+            if attributes.nlink and not may(attributes, caller, SEARCH):
+                raise Refused(Reason.DENIED)
+            inode = attributes.parent
+
+    def propose(self, proposal: record.Record) -> None:
+        """Record a change, and raise the reason if it is refused."""
+        reason = self._store.propose(proposal).reason
+        if reason is not None:
+            raise Refused(reason)
+
+    def draft(self, live: Live) -> Draft:
+        """The draft of an inode, begun if there is none."""
+        draft = live.draft
+        if draft is None:
+            attributes = self._store.attributes(live.number)
+            if attributes is None:
+                raise Refused(Reason.ABSENT)
+            if attributes.mode & TYPE_MASK != REGULAR:
+                raise Refused(Reason.MALFORMED)
+            draft = live.draft = Draft(attributes.size, self._clock.now_ns())
+            self.drafts[live.number] = live
+        return draft
+
+    def commit(self, live: Live) -> None:
+        """Make the draft the next version, unless the file has no name left (then only its handles see it)."""
+        draft = live.draft
+        assert draft is not None
+        attributes = self._store.attributes(live.number)
+        if attributes is not None and attributes.nlink == 0:
+            return
+        outcome = self._store.commit(
+            live.number, draft.dirty, draft.size, draft.keep, draft.mtime_ns, draft.changed_ns
+        )
+        if outcome.reason is not None:
+            raise Refused(outcome.reason)
+        live.draft = None
+        del self.drafts[live.number]
+        self.versions_committed += 1
+
+    def housekeep(self, now_ns: int) -> None:
+        """About once a second: files kept open become versions, the index is published.
+
+        Raises:
+            OSError: of the first draft the log could not take; it stays a draft, and all others were tried.
+        """
+        patience_ns = int(self._options.autocommit_s * 1e9)
+        try:
+            self._commit_drafts(lambda draft: now_ns - draft.since_ns >= patience_ns)
+        finally:
+            self._store.publish()
+
+    def commit_all(self) -> None:
+        """Every draft becomes a version: the daemon is about to stop.
+
+        Raises:
+            OSError: as `housekeep`.
+        """
+        self._commit_drafts(lambda draft: True)
+
+    def _commit_drafts(self, is_due: Callable[[Draft], bool]) -> None:
+        failure: OSError | None = None
+        for live in list(self.drafts.values()):
+            if live.draft is not None and is_due(live.draft):
+                try:
+                    self.commit(live)
+                except OSError as error:
+                    failure = failure or error
+                self.drop_if_unused(live)
+        if failure is not None:
+            raise failure

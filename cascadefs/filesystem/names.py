@@ -1,0 +1,268 @@
+"""Names: looking them up, making, removing and moving them; those with "@" go through `history`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascadefs.filesystem.interface import FOREVER_S, SEARCH, Caller, Stat
+from cascadefs.filesystem.node import Listing, Live, Node, Past
+from storage import record
+from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK, is_directory
+from storage.errors import Reason, Refused
+from storage.limits import NAME_BYTES_MAX, RECORD_INODE_MAX, SYMLINK_BYTES_MAX
+from storage.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT
+
+if TYPE_CHECKING:
+    from cascadefs.filesystem.control import Control
+    from cascadefs.filesystem.history import History
+    from cascadefs.filesystem.inodes import Inodes
+    from storage.store import LocalStore
+
+__all__ = ["Names"]
+
+
+class Names:
+    """See the module; the calls are those of POSIX, on a directory's number and a name."""
+
+    def __init__(
+        self,
+        inodes: Inodes,
+        store: LocalStore,
+        history: History,
+        control: Control,
+        control_name: bytes,
+    ) -> None:
+        self._inodes = inodes
+        self._store = store
+        self._history = history
+        self._control = control
+        self._control_name = control_name
+        self._absence_may_end = False
+
+    def lookup(self, parent: int, name: bytes, caller: Caller) -> Stat:
+        """Find a name in a directory; the kernel holds one more reference to what is found.
+
+        Raises:
+            Refused: ABSENT, and for history names the reasons of SEMANTICS 5.
+        """
+        self._absence_may_end = b"@" in name
+        if parent < RECORD_INODE_MAX:
+            binding = self._store.binding(parent, name)
+            if binding is not None:
+                live = self._inodes.nodes.live(binding.inode)
+                live.lookups += 1
+                live.alias = (parent, name)
+                return self._inodes.live_stat(live)
+            node, timeout_s = self._lookup_special(parent, name)
+        else:
+            node, timeout_s = self._lookup_child(self._inodes.node(parent), name, caller)
+        node = self._inodes.nodes.intern(node, parent, name)
+        node.lookups += 1
+        stat = self._inodes.stat(node)
+        stat.entry_timeout_s = min(stat.entry_timeout_s, timeout_s)
+        if isinstance(node, Past) and self._inodes.is_narrower_now(node):
+            stat.entry_timeout_s = stat.attribute_timeout_s = 0.0
+        return stat
+
+    def _lookup_special(self, parent: int, name: bytes) -> tuple[Node, float]:
+        if name == self._control_name and parent == ROOT:
+            return self._control.root(), FOREVER_S
+        if b"@" in name:
+            return self._history.resolve(parent, name)
+        raise Refused(Reason.ABSENT if len(name) <= NAME_BYTES_MAX else Reason.NAME_TOO_LONG)
+
+    def _lookup_child(self, parent: Node, name: bytes, caller: Caller) -> tuple[Node, float]:
+        if isinstance(parent, Past):
+            if not parent.is_directory:
+                raise Refused(Reason.NOT_A_DIRECTORY)
+            self._inodes.check_now(parent, caller, SEARCH)
+            return self._history.child(parent, name), FOREVER_S
+        if not isinstance(parent, Listing):
+            raise Refused(Reason.NOT_A_DIRECTORY)
+        self._absence_may_end = True
+        node = parent.lookup(name)
+        if node is None:
+            raise Refused(Reason.ABSENT)
+        return node, 0.0
+
+    def negative_timeout_s(self, name: bytes) -> float:
+        """How long the kernel may remember that the name just looked up in vain does not exist.
+
+        History comes to be without the kernel's doing: names with "@", and what made-up directories show.
+        """
+        return 0.0 if self._absence_may_end or b"@" in name else FOREVER_S
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Stat:
+        """Make a node of any type but directory; a regular one starts with an empty version."""
+        live = self.make(parent, name, mode & ~caller.umask, caller, rdev=rdev)
+        if mode & TYPE_MASK == REGULAR:
+            self._inodes.draft(live)
+            self._inodes.commit(live)
+        return self._inodes.referenced(live)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Stat:
+        """Make a directory; `mkdir dir@tag-L` names this moment of a directory instead (SEMANTICS 7)."""
+        label = self._label_of(parent, name)
+        if label is not None:
+            return self._make_label(parent, name, *label)
+        mode = DIRECTORY | mode & 0o7777 & ~caller.umask
+        return self._inodes.referenced(self.make(parent, name, mode, caller))
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Stat:
+        """Make a symbolic link."""
+        if len(target) > SYMLINK_BYTES_MAX:
+            raise Refused(Reason.NAME_TOO_LONG)
+        return self._inodes.referenced(
+            self.make(parent, name, SYMLINK | 0o777, caller, target=target)
+        )
+
+    def readlink(self, number: int) -> bytes:
+        """The target of a symbolic link, as text, now as then."""
+        node = self._inodes.node(number)
+        inode = node.inode if isinstance(node, Past) else node.number
+        target = self._store.target(inode)
+        if target is None:
+            raise Refused(Reason.MALFORMED)
+        return target
+
+    def link(self, number: int, new_parent: int, new_name: bytes, caller: Caller) -> Stat:
+        """Give a file one more name."""
+        del caller
+        live = self._inodes.live(number)
+        self._inodes.live(new_parent)
+        self._check_new_name(new_parent, new_name)
+        self._inodes.propose(record.Link(new_parent, new_name, number))
+        live.alias = (new_parent, new_name)
+        return self._inodes.referenced(live)
+
+    def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
+        """Remove a name that is not a directory's; open handles keep the file."""
+        del caller
+        binding = self._bound(parent, name)
+        self._inodes.propose(record.Unlink(parent, name))
+        self._inodes.after_unlink(binding)
+
+    def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
+        """Remove an empty directory, or a label (`rmdir dir@tag-L`)."""
+        del caller
+        self._inodes.live(parent)
+        label = self._label_of(parent, name)
+        if label is not None:
+            inode = self._history.directory_named(parent, label[0])
+            self._inodes.propose(record.Unlabel(inode, label[1]))
+            return
+        binding = self._bound(parent, name)
+        self._inodes.propose(record.Unlink(parent, name, directory=True))
+        self._inodes.after_unlink(binding)
+
+    def rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        flags: int,
+        caller: Caller,
+    ) -> None:
+        """Move a name (rename(2), with NOREPLACE and EXCHANGE): one record, nobody sees neither or both."""
+        del caller
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise Refused(Reason.MALFORMED)
+        inode = self._bound(parent, name)
+        self._inodes.live(new_parent)
+        target = self._store.binding(new_parent, new_name)
+        if target is None:
+            self._check_new_name(new_parent, new_name)
+        self._inodes.propose(record.Rename(parent, name, new_parent, new_name, flags))
+        moved = self._inodes.nodes.get(inode)
+        if type(moved) is Live:
+            moved.alias = (new_parent, new_name)
+        if target is None or target.inode == inode:
+            return
+        if flags & RENAME_EXCHANGE:
+            exchanged = self._inodes.nodes.get(target.inode)
+            if type(exchanged) is Live:
+                exchanged.alias = (parent, name)
+        else:
+            self._inodes.after_unlink(target.inode)
+
+    def _bound(self, parent: int, name: bytes) -> int:
+        """The live inode a name means, for a change of the name."""
+        self._inodes.live(parent)
+        binding = self._store.binding(parent, name)
+        if binding is None:
+            special = name == self._control_name or b"@" in name
+            if special and self._is_special(parent, name):
+                raise Refused(Reason.PAST_IS_READ_ONLY)
+            raise Refused(Reason.ABSENT)
+        return binding.inode
+
+    def _is_special(self, parent: int, name: bytes) -> bool:
+        if name == self._control_name:
+            return parent == ROOT
+        return self._is_historic(parent, name)
+
+    def _is_historic(self, parent: int, name: bytes) -> bool:
+        return b"@" in name and self._history.is_reserved(parent, name)
+
+    def _label_of(self, parent: int, name: bytes) -> tuple[bytes, bytes] | None:
+        """(base, label) where `name` spells a label in this directory and is no name of its own."""
+        label = self._history.label_of(name)
+        if label is None or not self._is_historic(parent, name):
+            return None
+        return label if self._store.binding(parent, name) is None else None
+
+    def _check_new_name(self, parent: int, name: bytes) -> None:
+        if len(name) > NAME_BYTES_MAX:
+            raise Refused(Reason.NAME_TOO_LONG)
+        if name == self._control_name:
+            raise Refused(Reason.NOT_PERMITTED)
+        if b"@" in name and self._history.is_reserved(parent, name):
+            raise Refused(Reason.MALFORMED)
+
+    def make(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Live:
+        """Give a new inode its first name."""
+        self._inodes.live(parent)
+        self._check_new_name(parent, name)
+        directory = self._store.attributes(parent)
+        if directory is None:
+            raise Refused(Reason.ABSENT)
+        gid = caller.gid
+        if (
+            directory.mode & 0o2000
+        ):  # POSIX leaves it open; Linux: the group of a set-group-id directory is inherited
+            gid = directory.gid
+            if is_directory(mode):
+                mode |= 0o2000
+        inode = self._store.allocate_inode()
+        self._inodes.propose(
+            record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target)
+        )
+        live = self._inodes.nodes.live(inode)
+        live.alias = (parent, name)
+        return live
+
+    def _make_label(self, parent: int, name: bytes, base: bytes, label: bytes) -> Stat:
+        self._inodes.live(parent)
+        inode = self._history.directory_named(parent, base)
+        attributes = self._store.attributes(inode)
+        if attributes is not None and not is_directory(attributes.mode):
+            raise Refused(Reason.NOT_A_DIRECTORY)
+        now = self._store.now()
+        self._inodes.propose(record.Label(inode, label, now))
+        node = self._inodes.nodes.intern(
+            self._history.past(inode, now, (parent, base, None)), parent, name
+        )
+        node.lookups += 1
+        stat = self._inodes.stat(node)
+        stat.entry_timeout_s = 0.0
+        return stat

@@ -1,0 +1,354 @@
+"""A run, as core and workers hand it to each other: scripts, events, staged effects, results, and two protocols.
+
+A *run* is one attempt at an event, or at a batch of them. The core decides what runs when and makes the effects of a
+run part of the log; a `Runner` only executes. What lies between is in this module, as plain values.
+
+Paths are text relative to the *base*, the directory that holds `.cascade/`: "/" between parts, none in front, never
+"..", bytes that are no UTF-8 as surrogates (PEP 383). Timestamps are microseconds of the store's hybrid clock; the
+*cut* of a run is the state of the store at its timestamp.
+
+Does not know how events come about, nor what executes a handler. Source: docs/TRIGGERS.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "Add",
+    "Append",
+    "Buffer",
+    "Content",
+    "Cut",
+    "Delete",
+    "Done",
+    "Effect",
+    "Event",
+    "EventKind",
+    "Failed",
+    "FailureKind",
+    "LoadFailed",
+    "LogLine",
+    "Put",
+    "PutIf",
+    "Run",
+    "Runner",
+    "Script",
+    "Stat",
+]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+EventKind: TypeAlias = Literal["write", "move", "delete"]
+
+FailureKind: TypeAlias = Literal[
+    "exception",
+    "exit",
+    "timeout",
+    "memory",
+    "signal",
+    "death",
+    "retry",
+    "reject",
+    "killed",
+    "load",
+]
+"""Why an attempt failed: "retry" and "reject" are the handler's own word, "load" that its script does not import."""
+
+
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+
+class Script(msgspec.Struct, frozen=True):
+    """One version of one script: all the code it consists of, and whom it runs as."""
+
+    id: str
+    """Hash over all of `files` and `name`: the same code, the same id."""
+
+    base_path: str
+    """The base from the root of the store, for people; may have been renamed since."""
+
+    name: str
+    """The file's name below `watch/`."""
+
+    kind: Literal["module", "executable"]
+
+    files: dict[str, bytes]
+    """By path relative to `watch/`: the script itself and everything in `lib/`."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+class Event(msgspec.Struct, frozen=True):
+    """(binding, path, version, kind): what a handler is told, but for the bytes (`Cut.event_content`)."""
+
+    id: str
+    """Stable over attempts and restarts; unique in the store. The key for idempotency towards the outside."""
+
+    key: str
+    """What events are ordered by, and what `state` belongs to."""
+
+    path: str
+    version: int
+    """The number of the name's version; of a delete, that of the tombstone."""
+
+    timestamp: int
+    kind: EventKind = "write"
+    old_path: str | None = None
+    """Of a move: where it was, relative to the base; None if that was outside of it."""
+
+    previous: int = 0
+    """The version before, 0 for none."""
+
+    size: int = 0
+    uid: int = 0
+    node: str = ""
+    groups: dict[str, str] = {}  # noqa: RUF012  msgspec copies empty defaults
+    """Named groups of the pattern that matched."""
+
+    attempt: int = 1
+    hops: int = 0
+    root: str = ""
+    """Id of the first event of the chain; this one's own if a program wrote the version."""
+
+    position: tuple[int, int] = (0, 0)
+    """(timestamp of the commit, ordinal in it): the event's place in the order of its shard."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One attempt, complete: a worker needs nothing else but the cut."""
+
+    id: str
+    """Unique per attempt."""
+
+    script: Script
+    handler: str | None
+    """Name of the function; None for an executable."""
+
+    binding: str
+    events: list[Event]
+    timestamp: int
+    """The cut: that of the newest event."""
+
+    is_batch: bool = False
+    """Whether the handler takes a list of events."""
+
+    timeout_ms: int = 60_000
+    memory_bytes: int | None = None
+    sandbox: Literal["strict", "normal", "inproc"] = "strict"
+    runtime: Literal["trio", "asyncio"] = "trio"
+    inflight: int = 1
+    """Runs of one worker that may be interleaved (coroutine handlers only)."""
+
+    emit: str | None = None
+    states: dict[str, bytes] = {}  # noqa: RUF012
+    """By event key: the mapping (msgpack) that the key's previous run left; a missing one is empty."""
+
+    cut_directory: str | None = None
+    """The base as of the cut, as an absolute path on a mount, read-only; None where there is no mount."""
+
+
+# --- what a run reads -------------------------------------------------------------------------------------------------
+
+
+class Stat(msgspec.Struct, frozen=True):
+    """A version, without its bytes. `version` is 0 for a directory or a file never committed."""
+
+    path: str
+    version: int
+    timestamp: int
+    size: int
+    mode: int
+    is_directory: bool = False
+
+
+class Content:
+    """A version with its bytes: `parts` joined in order; each is read-only and may be kept.
+
+    `identity` (inode, content commit) never means other bytes, so anything made from them can be cached by it.
+    """
+
+    __slots__ = ("identity", "parts", "path", "size", "timestamp", "version")
+
+    def __init__(
+        self,
+        path: str,
+        version: int,
+        timestamp: int,
+        size: int,
+        parts: list[memoryview],
+        identity: tuple[int, int],
+    ) -> None:
+        self.path = path
+        self.version = version
+        self.timestamp = timestamp
+        self.size = size
+        self.parts = parts
+        self.identity = identity
+
+
+class Cut(Protocol):
+    """Reads of one run: the store at the run's timestamp, with the rights of the script's owner.
+
+    Plain calls that do not wait. Every read is noted for the run's provenance.
+
+    All raise PermissionError, ValueError (a path that leaves the base), and `storage.errors.Corruption`.
+    """
+
+    def event_content(self, event: Event) -> Content | None:
+        """The bytes of the very version that fired; None of a delete."""
+        ...
+
+    def get(self, path: str, *, latest: bool = False) -> Content | None:
+        """A file's content; None where there is none. `latest`: now, and no longer at the cut.
+
+        Raises:
+            IsADirectoryError: it is one.
+        """
+        ...
+
+    def stat(self, path: str, *, latest: bool = False) -> Stat | None:
+        """What is there; None where nothing is."""
+        ...
+
+    def list(self, glob: str) -> list[str]:
+        """The files that match a pattern, sorted."""
+        ...
+
+    def history(
+        self,
+        path: str,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        limit: int | None = None,
+    ) -> list[Stat]:
+        """Versions of a name up to the cut, oldest first, the newest `limit` of them; deletions are left out."""
+        ...
+
+
+# --- what a run leaves ------------------------------------------------------------------------------------------------
+
+
+class Put(msgspec.Struct, frozen=True, tag=True):
+    """The next version of a file, whole. Missing directories are made."""
+
+    path: str
+    data: Buffer
+    mode: int = 0o644
+
+
+class Delete(msgspec.Struct, frozen=True, tag=True):
+    """Remove a file; nothing happens if it is not there."""
+
+    path: str
+
+
+class Append(msgspec.Struct, frozen=True, tag=True):
+    """The next version of a file: what it holds at the commit, and these bytes."""
+
+    path: str
+    data: Buffer
+
+
+class PutIf(msgspec.Struct, frozen=True, tag=True):
+    """As `Put`, if the newest version at the commit is `expect` (0: there is none); else the event runs again."""
+
+    path: str
+    data: Buffer
+    expect: int
+
+
+class Add(msgspec.Struct, frozen=True, tag=True):
+    """Add to a vector in a file, element-wise from `index` on: commutative, so nobody loses an update.
+
+    `delta` holds numbers of `dtype` (float32, float64, int32, int64; little endian); a shorter file counts as zeros.
+    """
+
+    path: str
+    index: int
+    delta: Buffer
+    dtype: str = "float32"
+
+
+Effect: TypeAlias = Put | Delete | Append | PutIf | Add
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One structured line of a run."""
+
+    time_ns: int
+    level: str
+    message: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The attempt succeeded; nothing of it is visible before the core has committed it."""
+
+    effects: list[Effect] = []  # noqa: RUF012
+    states: dict[str, bytes] = {}  # noqa: RUF012
+    """By event key, changed ones only."""
+
+    failed: dict[str, str] = {}  # noqa: RUF012
+    """Of a batch: event id -> why the handler marked it."""
+
+    output: bytes = b""
+    log: list[LogLine] = []  # noqa: RUF012
+    result: bytes = b""
+    started_ns: int = 0
+    duration_ns: int = 0
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The attempt failed, without effects."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+    after_ms: int | None = None
+    """When to try again, if the handler said so."""
+
+    output: bytes = b""
+    log: list[LogLine] = []  # noqa: RUF012
+    started_ns: int = 0
+    duration_ns: int = 0
+
+
+class LoadFailed(Exception):
+    """A script does not load; no binding changes."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class Runner(Protocol):
+    """Executes scripts. Called on one trio thread."""
+
+    async def load(self, script: Script) -> list[dict[str, object]]:
+        """Run a module once and answer what it registers, a table each: the keywords as written, and "handler".
+
+        Raises:
+            LoadFailed: it raised, or took too long.
+        """
+        ...
+
+    async def run(self, run: Run, cut: Cut) -> Done | Failed:
+        """One attempt. Raises nothing that a script can cause; cancelled, the run is killed and has no effect."""
+        ...
+
+    def kill(self, run_id: str) -> bool:
+        """Make a run end as Failed("killed"); whether there was one."""
+        ...
+
+    async def retire(self, script_id: str) -> None:
+        """No more runs of this version will come."""
+        ...
+
+    async def close(self) -> None:
+        """End every worker."""
+        ...
