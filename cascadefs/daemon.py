@@ -91,8 +91,8 @@ class SystemClock:
 class Report(Protocol):
     """What a starting daemon tells whoever waits for it."""
 
-    def progress(self, records: int) -> None:
-        """So many records of the log were applied so far."""
+    def progress(self, records: int, total: int) -> None:
+        """So many records of the log were applied so far, of so many."""
 
     def ready(self) -> None:
         """The mount answers."""
@@ -108,10 +108,10 @@ class _PipeReport:
         self._descriptor = descriptor
         self._next_progress_at = time.monotonic() + PROGRESS_AFTER_SECONDS
 
-    def progress(self, records: int) -> None:
+    def progress(self, records: int, total: int) -> None:
         if time.monotonic() >= self._next_progress_at:
             self._next_progress_at = time.monotonic() + PROGRESS_SECONDS
-            self.say(progress=records)
+            self.say(progress=records, total=total)
 
     def ready(self) -> None:
         self.say(ready=True)
@@ -122,7 +122,7 @@ class _PipeReport:
             os.write(self._descriptor, json.dumps(message).encode() + b"\n")
 
 
-def start_detached(settings: Settings, on_progress: Callable[[int], None]) -> int:
+def start_detached(settings: Settings, on_progress: Callable[[int, int], None]) -> int:
     """Start a daemon of its own session; return its process id when the mount answers.
 
     Interrupted (KeyboardInterrupt), it ends the daemon, which a daemon survives like any other kill.
@@ -145,8 +145,8 @@ def start_detached(settings: Settings, on_progress: Callable[[int], None]) -> in
                 match json.loads(line):
                     case {"pid": int(pid)}:
                         daemon = pid
-                    case {"progress": int(records)}:
-                        on_progress(records)
+                    case {"progress": int(records), "total": int(total)}:
+                        on_progress(records, total)
                     case {"error": str(message)}:
                         raise NotStarted(message)
                     case {"ready": True}:
@@ -441,7 +441,7 @@ def _door(
     if name == "kernel":
         from cascadefs.kernel.door import Door as KernelDoor
 
-        return KernelDoor(filesystem, store.publish, on_ready)
+        return KernelDoor(filesystem, on_ready)
     from cascadefs.fuse.door import Door
 
     return Door(filesystem, on_ready)

@@ -32,15 +32,17 @@ out into a range of its own.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from storage.table import Table  # Which knows lmdb; a pure room may only name it.
 
-__all__ = ["TIMESTAMP_MAX", "Row", "VersionedMap"]
+__all__ = ["TIMESTAMP_MAX", "Dropped", "Row", "VersionedMap"]
 
 TIMESTAMP_MAX = 2**64 - 1
 """Also "now" for the reads that take a timestamp: nothing is newer."""
@@ -59,6 +61,14 @@ class Row:
     timestamp: int
     value: bytes | None
     tombstone: bytes | None
+
+
+class Dropped(NamedTuple):
+    """A row `VersionedMap.thin` dropped, with the values of its neighbours then; None: absent."""
+
+    older: bytes | None
+    value: bytes | None
+    newer: bytes | None
 
 
 class VersionedMap:
@@ -249,6 +259,60 @@ class VersionedMap:
         if holding is None or holding.timestamp == 0:
             return 0
         return self._drop_past(key, holding.timestamp - 1)
+
+    def thin(
+        self,
+        key: bytes,
+        instants: Sequence[int],
+        horizon: int | None,
+        newer: Row | None,
+        rows_max: int,
+    ) -> tuple[list[Dropped], Row | None]:
+        """Drop the key's rows that no read at any of the instants sees, newest first, a bounded number at a time.
+
+        Args:
+            instants: ascending.
+            horizon: rows that were replaced after this timestamp, or not at all, stay whatever the instants say; None
+                where there are no such rows to spare.
+            newer: what the call before answered, to go on behind it; None to begin.
+            rows_max: how many rows to look at.
+
+        Returns:
+            What was dropped, each with its neighbours at that moment, and the row to go on behind, None at the end.
+        """
+        live = self.get_row(key) if newer is None else None
+        rows = list(islice(self.history(key, None if newer is None else newer.timestamp), rows_max + 1))
+        until = TIMESTAMP_MAX + 1 if newer is None else newer.timestamp
+        dropped = []
+        for place, row in enumerate(rows[:rows_max]):
+            spared = horizon is not None and until > horizon
+            seen = bisect_left(instants, until) > bisect_left(instants, row.timestamp)
+            until = row.timestamp
+            if spared or seen:
+                newer = row
+                continue
+            if live is not None and row.timestamp == live[0]:
+                self._delete(self._live + key)
+            else:
+                self._delete(self._past + key + _descending(row.timestamp))
+            older = rows[place + 1].value if place + 1 < len(rows) else None
+            dropped.append(Dropped(older, row.value, None if newer is None else newer.value))
+        if len(rows) <= rows_max:
+            return dropped, None
+        # All looked at were dropped: go on from a row that never was, where the last of them began.
+        return dropped, newer if newer is not None else Row(until, None, b"")
+
+    def next_key(self, prefix: bytes, after: bytes = b"") -> bytes | None:
+        """The least key beginning with ``prefix``, and exceeding ``after`` if given, that exists or left a trace."""
+        live = self._first(*_range(self._live, prefix, after))
+        start, stop = _range(self._past, prefix, after)
+        if after:
+            start = max(start, self._past + after + _PAST_END)
+        past = self._first(start, stop)
+        keys = [live[0][1:]] if live is not None else []
+        if past is not None:
+            keys.append(past[0][1:-8])
+        return min(keys, default=None)
 
     # Leaves.
 

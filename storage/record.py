@@ -14,12 +14,20 @@ import msgspec
 
 __all__ = [
     "SELF",
+    "Activate",
+    "Adopt",
+    "Advance",
+    "Attempt",
     "Batch",
     "Commit",
     "Create",
+    "Drop",
     "Extent",
+    "Finish",
     "Label",
     "Link",
+    "Prune",
+    "Rearm",
     "Record",
     "Rename",
     "SetAttributes",
@@ -134,6 +142,25 @@ class Unlabel(msgspec.Struct, frozen=True, array_like=True, tag=10, gc=False):
     label: bytes
 
 
+class Prune(msgspec.Struct, frozen=True, array_like=True, tag=12, gc=False):
+    """Let go of contents of an inode: `contents` are ranges (first, last) of content commits, both included.
+
+    Their records stay known; their bytes may be gone from here on. `purged`: somebody asked for it by name.
+    """
+
+    inode: int
+    contents: list[tuple[int, int]]
+    purged: bool = False
+
+
+class Drop(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
+    """Forget a name that means nothing now, as if it had never been, with the inodes that had no other."""
+
+    directory: int
+    name: bytes
+    inodes: list[int]
+
+
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
     """Several records at one timestamp: all of them or, if one is refused, those before it undone by nobody.
 
@@ -141,6 +168,75 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
     """
 
     records: list[Create | Link | Unlink | Rename | SetAttributes | SetXattr | Commit]
+
+
+class Adopt(msgspec.Struct, frozen=True, array_like=True, tag=20, gc=False):
+    """A new epoch of deliveries begins: what an older one still sends is refused."""
+
+    epoch: int
+
+
+class Activate(msgspec.Struct, frozen=True, array_like=True, tag=21, gc=False):
+    """From this place in the log on, `owner` has these consumers below a base directory, and no others.
+
+    A consumer is (name, definition, timestamp and address of the mark to begin from, if it is new).
+    """
+
+    base: int
+    owner: bytes
+    consumers: list[tuple[bytes, bytes, int, int]]
+
+
+class Finish(msgspec.Struct, frozen=True, array_like=True, tag=22, gc=False):
+    """Events of a consumer are done, and `records` is all that was done about them: one change, or none.
+
+    Refused, without any effect, if an event is done already, the epoch is over, or a name is not at the version a
+    condition (directory, name, number; 0: no such name) expects. Otherwise as a `Batch`.
+    """
+
+    base: int
+    consumer: bytes
+    epoch: int
+    events: list[tuple[int, int]]
+    verdict: int
+    """1 done, 2 skipped, 3 dead: `letter` says why."""
+
+    low: tuple[int, int]
+    """(timestamp, address): the consumer's low-water mark from now on."""
+
+    records: list[Create | Link | Unlink | Rename | SetAttributes | SetXattr | Commit] = []
+    conditions: list[tuple[int, bytes, int]] = []
+    states: list[tuple[str, bytes | None]] = []
+    provenance: bytes = b""
+    letter: bytes = b""
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=23, gc=False):
+    """Events of a consumer failed for the `attempts`-th time and will be tried again."""
+
+    base: int
+    consumer: bytes
+    epoch: int
+    events: list[tuple[int, int]]
+    attempts: int
+    not_before_ms: int
+    failure: bytes
+
+
+class Advance(msgspec.Struct, frozen=True, array_like=True, tag=24, gc=False):
+    """Low-water marks rise, nothing being pending below: (base, consumer, timestamp, address) each."""
+
+    epoch: int
+    marks: list[tuple[int, bytes, int, int]]
+
+
+class Rearm(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
+    """Dead letters of a consumer are to be done again, or only forgotten."""
+
+    base: int
+    consumer: bytes
+    events: list[tuple[int, int]]
+    again: bool
 
 
 Record: TypeAlias = (
@@ -155,6 +251,14 @@ Record: TypeAlias = (
     | Label
     | Unlabel
     | Batch
+    | Adopt
+    | Activate
+    | Finish
+    | Attempt
+    | Advance
+    | Rearm
+    | Prune
+    | Drop
 )
 
 encode = msgspec.msgpack.Encoder().encode

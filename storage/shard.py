@@ -119,25 +119,27 @@ class Shard:
         published = Counters.unpack(row) if row is not None else Counters()
         counters.live_bytes = published.live_bytes
         counters.live_inodes = published.live_inodes
+        counters.pruned_contents = published.pruned_contents
         # Numbers given out and not yet created with are not given out again.
         counters.next_inode = max(counters.next_inode, published.next_inode)
 
     # --- start and end -----------------------------------------------------------------------------------------
 
-    def recover(self, progress: Callable[[int], None] | None = None) -> int:
+    def recover(self, progress: Callable[[int, int], None] | None = None) -> int:
         """Apply what the log holds and the table does not; how many records that was.
 
         Args:
-            progress: called now and then with the number of records applied so far.
+            progress: called now and then with the number of records applied so far, and of all there are to apply.
 
         Raises:
             Corruption: a record in the log is intact but makes no sense to this version.
         """
         applied = 0
+        total = self.log.last_index - self._position.index
         for _ in self._apply_tail():
             applied += 1
             if progress is not None and applied % 1000 == 0:
-                progress(applied)
+                progress(applied, total)
             if self._unpublished >= PUBLISH_RECORDS_MAX:
                 self._publish()
         self._hybrid.observe(max(self._position.timestamp, self.log.last_timestamp))
@@ -438,25 +440,30 @@ class Shard:
         self.log.sync()
         self._sync_ns = self._clock.now_ns() - started_ns
 
-    def close(self, farewell: tuple[bytes, bytes] | None = None) -> None:
+    def close(self, *, keep: bool = False) -> bool:
         """Close everything, also where it raises.
 
         Args:
-            farewell: a row to leave in the table, on the disk, after all that was recorded is there. None for what
-                leaves nothing behind: a volatile pool, a read-only one.
+            keep: bring all that was recorded to the disk first, index included. Not for what leaves nothing behind: a
+                volatile pool, a read-only one.
+
+        Returns:
+            Whether the index on the disk has everything the log has.
 
         Raises:
-            OSError: not everything could be saved; the farewell is not there.
+            OSError: not everything could be saved.
         """
+        whole = False
         try:
-            if farewell is not None:
+            if keep:
                 self.log.sync()
                 self.publish()
-                if self._failure is None:
-                    self._table.put(*farewell)
+                if self._failure is None and not self._unpublished:
                     self._table.sync()
+                    whole = True
         finally:
             try:
                 self._table.close()
             finally:
                 self.log.close()
+        return whole

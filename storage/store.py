@@ -9,18 +9,17 @@ A snapshot is a timestamp in microseconds. `settle` makes one final: after it, n
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Protocol
 
+from storage import opening
 from storage.clock import Clock, HybridClock
 from storage.disk import RealDisk
-from storage.errors import Corruption, Unusable
+from storage.errors import Unusable
+from storage.index import LmdbIndex
 from storage.limits import SEGMENT_BYTES
-from storage.log import Log
-from storage.log.segments import Segments
-from storage.shard import Position, Shard
-from storage.superblock import FORMAT_VERSION, DirectoryLock, Superblock
-from storage.table import LmdbTable, MemoryTable, Table
+from storage.shard import Shard
+from storage.superblock import DirectoryLock
+from storage.table import MemoryTable
 from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
@@ -30,14 +29,13 @@ if TYPE_CHECKING:
 
     from storage.attributes import Attributes
     from storage.binding import Binding, Tombstone
+    from storage.disk import Disk
     from storage.extents import DirtyMap
+    from storage.index import Index
     from storage.namespace import Counters, Outcome, Version
     from storage.record import Extent, Record
 
 __all__ = ["LocalStore", "Store"]
-
-_BOOT_KEY = b"M\0boot"
-_CLEAN = b"clean"
 
 
 class Store(Protocol):
@@ -191,24 +189,24 @@ class LocalStore:
 
     def __init__(
         self,
-        shard: Shard,
+        opened: opening.Opened,
         clock: Clock,
-        hybrid: HybridClock,
-        table: Table,
         *,
+        disk: Disk | None = None,
         lock: DirectoryLock | None = None,
         directory: Path | None = None,
         read_only: bool = False,
-        findings: list[str] | None = None,
     ) -> None:
+        shard = opened.shard
         self._shard = shard
         self._clock = clock
-        self._hybrid = hybrid
-        self._table = table
+        self._hybrid = opened.hybrid
+        self._table = opened.table
+        self._disk = disk
         self._lock = lock
         self._read_only = read_only
         self.directory = directory
-        self.recovery: list[str] = findings or []
+        self.recovery: list[str] = opened.findings
         """What opening found and did, a sentence each; empty after a clean stop."""
         # The queries are the namespace's own: bound here so that a look-up costs one call, not two.
         namespace = shard.namespace
@@ -254,7 +252,7 @@ class LocalStore:
         read_only: bool = False,
         recover: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> LocalStore:
         """Open the store in `directory`, made if there is none.
 
@@ -267,220 +265,70 @@ class LocalStore:
             read_only: change nothing at all, not even to repair.
             recover: keep what lies before damage in the log, and move what lies behind it aside.
             segment_bytes: of a new store's log.
-            progress: called with the number of records applied, every thousand of them.
+            progress: called with the number of records applied, and of all there are to apply, every thousand.
 
         Raises:
             Unusable: somebody else has it open, its format is unknown, or the log is damaged and `recover` not given.
         """
         if read_only:
             DirectoryLock.check(directory)
-            return cls._open_for_reading(directory, clock, boot_id, progress)
+            if not directory.is_dir():
+                raise Unusable(
+                    f"{directory}: there is no store here; mount it without --ro to make one"
+                )
+            opened = opening.open_for_reading(
+                RealDisk(directory), LmdbIndex(directory), clock, boot_id=boot_id, progress=progress
+            )
+            return cls(opened, clock, disk=RealDisk(directory), directory=directory, read_only=True)
         directory.mkdir(parents=True, exist_ok=True)
         lock = DirectoryLock(directory)
         try:
-            return cls._open_locked(
-                directory,
+            return cls.open_on(
+                RealDisk(directory),
+                LmdbIndex(directory),
                 clock,
                 random,
-                lock,
                 boot_id=boot_id,
                 owner=owner,
                 recover=recover,
                 segment_bytes=segment_bytes,
                 progress=progress,
+                lock=lock,
+                directory=directory,
             )
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    def _open_locked(
+    def open_on(
         cls,
-        directory: Path,
+        disk: Disk,
+        index: Index,
         clock: Clock,
         random: Random,
-        lock: DirectoryLock,
         *,
         boot_id: str,
-        owner: tuple[int, int],
-        recover: bool,
-        segment_bytes: int,
-        progress: Callable[[int], None] | None,
+        owner: tuple[int, int] = (0, 0),
+        recover: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+        progress: Callable[[int, int], None] | None = None,
+        lock: DirectoryLock | None = None,
+        directory: Path | None = None,
     ) -> LocalStore:
-        disk = RealDisk(directory)
-        superblock = Superblock.load(directory) or cls._make(directory, disk, random, segment_bytes)
-        identity = superblock.identity_number
-        hybrid = HybridClock()
-        findings: list[str] = []
-        table, position = cls._open_index(directory, identity, boot_id, findings)
-        try:
-            log = cls._open_log(disk, identity, position, read_only=False, recover=recover)
-            findings.extend(log.recovery.sentences)
-            if position is not None and not log.recovery.resumed:
-                findings.append("the index does not fit the log and is built again from it")
-                table, position = cls._empty_index(directory, table), None
-            try:
-                shard, applied = cls._start(identity, log, table, clock, hybrid, boot_id, progress)
-            except Corruption as error:
-                if position is None:
-                    raise
-                findings.append(f"the index is damaged ({error}); it is built again from the log")
-                table, position = cls._empty_index(directory, table), None
-                shard, applied = cls._start(identity, log, table, clock, hybrid, boot_id, progress)
-            if applied and position is not None:
-                findings.append(f"applied {applied} records the index had not seen")
-            elif applied:
-                findings.append(f"built the index from {applied} records of the log")
-            if shard.is_empty:
-                shard.format(*owner, 0o755)
-            shard.publish()
-        except BaseException:
-            table.close()
-            raise
-        return cls(shard, clock, hybrid, table, lock=lock, directory=directory, findings=findings)
-
-    @staticmethod
-    def _make(directory: Path, disk: RealDisk, random: Random, segment_bytes: int) -> Superblock:
-        """A new store's log, then its description: with the description there, all of it is."""
-        segments = Segments(disk)
-        numbers = segments.numbers()
-        slot = segments.header(0).slot if numbers == [0] else None
-        if slot is not None and not Log.open(disk, slot.identity, read_only=True).last_index:
-            # The making was cut short between the two.
-            superblock = Superblock(FORMAT_VERSION, f"{slot.identity:016x}", slot.segment_bytes)
-        elif numbers:
-            raise Unusable(
-                f"{directory}: there is a log but no cascadefs.json; restore that file from a "
-                f"copy, or name an empty directory"
-            )
-        else:
-            superblock = Superblock(FORMAT_VERSION, f"{random.getrandbits(64):016x}", segment_bytes)
-            Log.create(disk, superblock.identity_number, segment_bytes=segment_bytes).close()
-        superblock.write(directory)
-        return superblock
-
-    @staticmethod
-    def _start(
-        identity: int,
-        log: Log,
-        table: LmdbTable,
-        clock: Clock,
-        hybrid: HybridClock,
-        boot_id: str,
-        progress: Callable[[int], None] | None,
-    ) -> tuple[Shard, int]:
-        """The shard, its table brought up to the log, and by how many records."""
-        # On the disk before the first change: a power cut must not find an index that says it was closed.
-        table.put(_BOOT_KEY, boot_id.encode())
-        table.sync()
-        shard = Shard(identity, log, table, clock, hybrid)
-        return shard, shard.recover(progress)
-
-    @classmethod
-    def _open_for_reading(
-        cls,
-        directory: Path,
-        clock: Clock,
-        boot_id: str,
-        progress: Callable[[int], None] | None,
-    ) -> LocalStore:
-        """The store as it is, nothing written: an index that cannot be used as it is, is made in memory."""
-        superblock = Superblock.load(directory)
-        if superblock is None:
-            raise Unusable(
-                f"{directory}: there is no store here; mount it without --ro to make one"
-            )
-        identity = superblock.identity_number
-        findings: list[str] = []
-        table, position = cls._view_index(directory, identity, boot_id)
-        try:
-            disk = RealDisk(directory)
-            log = cls._open_log(disk, identity, position, read_only=True, recover=False)
-            findings.extend(log.recovery.sentences)
-            fits = log.recovery.resumed and position is not None
-            if not fits or (position is not None and position.index != log.last_index):
-                table.close()
-                table = MemoryTable()
-            hybrid = HybridClock()
-            shard = Shard(identity, log, table, clock, hybrid)
-            applied = shard.recover(progress)
-            if applied:
-                findings.append(f"built an index in memory from {applied} records of the log")
-            if shard.is_empty:
-                raise Unusable(
-                    f"{directory}: there is nothing to show; mount it without --ro first"
-                )
-        except BaseException:
-            table.close()
-            raise
-        return cls(
-            shard, clock, hybrid, table, directory=directory, read_only=True, findings=findings
-        )
-
-    @classmethod
-    def _open_index(
-        cls, directory: Path, identity: int, boot_id: str, findings: list[str]
-    ) -> tuple[LmdbTable, Position | None]:
-        """The index table, emptied unless it can be trusted, and how far it has come."""
-        path = directory / "index"
-        path.mkdir(exist_ok=True)
-        table: LmdbTable | None = None
-        try:
-            table = LmdbTable(path / "index.lmdb")
-            position = Position.load(table)
-            why = _why_not(table, position, identity, boot_id)
-            if why is None:
-                return table, position
-        except Corruption as error:
-            why = f"the index is damaged ({error})"
-        findings.append(f"{why}; it is built again from the log")
-        return cls._empty_index(directory, table), None
-
-    @staticmethod
-    def _empty_index(directory: Path, table: LmdbTable | None) -> LmdbTable:
-        """A new table in the place of one that is of no use."""
-        if table is not None:
-            table.close()
-        path = directory / "index"
-        shutil.rmtree(path)
-        path.mkdir()
-        return LmdbTable(path / "index.lmdb")
-
-    @staticmethod
-    def _view_index(
-        directory: Path, identity: int, boot_id: str
-    ) -> tuple[LmdbTable | MemoryTable, Position | None]:
-        """The index table for reading, if it can be trusted, and how far it has come; else one in memory."""
-        table: LmdbTable | None = None
-        try:
-            table = LmdbTable(directory / "index" / "index.lmdb", read_only=True)
-            position = Position.load(table)
-            if position and _why_not(table, position, identity, boot_id) is None:
-                return table, position
-        except (Corruption, OSError):
-            pass
-        if table is not None:
-            table.close()
-        return MemoryTable(), None
-
-    @staticmethod
-    def _open_log(
-        disk: RealDisk,
-        identity: int,
-        position: Position | None,
-        read_only: bool,
-        recover: bool,
-    ) -> Log:
-        """The log, scanned from the index's position on if that still lies on it."""
-        return Log.open(
+        """As `open`, on any disk that is the caller's alone: a simulated one, or a directory that is locked."""
+        opened = opening.open_for_writing(
             disk,
-            identity,
-            from_address=position.address if position is not None else None,
-            expected_index=position.index if position is not None else None,
-            checksum=position.checksum if position is not None else None,
-            read_only=read_only,
-            keep_prefix=recover,
+            index,
+            clock,
+            random,
+            boot_id=boot_id,
+            owner=owner,
+            recover=recover,
+            segment_bytes=segment_bytes,
+            progress=progress,
         )
+        return cls(opened, clock, disk=disk, lock=lock, directory=directory)
 
     @classmethod
     def open_volatile(cls, clock: Clock, *, owner: tuple[int, int] = (0, 0)) -> LocalStore:
@@ -489,7 +337,7 @@ class LocalStore:
         hybrid = HybridClock()
         shard = Shard(0, VolatileLog(), table, clock, hybrid, keep_past=False)
         shard.format(*owner, 0o755)
-        return cls(shard, clock, hybrid, table)
+        return cls(opening.Opened(shard, table, hybrid, []), clock)
 
     # --- the rest of the contract ------------------------------------------------------------------------------
 
@@ -565,20 +413,10 @@ class LocalStore:
         Raises:
             OSError: not everything could be saved; closed all the same, and the next start sees to it.
         """
-        leaves = self.directory is not None and not self._read_only
+        keep = self._disk is not None and not self._read_only
         try:
-            self._shard.close((_BOOT_KEY, _CLEAN) if leaves else None)
+            if self._shard.close(keep=keep) and self._disk is not None:
+                opening.mark_clean(self._disk)
         finally:
             if self._lock is not None:
                 self._lock.release()
-
-
-def _why_not(table: Table, position: Position | None, identity: int, boot_id: str) -> str | None:
-    """Why a table cannot be trusted; None if it can, as an empty one can."""
-    if position is None:
-        return None
-    if position.identity != identity:
-        return "the index belongs to another store"
-    if table.get(_BOOT_KEY) not in (_CLEAN, boot_id.encode()):
-        return "the machine went down without a clean stop"
-    return None

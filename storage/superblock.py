@@ -6,6 +6,7 @@ directory open and holds its process id, so a second one can say whom to ask.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -17,12 +18,15 @@ from storage.errors import Unusable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from storage.disk import Disk
+
 __all__ = ["FORMAT_VERSION", "DirectoryLock", "Superblock"]
 
 FORMAT_VERSION = 1
 """Of the whole data directory: log, index and this file."""
 
 _FILE = "cascadefs.json"
+_FILE_BYTES_MAX = 64 * 1024
 
 
 class Superblock(msgspec.Struct, frozen=True):
@@ -38,47 +42,46 @@ class Superblock(msgspec.Struct, frozen=True):
         return int(self.identity, 16)
 
     @classmethod
-    def load(cls, directory: Path) -> Superblock | None:
+    def load(cls, disk: Disk) -> Superblock | None:
         """Read it; None where there is no store yet.
 
         Raises:
             Unusable: it is not readable, or of a format this version does not know.
         """
-        path = directory / _FILE
         try:
-            text = path.read_bytes()
+            file = disk.open(_FILE, write=False)
         except FileNotFoundError:
             return None
+        text = file.pread(_FILE_BYTES_MAX, 0)
+        file.close()
         try:
             version = msgspec.json.decode(text).get("format")
             if version != FORMAT_VERSION:
                 raise Unusable(
-                    f"{directory}: the store has format version {version}, this program knows "
+                    f"{disk}: the store has format version {version}, this program knows "
                     f"{FORMAT_VERSION}; use the cascadefs version that made it"
                 )
             found = msgspec.json.decode(text, type=cls)
             if not 0 <= found.identity_number < 2**64:
                 raise ValueError("the identity is not 64 bits")
             return found
-        except (msgspec.DecodeError, AttributeError, ValueError) as error:
+        except (msgspec.DecodeError, AttributeError, ValueError, RecursionError) as error:
             raise Unusable(
-                f"{path}: not a store description ({error}); restore the file from a copy, "
-                f"it holds three fields that never change"
+                f"{disk}/{_FILE}: not a store description ({error}); make it again from the log with: "
+                f"cascadefs repair {disk}; or restore the file from a copy, it holds three fields that never change"
             ) from error
 
-    def write(self, directory: Path) -> None:
+    def write(self, disk: Disk) -> None:
         """Write it so that a crash leaves the whole file or none."""
-        temporary = directory / (_FILE + ".new")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(directory / _FILE)
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        text = msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        file = disk.open(_FILE + ".new", create=True)
+        file.truncate(0)
+        if file.pwritev([text], 0) != len(text):
+            raise OSError(errno.ENOSPC, f"no space for {_FILE}")
+        file.fdatasync()
+        file.close()
+        disk.rename(_FILE + ".new", _FILE)
+        disk.sync_directory(".")
 
 
 class DirectoryLock:

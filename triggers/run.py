@@ -107,7 +107,7 @@ class Event(msgspec.Struct, frozen=True):
     size: int = 0
     uid: int = 0
     node: str = ""
-    groups: dict[str, str] = {}  # noqa: RUF012  msgspec copies empty defaults
+    groups: dict[str, str] = {}
     """Named groups of the pattern that matched."""
 
     attempt: int = 1
@@ -145,7 +145,7 @@ class Run(msgspec.Struct, frozen=True):
     """Runs of one worker that may be interleaved (coroutine handlers only)."""
 
     emit: str | None = None
-    states: dict[str, bytes] = {}  # noqa: RUF012
+    states: dict[str, bytes] = {}
     """By event key: the mapping (msgpack) that the key's previous run left; a missing one is empty."""
 
     cut_directory: str | None = None
@@ -215,7 +215,7 @@ class Cut(Protocol):
         """What is there; None where nothing is."""
         ...
 
-    def list(self, glob: str) -> list[str]:
+    def files(self, glob: str) -> list[str]:
         """The files that match a pattern, sorted."""
         ...
 
@@ -289,15 +289,15 @@ class LogLine(msgspec.Struct, frozen=True):
 class Done(msgspec.Struct, frozen=True):
     """The attempt succeeded; nothing of it is visible before the core has committed it."""
 
-    effects: list[Effect] = []  # noqa: RUF012
-    states: dict[str, bytes] = {}  # noqa: RUF012
+    effects: list[Effect] = []
+    states: dict[str, bytes] = {}
     """By event key, changed ones only."""
 
-    failed: dict[str, str] = {}  # noqa: RUF012
+    failed: dict[str, str] = {}
     """Of a batch: event id -> why the handler marked it."""
 
     output: bytes = b""
-    log: list[LogLine] = []  # noqa: RUF012
+    log: list[LogLine] = []
     result: bytes = b""
     started_ns: int = 0
     duration_ns: int = 0
@@ -313,7 +313,7 @@ class Failed(msgspec.Struct, frozen=True):
     """When to try again, if the handler said so."""
 
     output: bytes = b""
-    log: list[LogLine] = []  # noqa: RUF012
+    log: list[LogLine] = []
     started_ns: int = 0
     duration_ns: int = 0
 

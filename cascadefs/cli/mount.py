@@ -201,7 +201,7 @@ class _Console:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def progress(self, records: int) -> None:
+    def progress(self, records: int, total: int) -> None:
         """Nothing: the log says afterwards what was recovered."""
 
     def ready(self) -> None:
@@ -223,22 +223,24 @@ class _RecoveryBar:
         if self._shown is not None:
             self._shown.stop()
 
-    def update(self, records: int) -> None:
-        """So many records so far. How many there are is not known before the end."""
+    def update(self, records: int, total: int) -> None:
+        """So many records so far, of so many."""
         if self._shown is None:
             if not sys.stderr.isatty():
                 return
             from rich.console import Console
-            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._shown = Progress(
-                SpinnerColumn(),
-                TextColumn("recovering: {task.completed:,.0f} records applied"),
-                TimeElapsedColumn(),
+                TextColumn(
+                    "recovering: {task.completed:,.0f} of {task.total:,.0f} records applied"
+                ),
+                BarColumn(),
+                TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._shown.add_task("recovering", total=None)
+            self._task = self._shown.add_task("recovering", total=total)
             self._shown.start()
         self._shown.update(self._task, completed=records)
 

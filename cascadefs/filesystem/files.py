@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.names import Names
+    from cascadefs.filesystem.privileges import Privileges
     from storage.clock import Clock
     from storage.store import LocalStore
 
@@ -76,6 +77,7 @@ class Files:
         self,
         inodes: Inodes,
         names: Names,
+        privileges: Privileges,
         store: LocalStore,
         clock: Clock,
         options: FilesystemOptions,
@@ -83,6 +85,7 @@ class Files:
     ) -> None:
         self._inodes = inodes
         self._names = names
+        self._privileges = privileges
         self._store = store
         self._clock = clock
         self._options = options
@@ -120,6 +123,7 @@ class Files:
             if writes and self._options.read_only:
                 raise Refused(Reason.READ_ONLY)
             if flags & os.O_TRUNC:
+                self._privileges.end_by_write(node, caller)
                 self._inodes.draft(node).truncate(0, self._clock.now_ns())
             opened = self._open_live(node, flags)
             if flags & os.O_TRUNC:

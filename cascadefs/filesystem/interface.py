@@ -48,7 +48,10 @@ class Caller:
 
 @dataclass(slots=True)
 class Changes:
-    """What setattr asks for; None leaves a field as it is."""
+    """What setattr asks for; None leaves a field as it is.
+
+    `ends_set_id`: whoever asks changes the content, and has no right to leave set-user-id and set-group-id bits.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -56,6 +59,7 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    ends_set_id: bool = False
 
 
 @dataclass(slots=True)

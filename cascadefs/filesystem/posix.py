@@ -25,6 +25,7 @@ from cascadefs.filesystem.history import History
 from cascadefs.filesystem.inodes import Inodes
 from cascadefs.filesystem.interface import Caller, Changes, FilesystemOptions, Stat, Usage
 from cascadefs.filesystem.names import Names
+from cascadefs.filesystem.privileges import Privileges
 from cascadefs.filesystem.ranges import Ranges
 from cascadefs.filesystem.xattrs import Xattrs
 from storage import record
@@ -54,8 +55,9 @@ class Filesystem:
         control = Control(store, history, self.full_status)
         handles = count(1)
         self.inodes = inodes = Inodes(store, clock, options)
+        self.privileges = privileges = Privileges(inodes, store, self._invalidations)
         names = Names(inodes, store, history, control, options.control_name)
-        self.files = files = Files(inodes, names, store, clock, options, handles)
+        self.files = files = Files(inodes, names, privileges, store, clock, options, handles)
         self._directories = directories = Directories(inodes, store, history, handles)
         self.ranges = Ranges(inodes, files, store, clock)
         xattrs = Xattrs(inodes, store, clock, history, self._invalidations)
@@ -79,11 +81,15 @@ class Filesystem:
 
     def setattr(self, number: int, changes: Changes, handle: int | None, caller: Caller) -> Stat:
         """Change attributes; a change of size is a write session of its own unless it comes through a handle."""
-        del caller
         live = self.inodes.live(number)
+        if changes.ends_set_id:
+            self.privileges.end_by_write(live, caller, certain=True)
         if changes.size is not None:
             self._truncate(live, changes.size, handle)
-        fields = (changes.mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
+        mode = changes.mode
+        if mode is None and (changes.uid is not None or changes.gid is not None):
+            mode = self.privileges.left_by_chown(live, caller)
+        fields = (mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
         if any(field is not None for field in fields):
             self.inodes.propose(record.SetAttributes(number, *fields))
             if live.draft is not None and changes.mtime_ns is not None:

@@ -3,12 +3,6 @@
 Handlers are plain calls that finish in the reader's thread, under **one lock** around the file system, which is made for
 one thread at a time.
 
-The index's write transaction belongs to the thread that began it (`storage.table.lmdb`), and the once-a-second work is
-done by another than the reader. So whoever may have changed the index **publishes it before letting go of the lock**,
-after having answered: the caller goes on meanwhile, and whoever reads the index in another process finds it up to date.
-It costs 12 to 17 us of processor time a change, the most that this door has to lose (docs/KERNEL_DOOR.md, with what was
-tried instead).
-
 Errors as at the other door: a refusal is its errno, a failure of the disk its own, damage and bugs are EIO and one line in
 the log, and the mount lives on.
 """
@@ -44,12 +38,10 @@ class Dispatch:
     def __init__(
         self,
         reply: Callable[[int, Reply], None],
-        publish: Callable[[], None],
         tell: Callable[[], None],
     ) -> None:
-        """`publish` publishes the store's index; `tell` queues what the kernel is to forget."""
+        """`tell` queues what the kernel is to forget."""
         self._reply = reply
-        self._publish = publish
         self._tell = tell
         self._seen: set[str] = set()
         self.lock = threading.Lock()
@@ -69,12 +61,11 @@ class Dispatch:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the file system, to use it from outside; what was changed is published and the kernel told."""
+        """Hold the file system, to use it from outside; the kernel is told what to forget."""
         with self.lock:
             try:
                 yield
             finally:
-                self._publish()
                 self._tell()
 
     def close(self) -> None:
@@ -110,14 +101,8 @@ class Dispatch:
         return handle
 
     def _changing(self, opcode: Opcode, handler: Handler) -> Handler:
-        """The same, and before letting go: answer, publish, and queue what the kernel is to forget."""
-        lock, failed, reply, publish, tell = (
-            self.lock,
-            self.failed,
-            self._reply,
-            self._publish,
-            self._tell,
-        )
+        """The same, and before letting go, after having answered: queue what the kernel is to forget."""
+        lock, failed, reply, tell = self.lock, self.failed, self._reply, self._tell
 
         def handle(node: int, body: memoryview, header: Header) -> Reply:
             with lock:
@@ -130,10 +115,6 @@ class Dispatch:
                     result = failed(opcode, error)
                 if result != NO_REPLY:
                     reply(header[UNIQUE], result)
-                try:
-                    publish()
-                except Exception as error:
-                    failed(opcode, error)
                 tell()
             return NO_REPLY
 

@@ -47,14 +47,12 @@ class Door:
 
     refusal = MountRefused
 
-    def __init__(
-        self, filesystem: Filesystem, publish: Callable[[], None], on_ready: Callable[[], None]
-    ) -> None:
-        """`publish` publishes the store's index; `on_ready` is called when the mount answers."""
+    def __init__(self, filesystem: Filesystem, on_ready: Callable[[], None]) -> None:
+        """`on_ready` is called when the mount answers."""
         self._filesystem = filesystem
         self._on_ready = on_ready
         self._path: Path | None = None
-        self._dispatch = Dispatch(self._reply, publish, self._tell)
+        self._dispatch = Dispatch(self._reply, self._tell)
         self._agreement: Agreement | None = None
         self._connection: Connection | None = None
         self._notifier: Notifier | None = None
@@ -62,9 +60,7 @@ class Door:
         self._waiting: trio.Nursery | None = None
         self._stopped: trio.Event | None = None
         self._backing = Backing(filesystem, self._dispatch.lock)
-        files = Files(
-            filesystem, filesystem.ranges, self._backing, self._reply, self._later, publish
-        )
+        files = Files(filesystem, filesystem.ranges, self._backing, self._reply, self._later)
         for handlers in (
             Names(filesystem).handlers(),
             Attributes(filesystem, files.wrote).handlers(),

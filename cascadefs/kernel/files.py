@@ -73,14 +73,12 @@ class Files:
         backing: Backing,
         reply: Callable[[int, Reply], None],
         later: Later,
-        publish: Callable[[], None],
     ) -> None:
         self._filesystem = filesystem
         self._ranges = ranges
         self._backing = backing
         self._reply = reply
         self._later = later
-        self._publish = publish
         self._synchronous: set[int] = set()
         self._writers: dict[int, set[int]] = {}
 
@@ -183,7 +181,6 @@ class Files:
         if handle not in self._synchronous:
             return written
         self._filesystem.save(handle)
-        self._publish()
         self._later(header[UNIQUE], written)
         return NO_REPLY
 

@@ -26,7 +26,7 @@ Later: TypeAlias = "Callable[[int, Reply], None]"
 
 
 class Kind(enum.Enum):
-    """What a handler may do to the store: whether its index has to be published, and the kernel told to forget."""
+    """What a handler may do: whether the kernel may have to be told to forget something afterwards."""
 
     ASKS = "reads; or writes to drafts and the log, not to the index"
     CHANGES = "may change the index"

@@ -58,7 +58,7 @@ class File(Protocol):
 
 
 class Disk(Protocol):
-    """A directory that belongs to us alone."""
+    """A directory that belongs to us alone. ``str`` of it is what people find it by."""
 
     def open(self, name: str, *, create: bool = False, write: bool = True) -> File:
         """Open a file, making an empty one first if asked and it is absent.

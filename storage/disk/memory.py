@@ -116,6 +116,11 @@ class MemoryFile:
         """See `File.pwritev`."""
         limit = self._begin("pwritev", write=True)
         data = b"".join(buffers)[:limit]
+        if offset + len(data) > self.size():
+            room = self.size() - offset + self._disk.room()
+            if room <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._name)
+            data = data[:room]
         self._disk.change(_Write(self._inode, offset, data))
         self._inode.live = _write(self._inode.live, offset, data)
         return len(data)
@@ -127,7 +132,11 @@ class MemoryFile:
 
     def fdatasync(self) -> None:
         """See `File.fdatasync`."""
-        self._begin("fdatasync")
+        try:
+            self._begin("fdatasync")
+        except OSError:
+            self._disk.lose(self._inode)
+            raise
         self._disk.sync_inode(self._inode)
 
     def preallocate(self, size: int) -> None:
@@ -142,6 +151,8 @@ class MemoryFile:
         self._resize(size)
 
     def _resize(self, size: int) -> None:
+        if size - self.size() > self._disk.room():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._name)
         self._disk.change(_Resize(self._inode, size))
         self._inode.live = _resized(self._inode.live, size)
 
@@ -157,11 +168,15 @@ class MemoryDisk:
         calls: How often each call was made, by its name (``"pwritev"``, ``"fdatasync"`` ...).
         before: Called with (call, name) ahead of each call. It may raise, as the disk would, or answer a number:
             a `File.pwritev` then writes only so many bytes.
+        capacity_bytes: What all files together may hold; None for a disk without end.
+        random: Decides which bytes of a failed sync reach the platter; without it none do.
     """
 
     def __init__(self) -> None:
         self.calls: dict[str, int] = {}
         self.before: Callable[[str, str], int | None] | None = None
+        self.capacity_bytes: int | None = None
+        self.random: Random | None = None
         self._live: dict[str, _Inode] = {}
         self._durable: dict[str, _Inode] = {}
         self._directories = {"."}
@@ -172,6 +187,9 @@ class MemoryDisk:
     def pending(self) -> int:
         """Changes made and not yet durable."""
         return len(self._pending)
+
+    def __str__(self) -> str:
+        return "a disk in memory"
 
     def begin(self, call: str, name: str) -> int | None:
         """Count a call and let the test interfere."""
@@ -193,6 +211,34 @@ class MemoryDisk:
                 else:
                     rest.append(change)
             self._pending = rest
+
+    def lose(self, inode: _Inode) -> None:
+        """A sync of a file failed: the kernel forgets that its bytes are not on the platter, and goes on showing them.
+
+        No later sync brings them there. Sizes are the file system's own affair, and stay to be synced.
+        """
+        with self._lock:
+            rest: list[_Change] = []
+            for change in self._pending:
+                if not isinstance(change, _Write) or change.inode is not inode:
+                    rest.append(change)
+                elif self.random is not None:
+                    for part in _torn(change, self.random):
+                        self._apply(part)
+            self._pending = rest
+
+    def room(self) -> int:
+        """Bytes that files may still grow by."""
+        if self.capacity_bytes is None:
+            return 2**63
+        return self.capacity_bytes - sum(len(inode.live) for inode in self._live.values())
+
+    def rot(self, name: str, offset: int, mask: int) -> None:
+        """Turn bits of a byte, for programs and on the platter."""
+        inode = self._live[name]
+        for data in (inode.live, inode.durable):
+            if offset < len(data):
+                data[offset] ^= mask
 
     def _apply(self, change: _Change) -> None:
         """Let a change reach the platter. One whose premise never did (a rename of a lost name) does nothing."""
@@ -273,6 +319,7 @@ class MemoryDisk:
         of its 512-byte sectors, each on its own: what a disk without barriers may do.
         """
         twin = MemoryDisk()
+        twin.capacity_bytes = self.capacity_bytes
         twin._directories = set(self._directories)
         copies: dict[int, _Inode] = {}
 

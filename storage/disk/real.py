@@ -109,6 +109,9 @@ class RealDisk:
     def __repr__(self) -> str:
         return f"RealDisk({self._directory!r})"
 
+    def __str__(self) -> str:
+        return self._directory
+
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
 

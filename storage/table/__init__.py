@@ -6,7 +6,7 @@ bytes. `MemoryTable` serves volatile pools, simulation and tests; `LmdbTable` se
 pools, and other processes of the node read it while the daemon writes. Both pass one contract suite
 (``tests/storage/table``).
 
-A table belongs to one thread at a time: whoever owns the shard's lock. `Table` says what callers
+A table belongs to one thread at a time, which may be another for every call: whoever holds the shard. `Table` says what callers
 may rely on; what only one implementation promises stands in its own module.
 """
 
@@ -62,6 +62,10 @@ class Table(Protocol):
         Must not be held across a `put`, `delete`, `commit` or `abandon`: what it would yield then
         is undefined. Other reads in between are fine.
         """
+        ...
+
+    def row_count(self) -> int:
+        """How many rows there are, by the table's own books: a walk that finds another number met damage."""
         ...
 
     def commit(self) -> None:

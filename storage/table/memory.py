@@ -70,6 +70,10 @@ class MemoryTable:
         for key in rows.irange(start, stop, _HALF_OPEN):
             yield key, rows[key]
 
+    def row_count(self) -> int:
+        """See `Table.row_count`."""
+        return len(self._rows)
+
     def commit(self) -> None:
         """See `Table.commit`; there is nobody to publish to, and nothing survives the process."""
         self._before.clear()

@@ -361,7 +361,7 @@ def test_a_refusal_says_why_and_leaves_no_trace(record, reason) -> None:
 
 def test_too_many_links(monkeypatch) -> None:
     world = World()
-    monkeypatch.setattr("storage.namespace.LINKS_MAX", 3)
+    monkeypatch.setattr("storage.namespace.names.LINKS_MAX", 3)
     f = world.make(b"f")
     world.do(Link(ROOT, b"g", f))
     world.do(Link(ROOT, b"h", f))

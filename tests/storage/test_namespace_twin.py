@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import extents, namespace
+from storage import extents
 from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK
 from storage.errors import Reason
-from storage.namespace import ROOT, Namespace
+from storage.namespace import ROOT, Namespace, contents
 from storage.record import (
     SELF,
     Batch,
@@ -491,7 +491,7 @@ def rows_of(table: Table) -> list[tuple[bytes, bytes]]:
 @pytest.fixture(autouse=True)
 def _short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extents, "CHUNK_BYTES", CHUNK)
-    monkeypatch.setattr(namespace, "CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(contents, "CHUNK_BYTES", CHUNK)
 
 
 @pytest.fixture(scope="module")

@@ -147,6 +147,6 @@ def filesystem(store):
 @pytest.fixture
 def door(filesystem, store, kernel):
     """A door on a fresh store, greeted."""
-    door = Door(filesystem, store.publish, lambda: None)
+    door = Door(filesystem, lambda: None)
     with served(door, kernel):
         yield door

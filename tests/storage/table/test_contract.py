@@ -136,6 +136,17 @@ def test_other_reads_do_not_disturb_a_scan(table: Table) -> None:
     assert seen == [b"a", b"b", b"c", b"d"]
 
 
+def test_rows_are_counted(table: Table) -> None:
+    assert table.row_count() == 0
+    fill(table, b"a", b"b", b"b")
+    assert table.row_count() == 2
+    table.commit()
+    table.delete(b"a")
+    assert table.row_count() == 1
+    table.abandon()
+    assert table.row_count() == 2
+
+
 def test_a_row_outlives_later_writes(table: Table) -> None:
     fill(table, b"a")
     row = table.first(b"", END)

@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from storage.errors import Corruption
 from storage.table import LmdbTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 END = b"\xff" * 4
 ROOT = Path(__file__).parents[3]
@@ -165,31 +166,26 @@ def test_a_reader_may_not_write(path: Path) -> None:
     table.close()
 
 
-def test_a_transaction_belongs_to_its_thread(path: Path) -> None:
+def test_any_thread_may_go_on_where_another_left_off(path: Path) -> None:
+    """Begun, written, read, committed and abandoned by threads in turn, each of which has ended by then."""
     table = LmdbTable(path)
-    table.put(b"a", b"1")
-    raised: list[BaseException] = []
-
-    def commit() -> None:
-        try:
-            table.commit()
-        except AssertionError as error:
-            raised.append(error)
-
-    def write() -> None:
-        table.put(b"a", b"2")
-        table.commit()
-
-    thread = threading.Thread(target=commit)
-    thread.start()
-    thread.join()
-    assert len(raised) == 1
-    table.commit()  # Nothing was lost.
-    thread = threading.Thread(target=write)
-    thread.start()
-    thread.join()
-    assert table.get(b"a") == b"2"
+    turns: list[Callable[[], None]] = [
+        lambda: table.put(b"a", b"1"),
+        lambda: table.put(b"b", b"2"),
+        lambda: table.delete(b"b"),
+        table.commit,
+        lambda: table.put(b"a", b"3"),
+        table.abandon,
+        lambda: table.put(b"c", b"4"),
+        table.sync,
+    ]
+    for turn in turns:
+        thread = threading.Thread(target=turn)
+        thread.start()
+        thread.join()
+    assert list(table.scan(b"", END)) == [(b"a", b"1"), (b"c", b"4")]
     table.close()
+    assert list(LmdbTable(path, read_only=True).scan(b"", END)) == [(b"a", b"1"), (b"c", b"4")]
 
 
 # Damage.
@@ -255,6 +251,54 @@ def test_a_sound_file_is_never_called_truncated(path: Path) -> None:
         table.commit()
         assert path.stat().st_size >= storage.table.lmdb._used_bytes(table._environment)
     table.close()
+
+
+def test_a_flipped_bit_is_damage_and_not_an_answer(path: Path) -> None:
+    """What is read is what was written, or refused, or the walk comes out short; LMDB itself may also fall over."""
+    rows = {b"key %d" % number: b"value %d" % number for number in range(20)}
+    table = LmdbTable(path)
+    for key, value in rows.items():
+        table.put(key, value)
+    table.commit()
+    table.close()
+    start = path.read_bytes().index(b"value 0") // 4096 * 4096
+    seen = Counter(look_at(path, bit, rows) for bit in range(start * 8, (start + 4096) * 8, 37))
+    assert not seen["wrong"], seen
+    assert seen["refused"] > 100, seen
+    assert seen["right"] > 100, seen  # The page is not full.
+
+
+def look_at(path: Path, bit: int, rows: dict[bytes, bytes]) -> str:
+    """Flip a bit, read everything in a child, since LMDB may touch what is not there, and flip it back."""
+    storage.table.lmdb._damage_mark(path).unlink(missing_ok=True)
+    with path.open("r+b", buffering=0) as file:
+        byte = os.pread(file.fileno(), 1, bit // 8)
+        os.pwrite(file.fileno(), bytes([byte[0] ^ 1 << bit % 8]), bit // 8)
+        answer = look(path, rows)
+        os.pwrite(file.fileno(), byte, bit // 8)
+    return answer
+
+
+def look(path: Path, rows: dict[bytes, bytes]) -> str:
+    words = ["right", "refused", "wrong"]
+    child = os.fork()
+    if not child:
+        answer = 2
+        try:
+            answer = 0 if is_as_written(LmdbTable(path, read_only=True), rows) else 2
+        except Corruption:
+            answer = 1
+        finally:
+            os._exit(answer)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return words[status] if status >= 0 else "fell over"
+
+
+def is_as_written(table: LmdbTable, rows: dict[bytes, bytes]) -> bool:
+    found = dict(table.scan(b"", END))
+    if len(found) != table.row_count():
+        raise Corruption("rows are missing")
+    return found == rows and all(table.get(key) == value for key, value in rows.items())
 
 
 # Full.

@@ -1,0 +1,135 @@
+"""The state machine of one shard: inodes, entries, content and their whole past.
+
+Theory of operation. `apply(timestamp, address, record)` executes one log record and is total and deterministic: a
+refusal is an `Outcome`, has no effect and leaves no trace but the record in the log. State lives in versioned maps
+over an ordered table (`storage.mvcc`), so every query exists twice: as it is now, and as of a timestamp. A snapshot
+is therefore nothing but a timestamp; timestamps strictly increase within a shard.
+
+Modules: `rows` (the maps), `questions` (all that can be asked), and one for each family of records: `names`,
+`contents`, `metadata`, `deliveries`. `keys`, `counters` and `outcome` are values they share.
+
+Does not know the log (addresses are opaque), paths, permissions, drafts or who asks.
+
+Sources: DESIGN 4; SEMANTICS 1; POSIX.1-2017 link(), rename(), unlink(), rmdir().
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from storage.namespace.contents import Contents
+from storage.namespace.counters import Counters
+from storage.namespace.deliveries import Deliveries
+from storage.namespace.keys import ROOT
+from storage.namespace.metadata import Metadata
+from storage.namespace.names import RENAME_EXCHANGE, RENAME_NOREPLACE, Names
+from storage.namespace.outcome import DONE, REFUSED, Outcome
+from storage.namespace.questions import Questions, Version
+from storage.namespace.rows import Rows
+from storage.record import (
+    Activate,
+    Adopt,
+    Advance,
+    Attempt,
+    Batch,
+    Commit,
+    Create,
+    Finish,
+    Label,
+    Link,
+    Rearm,
+    Record,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Unlabel,
+    Unlink,
+    Write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.table import Table
+
+__all__ = [
+    "DONE",
+    "RENAME_EXCHANGE",
+    "RENAME_NOREPLACE",
+    "ROOT",
+    "Counters",
+    "Namespace",
+    "Outcome",
+    "Version",
+]
+
+
+class Namespace(Questions):
+    """See the module. One owner at a time; nothing here waits."""
+
+    def __init__(
+        self, table: Table, *, keep_past: bool = True, counters: Counters | None = None
+    ) -> None:
+        self.counters = counters or Counters()
+        rows = self._rows = Rows(table, self.counters, keep_past=keep_past)
+        super().__init__(rows)
+        names, metadata = Names(rows, self), Metadata(rows)
+        contents = Contents(rows, self)
+        deliveries = self.deliveries = Deliveries(table, self)
+        self.overlong = contents.overlong
+        self.released = contents.released
+        self.take_overlong = contents.take_overlong
+        self.refers = contents.refers
+        self.forget = contents.forget
+        self._handlers: dict[type, Callable[[int, int, Any], Outcome]] = {
+            Create: names.create,
+            Link: names.link,
+            Unlink: names.unlink,
+            Rename: names.rename,
+            SetAttributes: metadata.set_attributes,
+            SetXattr: metadata.set_xattr,
+            Write: _write,
+            Commit: contents.commit,
+            Label: metadata.label,
+            Unlabel: metadata.unlabel,
+            Batch: self._batch,
+            Adopt: deliveries.adopt,
+            Activate: deliveries.activate,
+            Finish: self._finish,
+            Attempt: deliveries.attempt,
+            Advance: deliveries.advance,
+            Rearm: deliveries.rearm,
+        }
+
+    def apply(self, timestamp: int, address: int, record: Record) -> Outcome:
+        """Execute a record that stands in the log at `address` with `timestamp`."""
+        return self._handlers[type(record)](timestamp, address, record)
+
+    def _finish(self, timestamp: int, address: int, record: Finish) -> Outcome:
+        reason = self.deliveries.stale(record)
+        if reason is not None:
+            return REFUSED[reason]
+        outcome = self._batch(timestamp, address, record)
+        if outcome.reason is None:
+            self.deliveries.finish(timestamp, address, record)
+        return outcome
+
+    def _batch(self, timestamp: int, address: int, record: Batch | Finish) -> Outcome:
+        # One timestamp is one journal row: it has to name the directories of every part.
+        rows = self._rows
+        touched = rows.batched = {}
+        outcome = DONE
+        try:
+            for part in record.records:
+                outcome = self._handlers[type(part)](timestamp, address, part)
+                if outcome.reason is not None:
+                    break
+        finally:
+            rows.batched = None
+        if touched:
+            rows.journal(timestamp, *touched)
+        return outcome
+
+
+def _write(_timestamp: int, _address: int, _record: Write) -> Outcome:
+    return DONE

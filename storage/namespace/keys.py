@@ -1,0 +1,27 @@
+"""How the rows of a namespace are addressed (FORMAT, "Index")."""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = ["CHUNK_KEY", "CONTENT_KEY", "MAX", "ROOT", "U64", "after_key", "entry_key"]
+
+ROOT = 1
+"""The root directory's inode number, which is also FUSE's."""
+
+U64 = struct.Struct(">Q")
+CHUNK_KEY = struct.Struct(">QII")
+"""inode, generation, chunk"""
+CONTENT_KEY = struct.Struct(">QQ")
+"""inode, content commit"""
+MAX = 2**64 - 1
+
+
+def entry_key(inode: int, name: bytes) -> bytes:
+    """Keys are prefix-free: names hold no NUL (POSIX), so the terminator ends every one of them."""
+    return U64.pack(inode) + name + b"\0"
+
+
+def after_key(prefix: bytes, after: bytes) -> bytes:
+    """Where a listing goes on that has seen the name `after`; from the start if that is empty."""
+    return prefix + after + b"\0" if after else b""

@@ -1,0 +1,333 @@
+"""The records that change what names mean: create, link, unlink, rename.
+
+A change binds a name to an inode or ends a binding; whatever ends stays reachable by its version number (``V`` rows).
+
+Sources: SEMANTICS 1; POSIX.1-2017 link(), rename(), unlink(), rmdir().
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK, Attributes, is_directory
+from storage.binding import CREATED, LINKED, MOVED, REMOVED, Binding, Tombstone
+from storage.errors import Reason
+from storage.limits import LINKS_MAX, NAME_BYTES_MAX
+from storage.namespace.keys import MAX, ROOT, U64, entry_key
+from storage.namespace.outcome import DONE, REFUSED, Outcome
+
+if TYPE_CHECKING:
+    from storage.namespace.questions import Questions
+    from storage.namespace.rows import Rows
+    from storage.record import Create, Link, Rename, Unlink
+
+__all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "Names"]
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Names:
+    """Applies the records of names to the rows."""
+
+    def __init__(self, rows: Rows, questions: Questions) -> None:
+        self._rows = rows
+        self._questions = questions
+        self._table = rows.table
+        self._keep_past = rows.keep_past
+        self._inodes = rows.inodes
+        self._entries = rows.entries
+        self._counters = rows.counters
+
+    def _create_root(self, timestamp: int, record: Create) -> Outcome:
+        """The first record of every store: the one inode without a name."""
+        if self._inodes.get(U64.pack(ROOT)) is not None:
+            return REFUSED[Reason.EXISTS]
+        now_ns = timestamp * 1000
+        mode, uid, gid = DIRECTORY | record.mode, record.uid, record.gid
+        root = Attributes(mode, uid, gid, 2, 0, 0, now_ns, now_ns, now_ns, 1, timestamp, 0, 0, 0)
+        self._inodes.put(U64.pack(ROOT), timestamp, root.pack())
+        self._counters.live_inodes = 1
+        return DONE
+
+    def create(self, timestamp: int, _address: int, record: Create) -> Outcome:
+        """Apply the record."""
+        name = record.name
+        if record.inode == ROOT:
+            return self._create_root(timestamp, record)
+        if len(name) > NAME_BYTES_MAX:
+            return REFUSED[Reason.NAME_TOO_LONG]
+        parent_key = U64.pack(record.parent)
+        parent_row = self._inodes.get_row(parent_key)
+        if parent_row is None:
+            return REFUSED[Reason.ABSENT]
+        parent = Attributes.unpack(parent_row[1])
+        if not is_directory(parent.mode):
+            return REFUSED[Reason.NOT_A_DIRECTORY]
+        if parent.nlink == 0:
+            return REFUSED[Reason.ABSENT]
+        key = parent_key + name + b"\0"
+        if self._entries.get(key) is not None:
+            return REFUSED[Reason.EXISTS]
+        inode, mode = record.inode, record.mode
+        directory = is_directory(mode)
+        if directory and parent.nlink >= LINKS_MAX:
+            return REFUSED[Reason.TOO_MANY_LINKS]
+        dead = self._entries.tombstone_of_absent(key)
+        first = Tombstone.unpack(dead[1]).number + 1 if dead is not None else 1
+        now_ns = timestamp * 1000
+        content = 0 if mode & TYPE_MASK == REGULAR else 1
+        attributes = Attributes(
+            mode,
+            record.uid,
+            record.gid,
+            2 if directory else 1,
+            len(record.target),
+            0,
+            now_ns,
+            now_ns,
+            now_ns,
+            content,
+            timestamp if content else 0,
+            0,
+            record.rdev,
+            record.parent,
+        )
+        self._inodes.insert(U64.pack(inode), timestamp, attributes.pack())
+        if mode & TYPE_MASK == SYMLINK:
+            self._table.put(b"S" + U64.pack(inode), record.target)
+        self._rows.name(inode, key)
+        binding = Binding(inode, first, 1, mode & TYPE_MASK, CREATED).pack()
+        if dead is None:
+            self._entries.insert(key, timestamp, binding)
+        else:
+            self._entries.replace(key, timestamp, binding, None)
+        self._rows.touch(record.parent, parent, parent_row, timestamp, nlink=1 if directory else 0)
+        self._rows.journal(timestamp, record.parent)
+        counters = self._counters
+        counters.live_inodes += 1
+        counters.live_bytes += attributes.size
+        if inode >= counters.next_inode:
+            counters.next_inode = inode + 1
+        return DONE
+
+    def link(self, timestamp: int, _address: int, record: Link) -> Outcome:
+        """Apply the record."""
+        parent_row, parent = self._rows.directory(record.parent)
+        if parent_row is None or parent is None:
+            return REFUSED[Reason.ABSENT]
+        row = self._inodes.get_row(U64.pack(record.inode))
+        if row is None:
+            return REFUSED[Reason.ABSENT]
+        attributes = Attributes.unpack(row[1])
+        if is_directory(attributes.mode):
+            return REFUSED[Reason.NOT_PERMITTED]
+        if attributes.nlink == 0:
+            return REFUSED[Reason.ABSENT]
+        if attributes.nlink >= LINKS_MAX:
+            return REFUSED[Reason.TOO_MANY_LINKS]
+        if len(record.name) > NAME_BYTES_MAX:
+            return REFUSED[Reason.NAME_TOO_LONG]
+        if self._entries.get(entry_key(record.parent, record.name)) is not None:
+            return REFUSED[Reason.EXISTS]
+        self._bind(record.parent, record.name, timestamp, record.inode, attributes, LINKED)
+        attributes.nlink += 1
+        attributes.ctime_ns = timestamp * 1000
+        attributes.parent = record.parent
+        self._inodes.replace(U64.pack(record.inode), timestamp, attributes.pack(), row)
+        self._rows.touch(record.parent, parent, parent_row, timestamp)
+        self._rows.journal(timestamp, record.parent)
+        return DONE
+
+    def unlink(self, timestamp: int, _address: int, record: Unlink) -> Outcome:
+        """Apply the record."""
+        key = entry_key(record.parent, record.name)
+        row = self._entries.get_row(key)
+        if row is None:
+            return REFUSED[Reason.ABSENT]
+        binding = Binding.unpack(row[1])
+        directory = is_directory(binding.mode)
+        if directory and not record.directory:
+            return REFUSED[Reason.IS_A_DIRECTORY]
+        if record.directory and not directory:
+            return REFUSED[Reason.NOT_A_DIRECTORY]
+        if directory and self._questions.has_children(binding.inode):
+            return REFUSED[Reason.NOT_EMPTY]
+        parent_row, parent = self._rows.directory(record.parent)
+        assert parent_row is not None, "a bound entry's directory exists"
+        assert parent is not None
+        tombstone = Tombstone(self._questions.number_of(binding) + 1, REMOVED)
+        self._unbind(key, timestamp, row, binding, tombstone)
+        self._drop_link(timestamp, binding.inode)
+        self._rows.touch(record.parent, parent, parent_row, timestamp, nlink=-1 if directory else 0)
+        self._rows.journal(timestamp, record.parent)
+        return DONE
+
+    def rename(self, timestamp: int, _address: int, record: Rename) -> Outcome:
+        """Apply the record."""
+        source_key = entry_key(record.parent, record.name)
+        source_row = self._entries.get_row(source_key)
+        if source_row is None:
+            return REFUSED[Reason.ABSENT]
+        if len(record.new_name) > NAME_BYTES_MAX:
+            return REFUSED[Reason.NAME_TOO_LONG]
+        source = Binding.unpack(source_row[1])
+        _, new_parent = self._rows.directory(record.new_parent)
+        if new_parent is None:
+            return REFUSED[Reason.ABSENT]
+        if is_directory(source.mode) and self._questions.is_below(record.new_parent, source.inode):
+            return REFUSED[Reason.MALFORMED]
+        target = self._questions.binding(record.new_parent, record.new_name)
+        if record.flags & RENAME_EXCHANGE:
+            return self._exchange(timestamp, record, source_row, source, target)
+        if target is not None:
+            if record.flags & RENAME_NOREPLACE:
+                return REFUSED[Reason.EXISTS]
+            if target.inode == source.inode:
+                return DONE  # POSIX rename(): two names of one file, nothing happens
+            refusal = self._replaceable(source, target)
+            if refusal is not None:
+                return REFUSED[refusal]
+        moved = is_directory(source.mode)
+        attributes = self._questions.attributes(source.inode)
+        assert attributes is not None
+        source_number = self._questions.number_of(source)
+        self._bind(
+            record.new_parent,
+            record.new_name,
+            timestamp,
+            source.inode,
+            attributes,
+            MOVED,
+            (record.parent, record.name),
+        )
+        if target is not None:
+            self._drop_link(timestamp, target.inode)
+        tombstone = Tombstone(source_number + 1, MOVED, record.new_parent, record.new_name)
+        self._unbind(source_key, timestamp, source_row, source, tombstone)
+        self._rehome(timestamp, source.inode, record.new_parent)
+        replaced_directory = target is not None and moved
+        self._rows.touch_now(record.parent, timestamp, nlink=-1 if moved else 0)
+        self._rows.touch_now(
+            record.new_parent, timestamp, nlink=1 if moved and not replaced_directory else 0
+        )
+        self._rows.journal(timestamp, record.parent, record.new_parent)
+        return DONE
+
+    def _exchange(
+        self,
+        timestamp: int,
+        record: Rename,
+        source_row: tuple[int, bytes],
+        source: Binding,
+        target: Binding | None,
+    ) -> Outcome:
+        if target is None:
+            return REFUSED[Reason.ABSENT]
+        if is_directory(target.mode) and self._questions.is_below(record.parent, target.inode):
+            return REFUSED[Reason.MALFORMED]
+        if target.inode == source.inode:
+            return DONE
+        for directory, name, inode, origin in (
+            (record.parent, record.name, target.inode, (record.new_parent, record.new_name)),
+            (record.new_parent, record.new_name, source.inode, (record.parent, record.name)),
+        ):
+            attributes = self._questions.attributes(inode)
+            assert attributes is not None
+            self._bind(directory, name, timestamp, inode, attributes, MOVED, origin)
+            self._rehome(timestamp, inode, directory)
+        shift = int(is_directory(target.mode)) - int(is_directory(source.mode))
+        self._rows.touch_now(record.parent, timestamp, nlink=shift)
+        self._rows.touch_now(record.new_parent, timestamp, nlink=-shift)
+        self._rows.journal(timestamp, record.parent, record.new_parent)
+        return DONE
+
+    def _replaceable(self, source: Binding, target: Binding) -> Reason | None:
+        if is_directory(target.mode):
+            if not is_directory(source.mode):
+                return Reason.IS_A_DIRECTORY
+            if self._questions.has_children(target.inode):
+                return Reason.NOT_EMPTY
+        elif is_directory(source.mode):
+            return Reason.NOT_A_DIRECTORY
+        return None
+
+    def _bind(
+        self,
+        directory: int,
+        name: bytes,
+        timestamp: int,
+        inode: int,
+        attributes: Attributes,
+        cause: int,
+        origin: tuple[int, bytes] = (0, b""),
+    ) -> None:
+        """Make a name mean an inode from the entry's next number on, whatever it meant before."""
+        key = entry_key(directory, name)
+        old = self._entries.get_row(key)
+        if old is not None:
+            binding = Binding.unpack(old[1])
+            number = self._questions.number_of(binding)
+            self._remember(key, old[0], binding, number)
+        else:
+            dead = self._entries.tombstone(key)
+            number = Tombstone.unpack(dead[1]).number if dead is not None else 0
+        new = Binding(
+            inode,
+            number + 1,
+            max(attributes.content, 1),
+            attributes.mode & TYPE_MASK,
+            cause,
+            *origin,
+        )
+        self._entries.replace(key, timestamp, new.pack(), old)
+        if old is not None:
+            self._rows.unname(binding.inode, key)
+        self._rows.name(inode, key)
+
+    def _unbind(
+        self,
+        key: bytes,
+        timestamp: int,
+        row: tuple[int, bytes],
+        binding: Binding,
+        tombstone: Tombstone,
+    ) -> None:
+        self._remember(key, row[0], binding, tombstone.number - 1)
+        if self._keep_past:
+            self._table.put(
+                b"V" + key + U64.pack(MAX - tombstone.number),
+                U64.pack(timestamp) + b"\0" + tombstone.pack(),
+            )
+        self._entries.delete(key, timestamp, tombstone.pack())
+        self._rows.unname(binding.inode, key)
+
+    def _remember(self, key: bytes, since: int, binding: Binding, last_number: int) -> None:
+        """Keep a binding that ends reachable by number, unless it never had a version."""
+        if self._keep_past and last_number >= binding.first:
+            self._table.put(
+                b"V" + key + U64.pack(MAX - binding.first),
+                U64.pack(since) + b"\1" + binding.pack(),
+            )
+
+    def _drop_link(self, timestamp: int, inode: int) -> None:
+        key = U64.pack(inode)
+        row = self._inodes.get_row(key)
+        assert row is not None, "a bound inode exists"
+        attributes = Attributes.unpack(row[1])
+        attributes.nlink = 0 if is_directory(attributes.mode) else attributes.nlink - 1
+        attributes.ctime_ns = timestamp * 1000
+        if attributes.nlink == 0:
+            self._counters.live_inodes -= 1
+            self._counters.live_bytes -= attributes.size
+        self._inodes.replace(key, timestamp, attributes.pack(), row)
+
+    def _rehome(self, timestamp: int, inode: int, directory: int) -> None:
+        """Note that an inode's newest name lives in `directory`; its ctime moves."""
+        key = U64.pack(inode)
+        row = self._inodes.get_row(key)
+        assert row is not None, "a bound inode exists"
+        attributes = Attributes.unpack(row[1])
+        attributes.parent = directory
+        attributes.ctime_ns = timestamp * 1000
+        self._inodes.replace(key, timestamp, attributes.pack(), row)
