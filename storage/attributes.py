@@ -39,6 +39,12 @@ class Attributes(msgspec.Struct, array_like=True, gc=False):
     rdev: int
     parent: int
 
+    @property
+    def never_had_a_name(self) -> bool:
+        """Whether this is a file that was made without a name (O_TMPFILE) and got none yet: the root aside, only
+        what has or had a name has a parent."""
+        return self.nlink == 0 and self.parent == 0
+
     def pack(self) -> bytes:
         """The row."""
         return _ROW.pack(

@@ -267,10 +267,11 @@ class VersionedMap:
         horizon: int | None,
         newer: Row | None,
         rows_max: int,
-    ) -> tuple[list[Dropped], Row | None]:
+    ) -> tuple[list[Dropped], Row | None, int]:
         """Drop the key's rows that no read at any of the instants sees, newest first, a bounded number at a time.
 
         Args:
+            key: of the map.
             instants: ascending.
             horizon: rows that were replaced after this timestamp, or not at all, stay whatever the instants say; None
                 where there are no such rows to spare.
@@ -278,10 +279,13 @@ class VersionedMap:
             rows_max: how many rows to look at.
 
         Returns:
-            What was dropped, each with its neighbours at that moment, and the row to go on behind, None at the end.
+            What was dropped, each with its neighbours at that moment; the row to go on behind, None at the end; and how
+            many rows were looked at.
         """
         live = self.get_row(key) if newer is None else None
-        rows = list(islice(self.history(key, None if newer is None else newer.timestamp), rows_max + 1))
+        rows = list(
+            islice(self.history(key, None if newer is None else newer.timestamp), rows_max + 1)
+        )
         until = TIMESTAMP_MAX + 1 if newer is None else newer.timestamp
         dropped = []
         for place, row in enumerate(rows[:rows_max]):
@@ -298,9 +302,9 @@ class VersionedMap:
             older = rows[place + 1].value if place + 1 < len(rows) else None
             dropped.append(Dropped(older, row.value, None if newer is None else newer.value))
         if len(rows) <= rows_max:
-            return dropped, None
+            return dropped, None, len(rows)
         # All looked at were dropped: go on from a row that never was, where the last of them began.
-        return dropped, newer if newer is not None else Row(until, None, b"")
+        return dropped, newer if newer is not None else Row(until, None, b""), rows_max
 
     def next_key(self, prefix: bytes, after: bytes = b"") -> bytes | None:
         """The least key beginning with ``prefix``, and exceeding ``after`` if given, that exists or left a trace."""

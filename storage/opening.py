@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from storage.clock import HybridClock
 from storage.errors import Corruption, Unusable
 from storage.index import CLEAN, read_mark, why_not, write_mark
+from storage.limits import PRUNED_CONTENTS_MAX
 from storage.log import Log
 from storage.log.segments import Segments
+from storage.record import Drop
 from storage.shard import Position, Shard
 from storage.superblock import FORMAT_VERSION, Superblock
 from storage.table import MemoryTable
@@ -59,6 +61,7 @@ def open_for_writing(
 ) -> Opened:
     """See `LocalStore.open`; the caller has the directory to itself."""
     superblock = Superblock.load(disk) or _make(disk, random, segment_bytes)
+    disk.sync_directory(".")  # What an earlier start made here may have been seen by us only.
     identity = superblock.identity_number
     hybrid = HybridClock()
     findings: list[str] = []
@@ -88,11 +91,19 @@ def open_for_writing(
             findings.append(f"built the index from {applied} records of the log")
         if shard.is_empty:
             shard.format(*owner, 0o755)
+        _drop_unnamed(shard)
         shard.publish()
     except BaseException:
         table.close()
         raise
     return Opened(shard, table, hybrid, findings)
+
+
+def _drop_unnamed(shard: Shard) -> None:
+    """Forget the files that were made without a name and never got one: with a process their last user ended."""
+    unnamed = shard.namespace.unnamed()
+    for start in range(0, len(unnamed), PRUNED_CONTENTS_MAX):
+        shard.propose(Drop(0, b"", unnamed[start : start + PRUNED_CONTENTS_MAX]))
 
 
 def open_for_reading(

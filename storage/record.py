@@ -21,11 +21,15 @@ __all__ = [
     "Batch",
     "Commit",
     "Create",
+    "CreateUnnamed",
     "Drop",
+    "Event",
+    "Expect",
     "Extent",
     "Finish",
     "Label",
     "Link",
+    "Part",
     "Prune",
     "Rearm",
     "Record",
@@ -161,13 +165,48 @@ class Drop(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
     inodes: list[int]
 
 
+class CreateUnnamed(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
+    """Make a regular file without a name (O_TMPFILE). A Link gives it its first one; until then a Drop forgets it."""
+
+    inode: int
+    mode: int
+    uid: int
+    gid: int
+
+
+class Expect(msgspec.Struct, frozen=True, array_like=True, tag=30, gc=False):
+    """Refuse, and with it the rest of a batch, unless an entry is as expected (SEMANTICS 6). Changes nothing.
+
+    It means `inode` and its head is `version`; with inode 0 it means nothing, and its head is `version` or that is 0.
+    """
+
+    directory: int
+    name: bytes
+    version: int
+    inode: int
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, tag=31, gc=False):
+    """The newest content of a file tells of this instant (SEMANTICS 3); follows its `Commit` in a batch."""
+
+    inode: int
+    event_us: int
+
+
+Part: TypeAlias = (
+    Create | Link | Unlink | Rename | SetAttributes | SetXattr | Commit | Expect | Event
+)
+"""What a batch may hold."""
+
+
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
     """Several records at one timestamp: all of them or, if one is refused, those before it undone by nobody.
 
-    The proposer has checked that none will be refused; a batch never holds a batch.
+    The proposer has checked that none will be refused, but for an `Expect` in front of all others; a batch never
+    holds a batch.
     """
 
-    records: list[Create | Link | Unlink | Rename | SetAttributes | SetXattr | Commit]
+    records: list[Part]
 
 
 class Adopt(msgspec.Struct, frozen=True, array_like=True, tag=20, gc=False):
@@ -241,6 +280,7 @@ class Rearm(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
 
 Record: TypeAlias = (
     Create
+    | CreateUnnamed
     | Link
     | Unlink
     | Rename

@@ -39,7 +39,11 @@ __all__ = ["Position", "Shard"]
 
 _POSITION_KEY = b"M\0position"
 _COUNTERS_KEY = b"M\0counters"
+_ROWS_KEY = b"M\0rows"
 _POSITION = struct.Struct("<QQQQQ")
+
+ROWS_VERSION = b"2"
+"""Of what rows there are: an index that lacks some is built again. 2: names of an inode."""
 
 RECORD_KIND = 1
 """The frame kind of a namespace record."""
@@ -77,6 +81,8 @@ class Position(NamedTuple):
             return None
         if row is None or len(row) != _POSITION.size or not Counters.is_row(counters):
             raise Corruption("the index does not say how far it has come")
+        if table.get(_ROWS_KEY) != ROWS_VERSION:
+            raise Corruption("another version of this program made it, with other rows")
         return cls(*_POSITION.unpack(row))
 
 
@@ -100,6 +106,8 @@ class Shard:
         self._hybrid = hybrid
         self.namespace = Namespace(table, keep_past=keep_past)
         self._load()
+        self.listener: Callable[[int, int, record.Record], None] | None = None
+        """Told (timestamp, address, record) of each record once it is applied, refused ones too. Must not raise."""
         self._unpublished = 0
         self._publish_at = PUBLISH_RECORDS_MAX
         self._failure: str | None = None
@@ -189,6 +197,7 @@ class Shard:
 
     def _publish(self) -> None:
         self._table.put(_POSITION_KEY, _POSITION.pack(*self._position))
+        self._table.put(_ROWS_KEY, ROWS_VERSION)
         self._table.put(_COUNTERS_KEY, self.namespace.counters.pack())
         self._table.commit()
         self._unpublished = 0
@@ -221,22 +230,24 @@ class Shard:
 
     # --- changes -----------------------------------------------------------------------------------------------
 
-    def propose(self, proposal: record.Record) -> Outcome:
-        """Append and apply one record; on the disk only after `wait_durable`.
+    def propose(
+        self, proposal: record.Record, payload: Sequence[bytes | memoryview] = ()
+    ) -> Outcome:
+        """Append and apply one record, with the bytes it speaks of; on the disk only after `wait_durable`.
 
         Raises:
             OSError: the log could not take it (ENOSPC, EIO) and nothing happened; or the index failed for good, the
                 record may be history, and nothing more is taken until the store is opened again.
         """
-        return self._append(proposal, ())
+        return self._append(proposal, payload)
 
     def stage(self, inode: int, offset: int, data: bytes | memoryview) -> list[record.Extent]:
         """Append bytes of a draft ahead of its commit; the extents a Commit may name. Cut at chunk borders."""
         view = memoryview(data)
         staged = []
         for _, _, length, done in extents.split_by_chunk(offset, len(view)):
-            metadata = record.encode(record.Write(inode, offset + done))
-            address = self._log_append(metadata, (view[done : done + length],))
+            proposal = record.Write(inode, offset + done)
+            address = self._log_append(proposal, (view[done : done + length],))
             if isinstance(self.log, VolatileLog):
                 self._staged.setdefault(inode, []).append(address)
             staged.append((offset + done, length, address, 0))
@@ -250,8 +261,13 @@ class Shard:
         keep: int | None,
         mtime_ns: int,
         changed_ns: int,
+        before: Sequence[record.Part] = (),
+        after: Sequence[record.Part] = (),
     ) -> Outcome:
         """Make a draft the next content of an inode (`record.Commit`); `dirty` is used up.
+
+        With changes `before` or `after` it, all are one `record.Batch`: an `Expect` in front, the `Create` of the
+        inode, what the content tells of. Refused, it leaves `dirty` and the inode alone.
 
         Small drafts travel in the commit's own frame: one append. What is in memory beyond a frame is staged first.
 
@@ -273,7 +289,10 @@ class Shard:
                 carried_bytes += span.length
             else:
                 named.extend(self.stage(inode, span.start, span.view()))
-        proposal = record.Commit(inode, size, keep, named, mtime_ns, changed_ns)
+        commit = record.Commit(inode, size, keep, named, mtime_ns, changed_ns)
+        proposal: record.Record = commit
+        if before or after:
+            proposal = record.Batch([*before, commit, *after])
         outcome = self._append(proposal, carried)
         if isinstance(self.log, VolatileLog) and outcome.reason is None:
             self._drop_staged(inode, self.log)
@@ -324,14 +343,20 @@ class Shard:
             outcome = self._start_over(error)
         if self._unpublished >= self._publish_at:
             self.publish()
+        if self.listener is not None:
+            self.listener(timestamp, address, proposal)
         return outcome
 
-    def _log_append(self, metadata: bytes, payload: Sequence[bytes | memoryview]) -> int:
-        """Append a record that changes nothing by itself."""
+    def _log_append(self, proposal: record.Write, payload: Sequence[bytes | memoryview]) -> int:
+        """Append bytes that nobody sees yet; answers where."""
         self._refuse_failed()
         timestamp = self._hybrid.tick(self._clock.now_ns())
-        address = self.log.append(RECORD_KIND, timestamp, metadata, payload)
-        self._reached(self.log.last_index, address, timestamp, self.log.last_checksum)
+        address = self.log.append(RECORD_KIND, timestamp, record.encode(proposal), payload)
+        try:
+            self.namespace.apply(timestamp, address, proposal)
+            self._reached(self.log.last_index, address, timestamp, self.log.last_checksum)
+        except (OSError, Corruption) as error:
+            self._start_over(error)
         if self._unpublished >= self._publish_at:
             self.publish()
         return address

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from storage import opening
+from storage import opening, stream
 from storage.clock import Clock, HybridClock
 from storage.disk import RealDisk
 from storage.errors import Unusable
@@ -23,7 +23,7 @@ from storage.table import MemoryTable
 from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from random import Random
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from storage.extents import DirtyMap
     from storage.index import Index
     from storage.namespace import Counters, Outcome, Version
-    from storage.record import Extent, Record
+    from storage.namespace.deliveries import Deliveries
+    from storage.record import Extent, Part, Record
+    from storage.stream import Committed
 
 __all__ = ["LocalStore", "Store"]
 
@@ -125,6 +127,16 @@ class Store(Protocol):
         """See `Namespace`."""
         ...
 
+    def event_of(self, directory: int, name: bytes, number: int) -> int | None:
+        """See `storage.namespace.events`."""
+        ...
+
+    def version_by_event(
+        self, directory: int, name: bytes, event_us: int, known: int | None = None
+    ) -> int | None:
+        """See `storage.namespace.events`."""
+        ...
+
     def read(
         self, inode: int, attributes: Attributes, timestamp: int | None, offset: int, length: int
     ) -> bytes | bytearray | memoryview:
@@ -135,8 +147,39 @@ class Store(Protocol):
         """Bytes that `stage` stored."""
         ...
 
-    def propose(self, proposal: Record) -> Outcome:
-        """Record a change; visible to every later query when it returns."""
+    def names_at(self, inode: int, timestamp: int | None = None) -> list[tuple[int, bytes]]:
+        """See `Namespace`."""
+        ...
+
+    def entry_at(
+        self, directory: int, name: bytes, timestamp: int
+    ) -> tuple[int, Binding | None, Tombstone | None] | None:
+        """See `Namespace`."""
+        ...
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """What followers of the commits have done: questions only."""
+        ...
+
+    def listen(self, listener: Callable[[int, int, Record], None] | None) -> None:
+        """Have (timestamp, address, record) told of each record once it is applied; one listener, or none."""
+        ...
+
+    def committed(self, address: int = 0, after: int = 0) -> Iterator[Committed]:
+        """See `storage.stream`."""
+        ...
+
+    def committed_at(self, address: int) -> Committed:
+        """See `storage.stream`."""
+        ...
+
+    def address_of_time(self, timestamp: int) -> int:
+        """See `storage.stream`."""
+        ...
+
+    def propose(self, proposal: Record, payload: Sequence[bytes | memoryview] = ()) -> Outcome:
+        """Record a change, with the bytes it speaks of; visible to every later query when it returns."""
         ...
 
     def stage(self, inode: int, offset: int, data: bytes | memoryview) -> list[Extent]:
@@ -151,8 +194,10 @@ class Store(Protocol):
         keep: int | None,
         mtime_ns: int,
         changed_ns: int,
+        before: Sequence[Part] = (),
+        after: Sequence[Part] = (),
     ) -> Outcome:
-        """Make a draft the next content."""
+        """Make a draft the next content, together with the changes `before` and `after` it, or all of it not."""
         ...
 
     def allocate_inode(self) -> int:
@@ -230,6 +275,10 @@ class LocalStore:
         self.labels = namespace.labels
         self.journal = namespace.journal
         self.is_below = namespace.is_below
+        self.event_of = namespace.events.event_of
+        self.version_by_event = namespace.events.version_by_event
+        self.names_at = namespace.names_at
+        self.entry_at = namespace.entry_at
         self.read = shard.read
         self.read_staged = shard.log.read
         self.propose = shard.propose
@@ -338,6 +387,30 @@ class LocalStore:
         shard = Shard(0, VolatileLog(), table, clock, hybrid, keep_past=False)
         shard.format(*owner, 0o755)
         return cls(opening.Opened(shard, table, hybrid, []), clock)
+
+    # --- following -------------------------------------------------------------------------------------------------
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """See `Store`."""
+        return self._shard.namespace.deliveries
+
+    def listen(self, listener: Callable[[int, int, Record], None] | None) -> None:
+        """See `Store`."""
+        self._shard.listener = listener
+
+    def committed(self, address: int = 0, after: int = 0) -> Iterator[Committed]:
+        """See `Store`."""
+        return stream.committed(self._shard.log, address, after)
+
+    def committed_at(self, address: int) -> Committed:
+        """See `Store`."""
+        return stream.committed_at(self._shard.log, address)
+
+    def address_of_time(self, timestamp: int) -> int:
+        """See `Store`. A volatile log keeps no records to find."""
+        log = self._shard.log
+        return 0 if isinstance(log, VolatileLog) else stream.address_of_time(log, timestamp)
 
     # --- the rest of the contract ------------------------------------------------------------------------------
 

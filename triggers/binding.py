@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from triggers.pattern import BadPattern, Pattern
+from triggers.run import EventKind  # noqa: TC001  msgspec looks at annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from triggers.run import EventKind
 
 __all__ = ["KEYS", "BadBinding", "Binding", "Start", "decode", "encode", "validate"]
 

@@ -109,6 +109,17 @@ class Files:
         self._begin(opened)
         return opened, self._inodes.referenced(live)
 
+    def create_unnamed(
+        self, parent: int, mode: int, flags: int, caller: Caller
+    ) -> tuple[Opened, Stat]:
+        """Make a regular file without a name and open it (O_TMPFILE).
+
+        The link that gives it its first name makes what was written until then version 1 of that name, in one step; until
+        then nothing of it is in any history, and with its last user it is gone.
+        """
+        live = self._names.make_unnamed(parent, REGULAR | mode & 0o7777 & ~caller.umask, caller)
+        return self._open_live(live, flags), self._inodes.referenced(live)
+
     def _begin(self, opened: Opened) -> None:
         """Note that opening this handle made or emptied the file."""
         file = self.opened[opened.handle]

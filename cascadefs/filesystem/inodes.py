@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cascadefs.filesystem.draft import Draft
 from cascadefs.filesystem.interface import SEARCH, Caller, FilesystemOptions, Stat, may
 from cascadefs.filesystem.node import Listing, Live, Node, NodeTable, Past, Text
+from storage import record
 from storage.attributes import REGULAR, TYPE_MASK
 from storage.errors import Reason, Refused
 from storage.limits import RECORD_INODE_MAX
@@ -19,7 +20,6 @@ from storage.namespace import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from storage import record
     from storage.clock import Clock
     from storage.store import LocalStore
 
@@ -41,6 +41,9 @@ class Inodes:
         self.drafts: dict[int, Live] = {}
         self.offered: tuple[int, tuple[int, bytes]] | None = None
         self.versions_committed = 0
+        self._unnamed: list[
+            int
+        ] = []  # made without a name, got none, and nobody has them open: to be dropped
 
     def node(self, number: int) -> Node:
         """The node of a number, made for a live inode; ABSENT is raised if there is none."""
@@ -89,6 +92,8 @@ class Inodes:
             attributes = self._store.attributes(node.number)
             if attributes is not None and attributes.nlink == 0:
                 self._store.forget(node.number)
+                if attributes.never_had_a_name:
+                    self._unnamed.append(node.number)
         self.nodes.drop(node)
 
     def referenced(self, live: Live) -> Stat:
@@ -193,15 +198,24 @@ class Inodes:
             self.drafts[live.number] = live
         return draft
 
-    def commit(self, live: Live) -> None:
-        """Make the draft the next version, unless the file has no name left (then only its handles see it)."""
+    def commit(self, live: Live, link: record.Link | None = None) -> None:
+        """Make the draft the next version, unless the file has no name left (then only its handles see it).
+
+        `link` is the first name of a file made without one: name and content come to be in one record.
+        """
         draft = live.draft
         assert draft is not None
         attributes = self._store.attributes(live.number)
-        if attributes is not None and attributes.nlink == 0:
+        if link is None and attributes is not None and attributes.nlink == 0:
             return
         outcome = self._store.commit(
-            live.number, draft.dirty, draft.size, draft.keep, draft.mtime_ns, draft.changed_ns
+            live.number,
+            draft.dirty,
+            draft.size,
+            draft.keep,
+            draft.mtime_ns,
+            draft.changed_ns,
+            before=() if link is None else (link,),
         )
         if outcome.reason is not None:
             raise Refused(outcome.reason)
@@ -218,6 +232,7 @@ class Inodes:
         patience_ns = int(self._options.autocommit_s * 1e9)
         try:
             self._commit_drafts(lambda draft: now_ns - draft.since_ns >= patience_ns)
+            self._drop_unnamed()
         finally:
             self._store.publish()
 
@@ -228,6 +243,15 @@ class Inodes:
             OSError: as `housekeep`.
         """
         self._commit_drafts(lambda draft: True)
+        self._drop_unnamed()
+
+    def _drop_unnamed(self) -> None:
+        for number in self._unnamed:
+            if (
+                self._store.attributes(number) is not None
+            ):  # a volatile store has dropped it already
+                self.propose(record.Drop(0, b"", [number]))
+        self._unnamed.clear()
 
     def _commit_drafts(self, is_due: Callable[[Draft], bool]) -> None:
         failure: OSError | None = None

@@ -131,7 +131,13 @@ class Names:
         live = self._inodes.live(number)
         self._inodes.live(new_parent)
         self._check_new_name(new_parent, new_name)
-        self._inodes.propose(record.Link(new_parent, new_name, number))
+        proposal = record.Link(new_parent, new_name, number)
+        attributes = self._store.attributes(number)
+        if attributes is not None and attributes.never_had_a_name:
+            self._inodes.draft(live)
+            self._inodes.commit(live, proposal)
+        else:
+            self._inodes.propose(proposal)
         live.alias = (new_parent, new_name)
         return self._inodes.referenced(live)
 
@@ -233,16 +239,7 @@ class Names:
         """Give a new inode its first name."""
         self._inodes.live(parent)
         self._check_new_name(parent, name)
-        directory = self._store.attributes(parent)
-        if directory is None:
-            raise Refused(Reason.ABSENT)
-        gid = caller.gid
-        if (
-            directory.mode & 0o2000
-        ):  # POSIX leaves it open; Linux: the group of a set-group-id directory is inherited
-            gid = directory.gid
-            if is_directory(mode):
-                mode |= 0o2000
+        gid, mode = self._inherited(parent, mode, caller)
         inode = self._store.allocate_inode()
         self._inodes.propose(
             record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target)
@@ -250,6 +247,26 @@ class Names:
         live = self._inodes.nodes.live(inode)
         live.alias = (parent, name)
         return live
+
+    def make_unnamed(self, parent: int, mode: int, caller: Caller) -> Live:
+        """A regular file that nobody finds until it is linked (O_TMPFILE), as if made in this directory."""
+        self._inodes.live(parent)
+        gid, mode = self._inherited(parent, mode, caller)
+        inode = self._store.allocate_inode()
+        self._inodes.propose(record.CreateUnnamed(inode, mode, caller.uid, gid))
+        return self._inodes.nodes.live(inode)
+
+    def _inherited(self, parent: int, mode: int, caller: Caller) -> tuple[int, int]:
+        """Group and mode of what is made in a directory.
+
+        POSIX leaves it open; Linux: the group of a set-group-id directory is inherited.
+        """
+        directory = self._store.attributes(parent)
+        if directory is None or not directory.nlink:
+            raise Refused(Reason.ABSENT)
+        if not directory.mode & 0o2000:
+            return caller.gid, mode
+        return directory.gid, mode | 0o2000 if is_directory(mode) else mode
 
     def _make_label(self, parent: int, name: bytes, base: bytes, label: bytes) -> Stat:
         self._inodes.live(parent)

@@ -25,7 +25,7 @@ from cascadefs.filesystem.history import History
 from cascadefs.filesystem.inodes import Inodes
 from cascadefs.filesystem.interface import Caller, Changes, FilesystemOptions, Stat, Usage
 from cascadefs.filesystem.names import Names
-from cascadefs.filesystem.privileges import Privileges
+from cascadefs.filesystem.privileges import Privileges, never
 from cascadefs.filesystem.ranges import Ranges
 from cascadefs.filesystem.xattrs import Xattrs
 from storage import record
@@ -48,19 +48,19 @@ class Filesystem:
     def __init__(self, store: LocalStore, clock: Clock, options: FilesystemOptions) -> None:
         self._store = store
         self._clock = clock
-        self._invalidations: list[tuple[int, bytes | None]] = []
+        self.invalidations: list[tuple[int, bytes | None]] = []
         self.status_extra: Callable[[], dict[str, object]] = dict
         """Set by the daemon: what the door knows, merged into `.cascade/status`."""
         history = History(store, clock)
         control = Control(store, history, self.full_status)
         handles = count(1)
         self.inodes = inodes = Inodes(store, clock, options)
-        self.privileges = privileges = Privileges(inodes, store, self._invalidations)
+        self.privileges = privileges = Privileges(inodes, store, self.invalidations)
         names = Names(inodes, store, history, control, options.control_name)
         self.files = files = Files(inodes, names, privileges, store, clock, options, handles)
         self._directories = directories = Directories(inodes, store, history, handles)
         self.ranges = Ranges(inodes, files, store, clock)
-        xattrs = Xattrs(inodes, store, clock, history, self._invalidations)
+        xattrs = Xattrs(inodes, store, clock, history, self.invalidations)
 
         self.remember, self.forget = inodes.remember, inodes.forget
         self.getattr, self.birth_ns = inodes.getattr, inodes.birth_ns
@@ -70,6 +70,7 @@ class Filesystem:
         self.readlink, self.link, self.rename = names.readlink, names.link, names.rename
         self.unlink, self.rmdir = names.unlink, names.rmdir
         self.create, self.open, self.release = files.create, files.open, files.release
+        self.create_unnamed = files.create_unnamed
         self.read, self.write, self.flush = files.read, files.write, files.flush
         self.immutable, self.is_synchronous = files.immutable, files.is_synchronous
         self.save, self.fsync, self.sync = files.save, files.fsync, files.sync
@@ -83,7 +84,7 @@ class Filesystem:
         """Change attributes; a change of size is a write session of its own unless it comes through a handle."""
         live = self.inodes.live(number)
         if changes.ends_set_id:
-            self.privileges.end_by_write(live, caller, certain=True)
+            self.privileges.end_by_write(live, caller, never)
         if changes.size is not None:
             self._truncate(live, changes.size, handle)
         mode = changes.mode
@@ -108,10 +109,14 @@ class Filesystem:
             self.inodes.commit(live)
             self.inodes.discard_if_dead(live)
 
+    def end_set_id(self, number: int, caller: Caller, may_keep: Callable[[], bool] = never) -> None:
+        """See `Privileges.end_by_write`."""
+        self.privileges.end_by_write(self.inodes.live(number), caller, may_keep)
+
     def take_invalidations(self) -> list[tuple[int, bytes | None]]:
         """What the kernel must forget: (node, None) its pages and attributes, (parent, name) an entry."""
-        taken = self._invalidations.copy()
-        self._invalidations.clear()
+        taken = self.invalidations.copy()
+        self.invalidations.clear()
         return taken
 
     def statfs(self) -> Usage:

@@ -15,16 +15,27 @@ from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.interface import Caller
     from cascadefs.filesystem.node import Live
     from storage.attributes import Attributes
     from storage.store import LocalStore
 
-__all__ = ["Privileges"]
+__all__ = ["Privileges", "never"]
 
 _SET_USER_ID, _SET_GROUP_ID, _GROUP_EXECUTES = 0o4000, 0o2000, 0o010
 _SET_ID = _SET_USER_ID | _SET_GROUP_ID
+
+
+def _always() -> bool:
+    return True
+
+
+def never() -> bool:
+    """For `may_keep`: it is known that he has not."""
+    return False
 
 
 class Privileges:
@@ -40,18 +51,20 @@ class Privileges:
         self._store = store
         self._invalidations = invalidations
 
-    def end_by_write(self, live: Live, caller: Caller, *, certain: bool = False) -> None:
+    def end_by_write(
+        self, live: Live, caller: Caller, may_keep: Callable[[], bool] = _always
+    ) -> None:
         """The content changes.
 
         Args:
             live: the file.
-            caller: who changes it; user 0 may keep the bits, unless
-            certain: it is known that this caller may not (has no CAP_FSETID).
+            caller: who changes it. Only user 0 can have the right to keep the bits (CAP_FSETID), and
+            may_keep: says whether he has; it is not asked where there are no bits.
         """
         attributes = self._store.attributes(live.number)
         if attributes is None or not attributes.mode & _SET_ID:
             return
-        if attributes.mode & TYPE_MASK != REGULAR or (caller.uid == 0 and not certain):
+        if attributes.mode & TYPE_MASK != REGULAR or (caller.uid == 0 and may_keep()):
             return
         left = _without_set_id(attributes, caller)
         if left != attributes.mode & 0o7777:

@@ -34,10 +34,11 @@ _MODE, _UID, _GID, _SIZE = (
     int(SetattrField.GID),
     int(SetattrField.SIZE),
 )
-_ATIME, _MTIME, _HANDLE = (
+_ATIME, _MTIME, _HANDLE, _KILL_SUIDGID = (
     int(SetattrField.ATIME),
     int(SetattrField.MTIME),
     int(SetattrField.HANDLE),
+    int(SetattrField.KILL_SUIDGID),
 )
 
 
@@ -97,6 +98,7 @@ class Attributes:
             size=size if valid & _SIZE else None,
             atime_ns=atime_s * NANOSECONDS + atime_ns if valid & _ATIME else None,
             mtime_ns=mtime_s * NANOSECONDS + mtime_ns if valid & _MTIME else None,
+            ends_set_id=bool(valid & _KILL_SUIDGID),
         )
         through = handle if valid & _HANDLE else None
         stat = self._filesystem.setattr(node, changes, through, caller_of(header))

@@ -1,11 +1,10 @@
 """The device: threads that read requests and hand them to a table of handlers, and the way replies go back.
 
 Theory of operation. The kernel queues requests; `read` takes one, `write` answers one, named by its unique number, from
-whatever thread and in whatever order. `READERS` threads sit in a blocking read: one, so that requests are handled in the
-order they came. RELEASE is sent after close(2) has returned, and makes a version where nothing but an open(2) changed the
-file (a shell's ``> file``); with two readers one in ten was handled after a later request of the same program. What a
-second one would gain is being awake on the client's processor: a getattr of an idle machine took 26 instead of 63 us
-(docs/KERNEL_DOOR.md). One descriptor for all: a late reply may then go out from any thread.
+whatever thread and in whatever order. `READERS` threads sit in a blocking read. With one, every request of an idle machine wakes a
+sleeping processor; of two, one is mostly awake on the client's (docs/KERNEL_DOOR.md). Where many clients ask at once two only get in
+each other's way: then all but the first step aside for a while (`Turnstile.is_crowded`). The turnstile also keeps the order.
+One descriptor for all: a late reply may then go out from any thread.
 
 A handler gets (node, body, header) and answers a `protocol.Reply`; it lets nothing out. `body` is a view of the thread's
 buffer: valid until the handler returns. Nothing is allocated for reading.
@@ -22,6 +21,7 @@ import errno
 import logging
 import mmap
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from cascadefs.kernel.negotiation import MAX_WRITE_BYTES
@@ -36,11 +36,15 @@ from cascadefs.kernel.protocol import (
 
 if TYPE_CHECKING:
     from cascadefs.kernel.handler import Handler
+    from cascadefs.kernel.turnstile import Turnstile
 
 __all__ = ["READERS", "Connection"]
 
-READERS: Final = 1
+READERS: Final = 2
 """Threads that read: see above. Each holds a buffer of 1 MiB."""
+
+ASIDE_SECONDS: Final = 0.02
+"""How long a reader that is one too many steps aside; it looks in again 50 times a second."""
 
 BUFFER_BYTES: Final = MAX_WRITE_BYTES + 8192
 """The largest request: a WRITE, its headers, and a page to spare (the kernel insists on 8192 in all)."""
@@ -60,16 +64,17 @@ _log = logging.getLogger(__name__)
 class Connection:
     """One mount's device. `table` is by opcode and may be changed while threads read."""
 
-    def __init__(self, descriptor: int, table: list[Handler | None]) -> None:
+    def __init__(self, descriptor: int, table: list[Handler | None], turnstile: Turnstile) -> None:
         assert len(table) == OPCODES_MAX
         self.descriptor = descriptor
+        self._turnstile = turnstile
         self._table = table
         self._counts: list[list[int]] = []
         self.aborted = False
         """Whether the connection was cut rather than unmounted."""
 
-    def serve(self) -> None:
-        """Handle requests in this thread until the connection is gone.
+    def serve(self, reader: int = 0) -> None:
+        """Handle requests in this thread until the connection is gone; reader 0 never steps aside.
 
         Raises:
             OSError: the device failed in a way that is not an end.
@@ -82,7 +87,10 @@ class Connection:
         body_start = REQUEST_HEADER.size
         descriptor, table, reply = self.descriptor, self._table, self.reply
         read, unpack = os.readv, REQUEST_HEADER.unpack_from
+        turnstile = self._turnstile
         while True:
+            if reader and turnstile.is_crowded:
+                time.sleep(ASIDE_SECONDS)
             try:
                 length = read(descriptor, into)
             except OSError as error:
@@ -103,9 +111,11 @@ class Connection:
                 if result.__class__ is int and result == NO_REPLY:
                     continue
                 reply(header[2], result)
-            elif opcode not in _UNANSWERED:
-                # The kernel does by itself what can be done so, and does not ask again.
-                reply(header[2], -errno.ENOSYS)
+            else:
+                turnstile.pass_by(header[2])
+                if opcode not in _UNANSWERED:
+                    # The kernel does by itself what can be done so, and does not ask again.
+                    reply(header[2], -errno.ENOSYS)
 
     def reply(self, unique: int, result: Reply) -> None:
         """Answer a request, from any thread. One that went with its connection is nobody's any more."""

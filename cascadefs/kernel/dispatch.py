@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import threading
 import traceback
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,8 @@ from storage.errors import Corruption, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from cascadefs.kernel.turnstile import Turnstile
 
 __all__ = ["Dispatch"]
 
@@ -37,14 +38,16 @@ class Dispatch:
 
     def __init__(
         self,
+        turnstile: Turnstile,
         reply: Callable[[int, Reply], None],
         tell: Callable[[], None],
     ) -> None:
-        """`tell` queues what the kernel is to forget."""
+        """`tell` queues what the kernel is to forget; it is called without the lock."""
+        self._turnstile = turnstile
         self._reply = reply
         self._tell = tell
         self._seen: set[str] = set()
-        self.lock = threading.Lock()
+        self.lock = turnstile.lock
         self.table: list[Handler | None] = [None] * OPCODES_MAX
         self.errors: dict[str, int] = {}
 
@@ -63,10 +66,8 @@ class Dispatch:
     def exclusive(self) -> Iterator[None]:
         """Hold the file system, to use it from outside; the kernel is told what to forget."""
         with self.lock:
-            try:
-                yield
-            finally:
-                self._tell()
+            yield
+        self._tell()
 
     def close(self) -> None:
         """What is still asked is answered with ENOTCONN at once, as by a mount whose daemon is gone."""
@@ -77,45 +78,46 @@ class Dispatch:
 
     def _asking(self, opcode: Opcode, handler: Handler) -> Handler:
         """Hold the file system, and let nothing out. The answer, which may be large, is sent after letting go."""
-        lock, failed = self.lock, self.failed
+        enter, leave, failed = self._turnstile.enter, self.lock.release, self.failed
 
         def handle(node: int, body: memoryview, header: Header) -> Reply:
-            with lock:
-                try:
-                    return handler(node, body, header)
-                except Refused as refusal:
-                    return -ERRNO[refusal.reason]
-                except Exception as error:
-                    return failed(opcode, error)
-
-        return handle
-
-    def _told(self, opcode: Opcode, handler: Handler) -> Handler:
-        """The same where nobody waits for an answer, so none may be given."""
-        asking = self._asking(opcode, handler)
-
-        def handle(node: int, body: memoryview, header: Header) -> Reply:
-            asking(node, body, header)
-            return NO_REPLY
+            enter(header[UNIQUE])
+            try:
+                return handler(node, body, header)
+            except Refused as refusal:
+                return -ERRNO[refusal.reason]
+            except Exception as error:
+                return failed(opcode, error)
+            finally:
+                leave()
 
         return handle
 
     def _changing(self, opcode: Opcode, handler: Handler) -> Handler:
-        """The same, and before letting go, after having answered: queue what the kernel is to forget."""
-        lock, failed, reply, tell = self.lock, self.failed, self._reply, self._tell
+        """The same, and after having answered queue what the kernel is to forget."""
+        asking, reply, tell = self._asking(opcode, handler), self._reply, self._tell
 
         def handle(node: int, body: memoryview, header: Header) -> Reply:
-            with lock:
-                result: Reply
-                try:
-                    result = handler(node, body, header)
-                except Refused as refusal:
-                    result = -ERRNO[refusal.reason]
-                except Exception as error:
-                    result = failed(opcode, error)
-                if result != NO_REPLY:
-                    reply(header[UNIQUE], result)
-                tell()
+            result = asking(node, body, header)
+            if result.__class__ is not int or result != NO_REPLY:
+                reply(header[UNIQUE], result)
+            tell()
+            return NO_REPLY
+
+        return handle
+
+    def _told(self, opcode: Opcode, handler: Handler) -> Handler:
+        """A forget: nobody waits for an answer, so none may be given, and nothing depends on when it is done."""
+        enter, leave, failed = self._turnstile.enter_unordered, self.lock.release, self.failed
+
+        def handle(node: int, body: memoryview, header: Header) -> Reply:
+            enter(header[UNIQUE])
+            try:
+                handler(node, body, header)
+            except Exception as error:
+                failed(opcode, error)
+            finally:
+                leave()
             return NO_REPLY
 
         return handle

@@ -25,6 +25,7 @@ from cascadefs.kernel.mountpoint import MountRefused
 from cascadefs.kernel.names import Names
 from cascadefs.kernel.notify import Notifier
 from cascadefs.kernel.protocol import NO_REPLY, UNIQUE, Header, Opcode, Reply
+from cascadefs.kernel.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +53,8 @@ class Door:
         self._filesystem = filesystem
         self._on_ready = on_ready
         self._path: Path | None = None
-        self._dispatch = Dispatch(self._reply, self._tell)
+        self._turnstile = Turnstile()
+        self._dispatch = Dispatch(self._turnstile, self._reply, self._tell)
         self._agreement: Agreement | None = None
         self._connection: Connection | None = None
         self._notifier: Notifier | None = None
@@ -91,7 +93,7 @@ class Door:
 
     def attach(self, descriptor: int) -> None:
         """Serve this device from now on: a mount's, or a test's."""
-        self._connection = Connection(descriptor, self._dispatch.table)
+        self._connection = Connection(descriptor, self._dispatch.table, self._turnstile)
         self._notifier = Notifier(self._connection.send)
 
     async def serve(self) -> None:
@@ -113,8 +115,8 @@ class Door:
             try:
                 async with trio.open_nursery() as readers:
                     limiter = trio.CapacityLimiter(READERS)
-                    for _ in range(READERS):
-                        readers.start_soon(self._read, self._connection, limiter)
+                    for reader in range(READERS):
+                        readers.start_soon(self._read, self._connection, reader, limiter)
                     await self._stopped.wait()
                     readers.cancel_scope.cancel()
             finally:
@@ -122,8 +124,12 @@ class Door:
                 self._dispatch.close()
             waiting.cancel_scope.cancel()
 
-    async def _read(self, connection: Connection, limiter: trio.CapacityLimiter) -> None:
-        await trio.to_thread.run_sync(connection.serve, abandon_on_cancel=True, limiter=limiter)
+    async def _read(
+        self, connection: Connection, reader: int, limiter: trio.CapacityLimiter
+    ) -> None:
+        await trio.to_thread.run_sync(
+            connection.serve, reader, abandon_on_cancel=True, limiter=limiter
+        )
         self.stop()  # the connection is gone: the other readers are about to see it too
 
     def stop(self) -> None:
@@ -156,8 +162,7 @@ class Door:
 
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""
-        with self._dispatch.lock:
-            self._tell()
+        self._tell()
 
     def status(self) -> dict[str, object]:
         """The door's part of the status, JSON-able. Asked while the file system is held, or before it is served."""
@@ -167,6 +172,7 @@ class Door:
             "door": "kernel",
             **(self._agreement.describe() if self._agreement is not None else {}),
             "readers": READERS,
+            "out_of_turn": self._turnstile.out_of_turn,
             "passthrough": self._backing.status(),
             "requests": requests,
             "errors": dict(self._dispatch.errors),
@@ -183,7 +189,9 @@ class Door:
         self._connection.reply(unique, result)
 
     def _tell(self) -> None:
-        if self._notifier is not None and (gone := self._filesystem.take_invalidations()):
+        if self._filesystem.invalidations and self._notifier is not None:
+            with self._dispatch.lock:
+                gone = self._filesystem.take_invalidations()
             self._notifier.put(gone)
 
     # --- what waits --------------------------------------------------------------------------------------------

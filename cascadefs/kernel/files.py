@@ -9,10 +9,18 @@ of the writers, proc(5) says whether it is another thread of one of them. Closin
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from typing import TYPE_CHECKING
 
-from cascadefs.kernel.handler import Handlers, Kind, Later, caller_of, process_of
+from cascadefs.kernel.handler import (
+    Handlers,
+    Kind,
+    Later,
+    caller_of,
+    may_keep_set_id,
+    process_of,
+)
 from cascadefs.kernel.protocol import (
     COPY_FILE_RANGE,
     FALLOCATE,
@@ -56,6 +64,12 @@ _KEEP_CACHE, _DIRECT_IO, _NOFLUSH, _PASSTHROUGH = (
 
 _WRITTEN_BY_THE_KERNEL = 1
 """FUSE_WRITE_CACHE: pages that were written through a mapping, by whomever, are now brought to us."""
+
+_ENDS_SET_ID = 1 << 2
+"""FUSE_WRITE_KILL_SUIDGID: the writer has no right to leave these bits."""
+
+_OPEN_ENDS_SET_ID = 1 << 0
+"""FUSE_OPEN_KILL_SUIDGID, of an open that truncates."""
 
 _ANYBODY = 0
 
@@ -105,8 +119,11 @@ class Files:
 
     def open(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.open`."""
-        flags, _ = TWO_WORDS.unpack_from(body)
-        opened = self._filesystem.open(node, flags, caller_of(header))
+        flags, how = TWO_WORDS.unpack_from(body)
+        caller = caller_of(header)
+        opened = self._filesystem.open(node, flags, caller)
+        if how & _OPEN_ENDS_SET_ID:
+            self._filesystem.end_set_id(node, caller)
         answer = self._opened(opened, flags)
         if node < RECORD_INODE_MAX or not self._backing.enabled:
             return answer
@@ -127,8 +144,10 @@ class Files:
         return pack_entry(stat) + self._opened(opened, flags)
 
     def tmpfile(self, node: int, body: memoryview, header: Header) -> Reply:
-        """A file without a name (O_TMPFILE): refused, because a record makes an inode only together with a name."""
-        return -errno.EOPNOTSUPP
+        """See `Filesystem.create_unnamed` (O_TMPFILE)."""
+        flags, mode, umask, _ = FOUR_WORDS.unpack_from(body)
+        opened, stat = self._filesystem.create_unnamed(node, mode, flags, caller_of(header, umask))
+        return pack_entry(stat) + self._opened(opened, flags)
 
     def _opened(self, opened: Opened, flags: int) -> bytes:
         how = _KEEP_CACHE if opened.keep_cache else 0
@@ -172,6 +191,8 @@ class Files:
         handle, offset, length, how, *_ = WRITE.unpack_from(body)
         data = body[WRITE.size : WRITE.size + length]
         written = pack_written(self._filesystem.write(handle, offset, data))
+        if how & _ENDS_SET_ID:
+            self._filesystem.end_set_id(node, caller_of(header))
         writers = self._writers.get(handle)
         pid = _ANYBODY if how & _WRITTEN_BY_THE_KERNEL else header[PID]
         if writers is None:
@@ -198,6 +219,7 @@ class Files:
         """See `Ranges.allocate`."""
         handle, offset, length, mode, _ = FALLOCATE.unpack_from(body)
         self._ranges.allocate(handle, offset, length, mode)
+        self._end_set_id(node, header)
         self.wrote(handle, header)
         return None
 
@@ -210,11 +232,17 @@ class Files:
         return NUMBER.pack(self._copy(body, header))
 
     def _copy(self, body: memoryview, header: Header) -> int:
-        source, source_offset, _, target, offset, length, _ = COPY_FILE_RANGE.unpack_from(body)
+        source, source_offset, node, target, offset, length, _ = COPY_FILE_RANGE.unpack_from(body)
         length = min(length, _COPY_BYTES_MAX)
         copied = self._ranges.copy(source, source_offset, target, offset, length)
+        self._end_set_id(node, header)
         self.wrote(target, header)
         return copied
+
+    def _end_set_id(self, node: int, header: Header) -> None:
+        """For changes of content where the kernel does not say whether the caller may leave the bits."""
+        may_keep = functools.partial(may_keep_set_id, header[PID])
+        self._filesystem.end_set_id(node, caller_of(header), may_keep)
 
     def ioctl(self, node: int, body: memoryview, header: Header) -> Reply:
         """There are none."""

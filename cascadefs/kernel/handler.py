@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-__all__ = ["Handler", "Handlers", "Kind", "Later", "caller_of", "process_of"]
+__all__ = [
+    "Handler",
+    "Handlers",
+    "Kind",
+    "Later",
+    "caller_of",
+    "may_keep_set_id",
+    "process_of",
+]
 
 Handler: TypeAlias = "Callable[[int, memoryview, Header], Reply]"
 """Called with (node, body, header) while the file system is held. May raise what the file system raises.
@@ -45,6 +53,15 @@ def caller_of(header: Header, umask: int = 0) -> Caller:
 def _groups_of(pid: int) -> frozenset[int]:
     """The supplementary groups of a process; none if it is gone or out of sight."""
     return frozenset(map(int, _status_field(pid, "Groups").split()))
+
+
+_CAP_FSETID = 1 << 4
+
+
+def may_keep_set_id(pid: int) -> bool:
+    """Whether a process of user 0 has CAP_FSETID; one that is gone or out of sight has what user 0 has by rights."""
+    effective = _status_field(pid, "CapEff")
+    return not effective or bool(int(effective, 16) & _CAP_FSETID)
 
 
 def process_of(pid: int) -> int | None:

@@ -10,6 +10,8 @@ Wanted, and why (measured in FUSE.md 3 and 4):
 - CACHE_SYMLINKS: targets never change.
 - MAX_PAGES: requests of 1 MiB.
 - ABORT_ERROR: read(2) then says ECONNABORTED, so an abort does not look like an unmount.
+- HANDLE_KILLPRIV_V2: without it the kernel asks for `security.capability` before every write(2); with it once a file, and
+  whoever changes a file ends its set-user-id bits here (`cascadefs.filesystem.privileges`).
 - PASSTHROUGH: `backing`. It needs a stacking depth of 1, and no writeback cache.
 
 Not wanted, and why:
@@ -20,7 +22,7 @@ Not wanted, and why:
   listing's places are kept.
 - POSIX_LOCKS, FLOCK_LOCKS: without them the kernel keeps locks itself, which for one mount is all there is to do.
 - POSIX_ACL: bits that are stored and not enforced would be the worst answer.
-- HANDLE_KILLPRIV: without it the kernel clears set-user-id bits itself, by a SETATTR.
+- HANDLE_KILLPRIV: its second version says who may keep the bits; this one does not.
 - SETXATTR_EXT: only ACLs need it.
 """
 
@@ -67,6 +69,7 @@ class InitFlag(enum.IntFlag):
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
     EXPLICIT_INVAL_DATA = 1 << 25
+    HANDLE_KILLPRIV_V2 = 1 << 28
     INIT_EXT = 1 << 30
     PASSTHROUGH = 1 << 37
 
@@ -83,6 +86,7 @@ WANTED: Final = (
     | InitFlag.MAX_PAGES
     | InitFlag.CACHE_SYMLINKS
     | InitFlag.EXPLICIT_INVAL_DATA
+    | InitFlag.HANDLE_KILLPRIV_V2
     | InitFlag.INIT_EXT
 )
 

@@ -122,6 +122,7 @@ class SetattrField(enum.IntFlag):
     ATIME = 1 << 4
     MTIME = 1 << 5
     HANDLE = 1 << 6
+    KILL_SUIDGID = 1 << 11
 
 
 REQUEST_HEADER: Final = struct.Struct("=IIQQIIIHH")

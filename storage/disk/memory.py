@@ -132,12 +132,13 @@ class MemoryFile:
 
     def fdatasync(self) -> None:
         """See `File.fdatasync`."""
+        covered = self._disk.pending  # What is written from here on is the next sync's.
         try:
             self._begin("fdatasync")
         except OSError:
             self._disk.lose(self._inode)
             raise
-        self._disk.sync_inode(self._inode)
+        self._disk.sync_inode(self._inode, covered)
 
     def preallocate(self, size: int) -> None:
         """See `File.preallocate`."""
@@ -201,16 +202,16 @@ class MemoryDisk:
         with self._lock:
             self._pending.append(change)
 
-    def sync_inode(self, inode: _Inode) -> None:
-        """Make the bytes of one file durable."""
+    def sync_inode(self, inode: _Inode, covered: int) -> None:
+        """Make the bytes of one file durable that are among the first so many changes pending."""
         with self._lock:
             rest: list[_Change] = []
-            for change in self._pending:
+            for change in self._pending[:covered]:
                 if isinstance(change, _Write | _Resize) and change.inode is inode:
                     self._apply(change)
                 else:
                     rest.append(change)
-            self._pending = rest
+            self._pending[:covered] = rest
 
     def lose(self, inode: _Inode) -> None:
         """A sync of a file failed: the kernel forgets that its bytes are not on the platter, and goes on showing them.

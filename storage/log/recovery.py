@@ -86,6 +86,8 @@ class End:
     """Header of the end segment, rebuilt if both copies were damaged."""
     known: int = 0
     """The durable mark."""
+    unsynced_address: int | None = None
+    """Address of the first record above the mark, if there is one."""
     resumed: bool = False
     what: str | None = None
     """Why the scan stopped, if not at a clean end."""
@@ -212,6 +214,8 @@ def _walk(reader: Reader, end: End, headers: dict[int, Header], hint: Frame | No
             if frame.index > end.known and reader.payload(frame) is None:
                 end.what = f"the payload of record {frame.index} is torn"
                 break
+            if frame.index == end.known + 1:
+                end.unsynced_address = frame.address
             end.last = frame
             end.resumed = end.resumed or frame == hint
             end.next_index += 1

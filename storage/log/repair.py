@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from storage.codec import SLOT_OFFSETS, Slot, encode_slot
+from storage.codec import BLOCK_BYTES, SLOT_OFFSETS, Slot, encode_slot
 from storage.log.recovery import QUARANTINE, End, unsynced_from
 from storage.log.segments import DIRECTORY, segment_name
 
@@ -104,6 +104,8 @@ def _finish_tail(reader: Reader, end: End) -> None:
     if end.what is not None:
         tail.truncate(end.offset)
     tail.preallocate(reader.segment_bytes)
+    if end.unsynced_address is not None:
+        _write_again(reader, end, end.unsynced_address)
     tail.fdatasync()
     # The process before us may have died with any of this unsynced, also in front of where the scan began.
     numbers = [number for number in reader.segments.numbers() if number <= end.number]
@@ -112,6 +114,26 @@ def _finish_tail(reader: Reader, end: End) -> None:
     disk.sync_directory(DIRECTORY)
     _write_header(tail, end.slot._replace(durable_index=end.next_index - 1))
     tail.close()
+
+
+def _write_again(reader: Reader, end: End, address: int) -> None:
+    """Write what is kept and was not synced once more, as it is.
+
+    A sync may have failed before us. The kernel then shows those bytes and does not know any more that they are not on
+    the disk: a later fdatasync succeeds without them ("Can applications recover from fsync failures?", ATC 2020).
+    """
+    number, offset = divmod(address, reader.segment_bytes)
+    if offset == BLOCK_BYTES:
+        offset = 0  # Then the header was not synced either.
+    for at in range(number, end.number + 1):
+        limit = end.offset if at == end.number else reader.segment_bytes
+        source = reader.segments.file(at)
+        target = reader.segments.disk.open(segment_name(at))
+        for low, high in source.data_ranges(offset):
+            for start in range(low, min(high, limit), COPY_BYTES):
+                length = min(COPY_BYTES, high - start, limit - start)
+                write_whole(target, source.pread(length, start), start)
+        offset = 0
 
 
 def write_whole(file: File, data: bytes, offset: int) -> None:

@@ -8,7 +8,7 @@ States, and what moves between them:
 
 | state | append | sync |
 |---|---|---|
-| open | one pwritev; on failure the end stays, and the head that may have been written is erased | fdatasync of every unsynced segment, directory, mark |
+| open | one pwritev; on failure the end stays, and the head that may have been written is erased, on the disk | fdatasync of every unsynced segment, directory, mark |
 | full (a roll-over failed) | as open: tries to roll over again | as open |
 | refusing (a sync failed, or a failed append could not be erased) | raises EIO | raises EIO |
 | closed | raises EIO | raises EIO |
@@ -161,9 +161,14 @@ class Writer:
             written += count
 
     def _erase(self, offset: int) -> None:
-        """Make sure a frame whose append failed is never found, though all of it that matters may be on disk."""
+        """Make sure a frame whose append failed is never found, though all of it that matters may be on disk.
+
+        Synced, because the next frame goes to the same place: a power cut that lost both, and not what the failed
+        append wrote, would bring back a record that was refused, and put later ones behind it.
+        """
         try:
             if self._tail.pwritev([bytes(HEAD_BYTES)], offset) == HEAD_BYTES:
+                self._tail.fdatasync()
                 return
         except OSError:
             pass

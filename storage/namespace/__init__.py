@@ -6,7 +6,8 @@ over an ordered table (`storage.mvcc`), so every query exists twice: as it is no
 is therefore nothing but a timestamp; timestamps strictly increase within a shard.
 
 Modules: `rows` (the maps), `questions` (all that can be asked), and one for each family of records: `names`,
-`contents`, `metadata`, `deliveries`. `keys`, `counters` and `outcome` are values they share.
+`contents`, `metadata`, `conditions`, `events`, `pruning`, `deliveries`. `frames` counts who refers to the log; `keys`, `counters` and `outcome`
+are values they share.
 
 Does not know the log (addresses are opaque), paths, permissions, drafts or who asks.
 
@@ -17,14 +18,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from storage.namespace.conditions import Conditions
 from storage.namespace.contents import Contents
 from storage.namespace.counters import Counters
 from storage.namespace.deliveries import Deliveries
+from storage.namespace.events import Events
+from storage.namespace.frames import Frames
 from storage.namespace.keys import ROOT
 from storage.namespace.metadata import Metadata
 from storage.namespace.names import RENAME_EXCHANGE, RENAME_NOREPLACE, Names
 from storage.namespace.outcome import DONE, REFUSED, Outcome
-from storage.namespace.questions import Questions, Version
+from storage.namespace.pruning import Pruning, Sweep
+from storage.namespace.questions import KEPT, PRUNED, PURGED, Questions, Version
 from storage.namespace.rows import Rows
 from storage.record import (
     Activate,
@@ -34,9 +39,14 @@ from storage.record import (
     Batch,
     Commit,
     Create,
+    CreateUnnamed,
+    Drop,
+    Event,
+    Expect,
     Finish,
     Label,
     Link,
+    Prune,
     Rearm,
     Record,
     Rename,
@@ -54,6 +64,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DONE",
+    "KEPT",
+    "PRUNED",
+    "PURGED",
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "ROOT",
@@ -73,8 +86,12 @@ class Namespace(Questions):
         self.counters = counters or Counters()
         rows = self._rows = Rows(table, self.counters, keep_past=keep_past)
         super().__init__(rows)
-        names, metadata = Names(rows, self), Metadata(rows)
-        contents = Contents(rows, self)
+        events = self.events = Events(rows, self)
+        names, metadata = Names(rows, self, events), Metadata(rows)
+        pruning = Pruning(rows, self, events)
+        self.frames = Frames(rows)
+        contents = Contents(rows, self, self.frames)
+        self.sweep = Sweep(rows, self, self.frames)
         deliveries = self.deliveries = Deliveries(table, self)
         self.overlong = contents.overlong
         self.released = contents.released
@@ -83,16 +100,21 @@ class Namespace(Questions):
         self.forget = contents.forget
         self._handlers: dict[type, Callable[[int, int, Any], Outcome]] = {
             Create: names.create,
+            CreateUnnamed: names.create_unnamed,
             Link: names.link,
             Unlink: names.unlink,
             Rename: names.rename,
             SetAttributes: metadata.set_attributes,
             SetXattr: metadata.set_xattr,
-            Write: _write,
+            Write: self._write,
             Commit: contents.commit,
             Label: metadata.label,
             Unlabel: metadata.unlabel,
             Batch: self._batch,
+            Expect: Conditions(self).expect,
+            Event: events.event,
+            Prune: pruning.prune,
+            Drop: pruning.drop,
             Adopt: deliveries.adopt,
             Activate: deliveries.activate,
             Finish: self._finish,
@@ -104,6 +126,11 @@ class Namespace(Questions):
     def apply(self, timestamp: int, address: int, record: Record) -> Outcome:
         """Execute a record that stands in the log at `address` with `timestamp`."""
         return self._handlers[type(record)](timestamp, address, record)
+
+    def _write(self, _timestamp: int, address: int, _record: Write) -> Outcome:
+        if self._keep_past:
+            self.frames.staged(address)
+        return DONE
 
     def _finish(self, timestamp: int, address: int, record: Finish) -> Outcome:
         reason = self.deliveries.stale(record)
@@ -129,7 +156,3 @@ class Namespace(Questions):
         if touched:
             rows.journal(timestamp, *touched)
         return outcome
-
-
-def _write(_timestamp: int, _address: int, _record: Write) -> Outcome:
-    return DONE

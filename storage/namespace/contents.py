@@ -5,17 +5,20 @@ A truncation to nothing touches no row: the inode's generation goes up, and rows
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from storage import extents
 from storage.attributes import REGULAR, TYPE_MASK, Attributes
 from storage.errors import Reason
 from storage.limits import CHUNK_BYTES, FILE_BYTES_MAX, PIECES_PER_CHUNK_MAX
-from storage.namespace.keys import CHUNK_KEY, CONTENT_KEY, U64, entry_key
+from storage.namespace.keys import CHUNK_KEY, CONTENT_KEY, CONTENT_ROW, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
+from storage.namespace.questions import KEPT
 from storage.record import SELF
 
 if TYPE_CHECKING:
+    from storage.namespace.frames import Frames
     from storage.namespace.questions import Questions
     from storage.namespace.rows import Rows
     from storage.record import Commit
@@ -32,8 +35,9 @@ class Contents:
         released: Without a past, frames that nothing refers to any more; the owner of the payloads takes them.
     """
 
-    def __init__(self, rows: Rows, questions: Questions) -> None:
+    def __init__(self, rows: Rows, questions: Questions, frames: Frames) -> None:
         self._rows = rows
+        self._frames = frames
         self._questions = questions
         self._table = rows.table
         self._keep_past = rows.keep_past
@@ -70,6 +74,8 @@ class Contents:
         attributes = Attributes.unpack(row[1])
         if attributes.mode & TYPE_MASK != REGULAR:
             return REFUSED[Reason.MALFORMED]
+        if not attributes.nlink and self._questions.content_state(inode, attributes.content):
+            return REFUSED[Reason.ABSENT]  # Nothing is left to lay it over.
         if record.size > FILE_BYTES_MAX:
             return REFUSED[Reason.TOO_LARGE]
         keep = record.keep
@@ -84,7 +90,7 @@ class Contents:
         if self._keep_past and attributes.content:
             self._table.put(
                 b"K" + CONTENT_KEY.pack(inode, attributes.content),
-                U64.pack(attributes.content_timestamp),
+                CONTENT_ROW.pack(attributes.content_timestamp, KEPT, before),
             )
         self._counters.live_bytes += record.size - attributes.size if attributes.nlink else 0
         attributes.content += 1
@@ -124,17 +130,27 @@ class Contents:
     ) -> None:
         """Overlay the extents; `fresh`: this generation never had a chunk row, so there is nothing to look up."""
         by_chunk: dict[int, list[tuple[int, int, int, int]]] = {}
+        is_own = self._rows.batched is None
         for offset, length, place, payload_offset in record.extents:
             at = address if place == SELF else place
+            is_own = is_own and place == SELF
             for chunk, start, size, done in extents.split_by_chunk(offset, length):
                 piece = (start, size, at, payload_offset + done)
                 by_chunk.setdefault(chunk, []).append(piece)
+        # The common commit has one frame in one chunk, which is what a frame without a count has.
+        is_plain = not self._keep_past or (is_own and len(by_chunk) == 1)
+        counted: Counter[int] | None = None if is_plain else Counter()
         for chunk, added in by_chunk.items():
             old = [] if fresh else self._questions.pieces(inode, attributes.generation, chunk)
             new = old
             for piece in added:
                 new = extents.overlay(new, piece)
             self._put_chunk(timestamp, inode, attributes, chunk, old, new, fresh=fresh)
+            if counted is not None:
+                counted.update({piece[2] for piece in new} - {piece[2] for piece in old})
+        if counted is not None:
+            for held, holders in counted.items():
+                self._frames.named(held, holders, is_own=held == address)
 
     def _put_chunk(
         self,
@@ -188,5 +204,6 @@ class Contents:
         for name in [name for name, _, _ in self._questions.deleted(inode)]:
             self._entries.erase(entry_key(inode, name))
         self._table.delete(b"S" + key)
+        self._table.delete(b"U" + key)
         self._inodes.erase(key)
         self.overlong.pop(inode, None)

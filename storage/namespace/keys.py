@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["CHUNK_KEY", "CONTENT_KEY", "MAX", "ROOT", "U64", "after_key", "entry_key"]
+__all__ = [
+    "CHUNK_KEY",
+    "CONTENT_KEY",
+    "CONTENT_ROW",
+    "MAX",
+    "ROOT",
+    "U64",
+    "after_key",
+    "entry_key",
+]
 
 ROOT = 1
 """The root directory's inode number, which is also FUSE's."""
@@ -14,6 +23,8 @@ CHUNK_KEY = struct.Struct(">QII")
 """inode, generation, chunk"""
 CONTENT_KEY = struct.Struct(">QQ")
 """inode, content commit"""
+CONTENT_ROW = struct.Struct(">QBI")
+"""timestamp, state (0: kept), generation"""
 MAX = 2**64 - 1
 
 

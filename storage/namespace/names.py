@@ -17,9 +17,10 @@ from storage.namespace.keys import MAX, ROOT, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
 
 if TYPE_CHECKING:
+    from storage.namespace.events import Events
     from storage.namespace.questions import Questions
     from storage.namespace.rows import Rows
-    from storage.record import Create, Link, Rename, Unlink
+    from storage.record import Create, CreateUnnamed, Link, Rename, Unlink
 
 __all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "Names"]
 
@@ -30,9 +31,10 @@ RENAME_EXCHANGE = 2
 class Names:
     """Applies the records of names to the rows."""
 
-    def __init__(self, rows: Rows, questions: Questions) -> None:
+    def __init__(self, rows: Rows, questions: Questions, events: Events) -> None:
         self._rows = rows
         self._questions = questions
+        self._events = events
         self._table = rows.table
         self._keep_past = rows.keep_past
         self._inodes = rows.inodes
@@ -111,6 +113,19 @@ class Names:
             counters.next_inode = inode + 1
         return DONE
 
+    def create_unnamed(self, timestamp: int, _address: int, record: CreateUnnamed) -> Outcome:
+        """Apply the record. Until a name is linked, a ``U`` row says that nobody would miss the inode."""
+        inode, now_ns = record.inode, timestamp * 1000
+        key = U64.pack(inode)
+        if record.mode & TYPE_MASK != REGULAR or self._inodes.get(key) is not None:
+            return REFUSED[Reason.MALFORMED]
+        owner = record.mode, record.uid, record.gid
+        attributes = Attributes(*owner, 0, 0, 0, now_ns, now_ns, now_ns, 0, 0, 0, 0, 0)
+        self._inodes.insert(key, timestamp, attributes.pack())
+        self._table.put(b"U" + key, b"")
+        self._counters.next_inode = max(self._counters.next_inode, inode + 1)
+        return DONE
+
     def link(self, timestamp: int, _address: int, record: Link) -> Outcome:
         """Apply the record."""
         parent_row, parent = self._rows.directory(record.parent)
@@ -122,7 +137,8 @@ class Names:
         attributes = Attributes.unpack(row[1])
         if is_directory(attributes.mode):
             return REFUSED[Reason.NOT_PERMITTED]
-        if attributes.nlink == 0:
+        is_first = attributes.never_had_a_name
+        if attributes.nlink == 0 and not is_first:
             return REFUSED[Reason.ABSENT]
         if attributes.nlink >= LINKS_MAX:
             return REFUSED[Reason.TOO_MANY_LINKS]
@@ -130,7 +146,12 @@ class Names:
             return REFUSED[Reason.NAME_TOO_LONG]
         if self._entries.get(entry_key(record.parent, record.name)) is not None:
             return REFUSED[Reason.EXISTS]
-        self._bind(record.parent, record.name, timestamp, record.inode, attributes, LINKED)
+        cause = CREATED if is_first else LINKED
+        self._bind(record.parent, record.name, timestamp, record.inode, attributes, cause)
+        if is_first:
+            self._table.delete(b"U" + U64.pack(record.inode))
+            self._counters.live_inodes += 1
+            self._counters.live_bytes += attributes.size
         attributes.nlink += 1
         attributes.ctime_ns = timestamp * 1000
         attributes.parent = record.parent
@@ -228,9 +249,10 @@ class Names:
             return REFUSED[Reason.MALFORMED]
         if target.inode == source.inode:
             return DONE
+        here, there = (record.parent, record.name), (record.new_parent, record.new_name)
         for directory, name, inode, origin in (
-            (record.parent, record.name, target.inode, (record.new_parent, record.new_name)),
-            (record.new_parent, record.new_name, source.inode, (record.parent, record.name)),
+            (*here, target.inode, there),
+            (*there, source.inode, here),
         ):
             attributes = self._questions.attributes(inode)
             assert attributes is not None
@@ -284,6 +306,8 @@ class Names:
         if old is not None:
             self._rows.unname(binding.inode, key)
         self._rows.name(inode, key)
+        if self._events.any and attributes.content:
+            self._events.carry(key, new, attributes, timestamp)
 
     def _unbind(
         self,

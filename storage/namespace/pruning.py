@@ -12,32 +12,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.attributes import REGULAR, TYPE_MASK, Attributes
-from storage.binding import Binding, Tombstone
+from storage.attributes import REGULAR, TYPE_MASK
+from storage.binding import Binding
 from storage.errors import Reason
 from storage.limits import PRUNED_CONTENTS_MAX
-from storage.namespace.keys import CHUNK_KEY, CONTENT_KEY, MAX, U64, entry_key
+from storage.namespace.keys import CHUNK_KEY, CONTENT_KEY, CONTENT_ROW, MAX, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
+from storage.namespace.questions import KEPT, PRUNED, PURGED
 
 if TYPE_CHECKING:
+    from storage.attributes import Attributes
     from storage.mvcc import Row
+    from storage.namespace.events import Events
     from storage.namespace.frames import Frames
     from storage.namespace.questions import Questions
     from storage.namespace.rows import Rows
     from storage.record import Drop, Prune
 
-__all__ = ["PRUNED", "PURGED", "Pruning", "Sweep"]
-
-PRUNED, PURGED = b"\1", b"\2"
-"""Why a content is gone: the byte behind the timestamp of its ``K`` row."""
+__all__ = ["Pruning", "Sweep"]
 
 
 class Pruning:
     """Applies the records of retention to the rows."""
 
-    def __init__(self, rows: Rows, questions: Questions) -> None:
+    def __init__(self, rows: Rows, questions: Questions, events: Events) -> None:
         self._rows = rows
         self._questions = questions
+        self._events = events
         self._table = rows.table
 
     def prune(self, timestamp: int, _address: int, record: Prune) -> Outcome:
@@ -56,16 +57,16 @@ class Pruning:
         self._await_sweep(record.inode, timestamp)
         return DONE
 
-    def _mark(self, inode: int, attributes: Attributes, content: int, state: bytes) -> None:
+    def _mark(self, inode: int, attributes: Attributes, content: int, state: int) -> None:
         key = b"K" + CONTENT_KEY.pack(inode, content)
         row = self._table.get(key)
         if row is None:
             assert content == attributes.content, "only the newest content has no row of its own"
-            row = U64.pack(attributes.content_timestamp)
-        if len(row) == U64.size:
+            row = CONTENT_ROW.pack(attributes.content_timestamp, KEPT, attributes.generation)
+        timestamp, before, generation = CONTENT_ROW.unpack(row)
+        if before == KEPT:
             self._rows.counters.pruned_contents += 1
-        if row[U64.size :] != PURGED:
-            self._table.put(key, row[: U64.size] + state)
+        self._table.put(key, CONTENT_ROW.pack(timestamp, max(before, state), generation))
 
     def _await_sweep(self, inode: int, timestamp: int) -> None:
         self._table.put(b"Q" + U64.pack(inode), U64.pack(timestamp))
@@ -80,16 +81,21 @@ class Pruning:
             attributes = self._questions.attributes(inode)
             if attributes is None or attributes.nlink:
                 return REFUSED[Reason.MALFORMED]
+        for row in list(rows.entries.history(key)):
+            if row.value is not None:
+                self._table.delete(b"N" + U64.pack(Binding.unpack(row.value).inode) + key)
         rows.entries.erase(key)
         self._erase_range(b"V" + key, b"V" + key + b"\xff" * 9)
+        self._events.forget(key, record.inodes)
         for inode in record.inodes:
             number = U64.pack(inode)
             rows.inodes.erase(number)
             for name in self._questions.xattrs(inode):
                 rows.xattrs.erase(entry_key(inode, name))
-            self._erase_range(b"K" + number, b"K" + number + b"\xff" * 9)
-            self._erase_range(b"B" + number, b"B" + number + b"\xff" * 512)
+            for letter in (b"K", b"N"):
+                self._erase_range(letter + number, letter + U64.pack(inode + 1))
             self._table.delete(b"S" + number)
+            self._table.delete(b"U" + number)
             self._await_sweep(inode, timestamp)
         return DONE
 
@@ -139,10 +145,12 @@ class Sweep:
         generation = CHUNK_KEY.unpack(state.key)[1]
         instants = state.instants.get(generation, [])
         horizon = state.horizon if generation >= state.generation else None
-        dropped, state.behind = chunks.thin(state.key, instants, horizon, state.behind, rows_max)
-        for row in dropped:
-            self._frames.dropped(row)
-        return rows_max if state.behind is not None else len(dropped) + 1
+        dropped, state.behind, looked = chunks.thin(
+            state.key, instants, horizon, state.behind, rows_max
+        )
+        for gone in dropped:
+            self._frames.dropped(gone)
+        return max(looked, 1)
 
     def restart(self) -> None:
         """The table was abandoned or another owner changed it: begin the inode under way again."""
@@ -167,8 +175,8 @@ class _Inode:
         if attributes.nlink:
             self.horizon = attributes.content_timestamp
             self.generation = attributes.generation
-        for content, timestamp in questions.kept_contents(inode):
-            found = questions.attributes_at(inode, timestamp)
-            assert found is not None, "a content has attributes"
-            assert found[1].content == content
-            self.instants.setdefault(found[1].generation, []).append(timestamp)
+        for timestamp, generation in questions.kept_contents(inode):
+            self.instants.setdefault(generation, []).append(timestamp)
+        if attributes.content and not questions.content_state(inode, attributes.content):
+            last = self.instants.setdefault(attributes.generation, [])
+            last.append(attributes.content_timestamp)

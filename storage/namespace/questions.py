@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage import extents
 from storage.attributes import Attributes
 from storage.binding import Binding, Tombstone
-from storage.namespace.keys import CHUNK_KEY, CONTENT_KEY, MAX, ROOT, U64, after_key, entry_key
+from storage.namespace.keys import (
+    CHUNK_KEY,
+    CONTENT_KEY,
+    CONTENT_ROW,
+    MAX,
+    ROOT,
+    U64,
+    after_key,
+    entry_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from storage.namespace.rows import Rows
 
-__all__ = ["Questions", "Version"]
+__all__ = ["KEPT", "PRUNED", "PURGED", "Questions", "Version"]
+
+KEPT, PRUNED, PURGED = 0, 1, 2
+"""What became of a content; gone by retention, or because somebody asked for it by name."""
 
 
 class Version(NamedTuple):
@@ -127,7 +140,19 @@ class Questions:
         if content == attributes.content:
             return attributes.content_timestamp
         row = self._table.get(b"K" + CONTENT_KEY.pack(inode, content))
-        return U64.unpack(row)[0] if row is not None else None
+        return CONTENT_ROW.unpack(row)[0] if row is not None else None
+
+    def content_state(self, inode: int, content: int) -> int:
+        """`KEPT`, or why a content is gone: `PRUNED` or `PURGED`. Its record is known all the same."""
+        row = self._table.get(b"K" + CONTENT_KEY.pack(inode, content))
+        return CONTENT_ROW.unpack(row)[1] if row is not None else KEPT
+
+    def kept_contents(self, inode: int) -> Iterator[tuple[int, int]]:
+        """The contents of an inode that are kept, oldest first, but for the newest: (timestamp, generation)."""
+        for _, row in self._table.scan(b"K" + U64.pack(inode), b"K" + U64.pack(inode + 1)):
+            timestamp, state, generation = CONTENT_ROW.unpack(row)
+            if state == KEPT:
+                yield timestamp, generation
 
     def pieces(
         self, inode: int, generation: int, chunk: int, timestamp: int | None = None
@@ -181,10 +206,31 @@ class Questions:
         row = self._labels.get(entry_key(directory, label))
         return U64.unpack(row)[0] if row is not None else None
 
+    def unnamed(self) -> list[int]:
+        """The inodes that were made without a name and got none yet."""
+        return [U64.unpack_from(key, 1)[0] for key, _ in self._table.scan(b"U", b"V")]
+
     def labels(self, directory: int) -> list[tuple[bytes, int]]:
         """The labels of a directory and their instants."""
         rows = self._labels.scan(U64.pack(directory))
         return [(key[8:-1], U64.unpack(row)[0]) for key, _, row in rows]
+
+    def all_labels(self) -> Iterator[tuple[int, bytes, int]]:
+        """(directory, label, instant) of every label there is."""
+        for key, _, row in self._labels.scan(b""):
+            yield U64.unpack_from(key)[0], key[8:-1], U64.unpack(row)[0]
+
+    def next_entry(self, after: bytes = b"") -> bytes | None:
+        """The least `entry_key` behind `after` of a name that means or ever meant anything."""
+        return self._entries.next_key(b"", after)
+
+    def only_life(self, directory: int, name: bytes) -> tuple[int, int, Binding] | None:
+        """(start, end, binding) of a name that meant something once and does not now; None for any other."""
+        rows = list(islice(self._entries.history(entry_key(directory, name)), 3))
+        if len(rows) != 2 or rows[0].tombstone is None or rows[1].value is None:
+            return None
+        binding = Binding.unpack(rows[1].value)
+        return (rows[1].timestamp, rows[0].timestamp, binding) if binding.first == 1 else None
 
     def journal(self, before: int = MAX) -> Iterator[tuple[int, list[int]]]:
         """Commits newest first, those at or before a timestamp: (timestamp, directories touched)."""
@@ -200,16 +246,18 @@ class Questions:
             inode = attributes.parent
         return True
 
+    def names(self, inode: int) -> list[tuple[int, bytes]]:
+        """(directory, name) of each name an inode has or ever had, in the order of the rows."""
+        prefix = b"N" + U64.pack(inode)
+        rows = self._table.scan(prefix, prefix + b"\xff" * 9)
+        return [(U64.unpack_from(key, 9)[0], key[17:-1]) for key, _ in rows]
+
     def names_at(self, inode: int, timestamp: int | None = None) -> list[tuple[int, bytes]]:
         """(directory, name) of each name an inode has, now or as of a timestamp, in the order of the rows.
 
         Costs a look-up for each name it ever had.
         """
-        prefix = b"N" + U64.pack(inode)
-        stop = prefix + b"\xff" * 9
-        had = [
-            (U64.unpack_from(key, 9)[0], key[17:-1]) for key, _ in self._table.scan(prefix, stop)
-        ]
+        had = self.names(inode)
         found = []
         for directory, name in had:
             binding = (

@@ -3,8 +3,9 @@
 Key spaces (prefix: live / past; FORMAT, "Index"): ``I/i`` inode -> attributes, ``E/e`` directory + name -> binding,
 ``C/c`` inode + generation + chunk -> pieces, ``X/x`` inode + name -> extended attribute, ``L/l`` directory + label ->
 timestamp. Plain rows: ``V`` directory + name + ~number -> a binding or tombstone of the past, by version number;
-``K`` inode + content commit -> its timestamp; ``S`` inode -> symbolic link target; ``J`` ~timestamp -> directories a
-commit touched; ``N`` inode + directory + name -> nothing: the names an inode has or had.
+``K`` inode + content commit -> its timestamp, state and generation; ``S`` inode -> symbolic link target; ``J`` ~timestamp -> directories a
+commit touched; ``N`` inode + directory + name -> nothing: the names an inode has or had; ``Q``
+inode -> timestamp: pruned then and not swept yet; ``U`` inode -> nothing: made without a name, and got none yet. ``R`` and ``D`` are those of `frames`, ``T`` those of `deliveries`.
 """
 
 from __future__ import annotations

@@ -218,8 +218,6 @@ def test_ioctls_are_refused_as_on_any_file_system_without_them(place: Path) -> N
     (place / "f").write_text("x")
     with (place / "f").open() as file, pytest.raises(OSError, match="Inappropriate ioctl"):
         fcntl.ioctl(file, 0x80086601, bytes(8))
-    with pytest.raises(OSError, match="not supported"):
-        os.open(place, os.O_TMPFILE | os.O_RDWR)
 
 
 def test_locks_keep_processes_apart(place: Path) -> None:
@@ -483,6 +481,21 @@ def test_reading_files_again_reads_nothing(place: Path, counter: Counter) -> Non
     assert first["open"] == first["release"] == 1000
     assert first.get("read", 0) <= 1000
     assert counter.during(read_all) == {"open": 1000, "release": 1000}
+
+
+def test_a_write_is_one_request(place: Path, counter: Counter) -> None:
+    """Whether a file has capabilities is asked once, not before each write(2)."""
+
+    def write_all() -> None:
+        descriptor = os.open(place / "f", os.O_WRONLY | os.O_CREAT, 0o644)
+        for _ in range(1000):
+            os.write(descriptor, b"x" * BLOCK)
+        os.close(descriptor)
+
+    asked = counter.during(write_all)
+    assert asked.pop("write") == 1000
+    assert asked.pop("getattr", 0) <= 1, "of the directory, where it changed before"
+    assert asked == {"lookup": 1, "create": 1, "getxattr": 1, "flush": 1, "release": 1}
 
 
 def test_git_status_and_an_import(place: Path, counter: Counter) -> None:

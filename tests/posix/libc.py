@@ -19,7 +19,6 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE, UNSHARE = 1, 2, 8, 16, 32, 64
 
 
-
 def _checked(result: int) -> int:
     if result < 0:
         number = ctypes.get_errno()
@@ -40,12 +39,18 @@ def renameat2(source: str, target: str, flags: int) -> None:
 
 
 def utimensat(
-    path: str | None, atime: tuple[int, int], mtime: tuple[int, int], flags: int = 0, at: int = AT_FDCWD
+    path: str | None,
+    atime: tuple[int, int],
+    mtime: tuple[int, int],
+    flags: int = 0,
+    at: int = AT_FDCWD,
 ) -> None:
-    """Times as (seconds, nanoseconds), the latter also UTIME_NOW and UTIME_OMIT."""
+    """Times as (seconds, nanoseconds), the latter also UTIME_NOW and UTIME_OMIT; without a path of the file `at`."""
     times = (Timespec * 2)(Timespec(*atime), Timespec(*mtime))
-    name = os.fsencode(path) if path is not None else None
-    _checked(libc.utimensat(at, name, times, flags))
+    if path is None:
+        _checked(libc.futimens(at, times))
+    else:
+        _checked(libc.utimensat(at, os.fsencode(path), times, flags))
 
 
 def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
@@ -54,7 +59,6 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
 
 def posix_fallocate(descriptor: int, offset: int, length: int) -> None:
     os.posix_fallocate(descriptor, offset, length)
-
 
 
 def mknod(path: str, mode: int, device: int = 0) -> None:
@@ -68,18 +72,14 @@ def linkat(source: str, target: str, flags: int, at: int = AT_FDCWD) -> None:
 
 def setxattr(path: str, name: bytes, value: bytes, flags: int = 0) -> None:
     """setxattr(2), not following a symbolic link."""
-    _checked(
-        libc.lsetxattr(os.fsencode(path), name, value, ctypes.c_size_t(len(value)), flags)
-    )
+    _checked(libc.lsetxattr(os.fsencode(path), name, value, ctypes.c_size_t(len(value)), flags))
 
 
 def getxattr(path: str, name: bytes, room_bytes: int) -> int:
     """getxattr(2) with a buffer of a size: what it returns."""
     libc.lgetxattr.restype = ctypes.c_ssize_t
     buffer = ctypes.create_string_buffer(max(room_bytes, 1))
-    return _checked(
-        libc.lgetxattr(os.fsencode(path), name, buffer, ctypes.c_size_t(room_bytes))
-    )
+    return _checked(libc.lgetxattr(os.fsencode(path), name, buffer, ctypes.c_size_t(room_bytes)))
 
 
 def listxattr(path: str, room_bytes: int) -> int:

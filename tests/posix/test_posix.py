@@ -18,14 +18,14 @@ pytestmark = pytest.mark.mounted
 CASES = cases()
 
 
-def parameters():
-    for case in CASES:
-        marks = [pytest.mark.slow] if case.is_slow else []
-        yield pytest.param(case, id=str(case), marks=marks)
+PARAMETERS = [
+    pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.is_slow else [])
+    for case in CASES
+]
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("case", parameters())
+@pytest.mark.parametrize("case", PARAMETERS)
 def test_as_on_ext4(trees, case, door):
     theirs, ours = trees.expected(case), trees.observed(case, door)
     assert list(ours) == list(theirs), "a case makes the same calls everywhere"

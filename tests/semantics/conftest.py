@@ -303,6 +303,20 @@ class Tree:
             self.fs.remember(stat.number)
             return Descriptor(stat.number, opened.handle, flags)
 
+    def open_unnamed(self, directory, mode: int = 0o600) -> Descriptor:
+        """O_TMPFILE."""
+        with self._walk(as_bytes(directory), follow=True) as stat:
+            self._check(stat, WRITE | SEARCH)
+            flags = os.O_RDWR | os.O_TMPFILE
+            opened, made = self.fs.create_unnamed(stat.number, mode, flags, self.caller)
+            return Descriptor(made.number, opened.handle, flags)
+
+    def link_open(self, file: Descriptor, new) -> None:
+        """linkat(2) of an open file."""
+        with self._parent(new) as (parent, name):
+            self._making(parent, name)
+            self.fs.forget(self.fs.link(file.number, parent.number, name, self.caller).number, 1)
+
     def write(self, file: Descriptor, data: bytes, offset: int | None = None) -> None:
         if offset is None:
             offset = self.fs.getattr(file.number).size if file.flags & os.O_APPEND else file.place

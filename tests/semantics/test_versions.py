@@ -367,3 +367,56 @@ def test_times_of_commits_increase_whatever_the_clock_does(tree):
     times = [line["timestamp"] for line in log(tree, "f")]
     assert times == sorted(set(times), reverse=True)
     assert int(tree.cascade("f", "clock_skew_us")) > 3_599_000_000
+
+
+def test_a_file_without_a_name_gets_name_and_version_in_one_step(tree):
+    tree.mkdir("d")
+    tree.chmod("d", 0o2775)
+    tree.chown("d", 0, 7)
+    file = tree.open_unnamed("d")
+    tree.write(file, b"one")
+    tree.fsync(file)  # on nobody's disk: who would find it there?
+    tree.write(file, b" two")
+    assert tree.ls("d") == []
+    assert tree.fs.getattr(file.number).nlink == 0
+    records = tree.records()
+    tree.link_open(file, "d/f")
+    assert tree.records() == records + 1, "nobody ever sees the name without the content"
+    assert tree.versions("d/f") == ["v1"]
+    assert tree.cat("d/f@v1") == tree.cat("d/f") == b"one two"
+    assert (tree.stat("d/f").nlink, tree.stat("d/f").gid) == (1, 7)
+    tree.close(file)
+    assert tree.versions("d/f") == ["v1"], "nothing was written after the link"
+    again = tree.open_unnamed("d")
+    assert tree.errno("link_open", again, "d/f") == "EEXIST"
+    tree.unlink("d/f")
+    tree.link_open(again, "d/f")
+    tree.write(again, b"later", 0)
+    tree.link_open(again, "d/g")
+    tree.close(again)
+    assert tree.versions("d/f") == ["v1", "v2", "v3", "v4"]
+    assert [tree.cat(f"d/f@v{n}") for n in (3, 4)] == [b"", b"later"]
+    assert tree.cat("d/g@v1") == b"later"
+
+
+def test_a_file_never_named_is_gone_with_its_last_user(tree, tmp_path):
+    tree.put("f", "here")
+    inodes = tree.store.counters.live_inodes
+    file = tree.open_unnamed("")
+    tree.write(file, b"x" * 100_000)
+    with tree._refusals():
+        tree.fs.setxattr(file.number, b"user.x", b"y", 0, tree.caller)
+    numbers = [file.number]
+    other = tree.after_power_cut(tmp_path / "other")
+    assert other.store.attributes(file.number) is None, "nor does it outlive the daemon"
+    assert other.cat("f") == b"here"
+    other.store.close()
+    tree.close(file)
+    for _ in range(3):
+        file = tree.open_unnamed("")
+        numbers.append(file.number)
+        tree.close(file)
+    tree.keep_house()
+    assert [tree.store.attributes(number) for number in numbers] == [None] * 4
+    assert tree.store.counters.live_inodes == inodes
+    assert tree.fs.status()["drafts"] == 0

@@ -30,10 +30,12 @@ class Faults:
     """EIO from fdatasync or a directory's fsync; the kernel then forgets what it could not write."""
     refused_read_probability: float = 0.0
     short_write_probability: float = 0.0
-    """A pwritev that writes some of its bytes."""
+    """A pwritev that writes some of its bytes, or all but a few; half of them because the disk is full."""
     end_probability: float = 0.0
     """The process, or the machine, ends before this call."""
     on: bool = False
+    full: bool = False
+    """The next write is refused."""
     injected: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -60,6 +62,9 @@ class Faults:
         if draw() < self.end_probability:
             self.injected["ends at a call"] += 1
             raise PowerCut
+        if call == "pwritev" and self.full:
+            self.full = draw() < 0.5
+            self._refuse("writes refused", errno.ENOSPC, name)
         if call in WRITING and draw() < self.refused_write_probability:
             self._refuse("writes refused", self.random.choice((errno.EIO, errno.ENOSPC)), name)
         if call in SYNCING and draw() < self.refused_sync_probability:
@@ -68,7 +73,8 @@ class Faults:
             self._refuse("reads refused", errno.EIO, name)
         if call == "pwritev" and draw() < self.short_write_probability:
             self.injected["short writes"] += 1
-            return self.random.randrange(200)
+            self.full = draw() < 0.5
+            return self.random.choice((self.random.randrange(200), -self.random.randrange(1, 9)))
         return None
 
     def _refuse(self, what: str, code: int, name: str) -> None:

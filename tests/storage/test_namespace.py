@@ -18,6 +18,8 @@ from storage.record import (
     Batch,
     Commit,
     Create,
+    CreateUnnamed,
+    Drop,
     Label,
     Link,
     Record,
@@ -413,8 +415,9 @@ def test_bytes_may_be_shared_between_files(world) -> None:
 def test_staged_bytes_change_nothing(world) -> None:
     f = world.make(b"f")
     before = world.rows()
-    world.do(Write(f, 0))
-    assert world.rows() == before
+    at = 8 * world.do(Write(f, 0))
+    counted = (b"R" + at.to_bytes(8, "big"), bytes(4))
+    assert world.rows() == sorted([*before, counted])
 
 
 def test_counters_count_what_has_a_name(world) -> None:
@@ -543,3 +546,75 @@ def test_without_a_past_a_frame_is_let_go_with_its_last_piece() -> None:
     world.do(Commit(g, 0, None, [], 0, 0))
     assert world.space.released == [first]
     assert not world.space.refers(first)
+
+
+# --- files without a name ---------------------------------------------------------------------------------------------
+
+
+def unnamed(world) -> int:
+    inode = world.space.counters.next_inode
+    world.do(CreateUnnamed(inode, REGULAR | 0o600, 1, 2))
+    return inode
+
+
+def test_a_first_name_counts_on_from_what_the_name_was(world) -> None:
+    f = world.make(b"f")
+    world.write(f)
+    world.do(Unlink(ROOT, b"f"))
+    inode = unnamed(world)
+    content = Commit(inode, 10, 0, [(0, 10, SELF, 0)], 0, 0)
+    t = world.do(Batch([Link(ROOT, b"f", inode), content]))
+    assert world.story(b"f")[2:] == [(t, inode, 1)]
+    assert world.space.head(ROOT, b"f") == 3
+    assert world.space.attributes(inode).nlink == 1
+    assert world.space.unnamed() == []
+
+
+def test_a_file_without_a_name_counts_for_nothing_until_it_has_one(world) -> None:
+    before = (world.space.counters.live_inodes, world.space.counters.live_bytes)
+    inode = unnamed(world)
+    assert world.space.unnamed() == [inode]
+    assert (world.space.counters.live_inodes, world.space.counters.live_bytes) == before
+    world.do(Batch([Link(ROOT, b"f", inode), Commit(inode, 10, 0, [], 0, 0)]))
+    assert world.space.counters.live_inodes == before[0] + 1
+    assert world.space.counters.live_bytes == before[1] + 10
+    world.do(Unlink(ROOT, b"f"))
+    assert (world.space.counters.live_inodes, world.space.counters.live_bytes) == before
+    refused = world.space.apply(world.t + 1, 0, Link(ROOT, b"g", inode))
+    assert refused.reason is Reason.ABSENT, "it had a name, and was removed"
+
+
+def test_a_link_that_is_refused_leaves_the_file_without_name_and_content(world) -> None:
+    world.make(b"f")
+    inode = unnamed(world)
+    content = Commit(inode, 10, 0, [(0, 10, SELF, 0)], 0, 0)
+    before = world.rows()
+    refused = world.space.apply(world.t + 1, 0, Batch([Link(ROOT, b"f", inode), content]))
+    assert refused.reason is Reason.EXISTS
+    assert world.rows() == before
+
+
+@pytest.mark.parametrize("keep_past", [True, False])
+def test_a_file_never_named_is_dropped_without_a_trace(keep_past) -> None:
+    world = World(keep_past=keep_past)
+    world.space.sweep.step(100)
+    before = {key for key, _ in world.rows()}
+    inode = unnamed(world)
+    world.do(SetXattr(inode, b"user.x", b"y"))
+    world.do(SetAttributes(inode, mode=0o644))
+    if keep_past:
+        world.do(Drop(0, b"", [inode]))
+        while world.space.sweep.step(100):
+            pass
+    else:
+        world.space.forget(world.t + 1, inode)
+    left = {key for key, _ in world.rows()} - before
+    assert {key[:1] for key in left} <= {b"J"}, "the journal alone says that something happened"
+
+
+def test_the_same_number_is_not_made_twice(world) -> None:
+    inode = unnamed(world)
+    again = world.space.apply(world.t + 1, 0, CreateUnnamed(inode, REGULAR, 0, 0))
+    assert again.reason is Reason.MALFORMED
+    directory = world.space.apply(world.t + 2, 0, CreateUnnamed(inode + 1, DIRECTORY, 0, 0))
+    assert directory.reason is Reason.MALFORMED

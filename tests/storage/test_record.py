@@ -35,6 +35,38 @@ RECORDS = [
     (record.Label(1, b"l", 7), "94 09 01 c4016c 07"),
     (record.Unlabel(1, b"l"), "93 0a 01 c4016c"),
     (record.Batch([record.Link(1, b"f", 2)]), "92 0b 91 94 02 01 c40166 02"),
+    (
+        record.Batch([record.Expect(1, b"f", 2, 3), record.Event(2, -1)]),
+        "92 0b 92 95 1e 01 c40166 02 03 93 1f 02 ff",
+    ),
+    (record.Prune(2, [(1, 3), (5, 5)], purged=True), "94 0c 02 92 92 01 03 92 05 05 c3"),
+    (record.Drop(1, b"f", [2]), "94 0d 01 c40166 91 02"),
+    (record.CreateUnnamed(2, REGULAR | 0o644, 3, 4), "95 12 02 cd81a4 03 04"),
+    (record.Adopt(3), "92 14 03"),
+    (record.Activate(1, b"s", [(b"c", b"d", 7, 8)]), "94 15 01 c40173 91 94 c40163 c40164 07 08"),
+    (
+        record.Finish(
+            1,
+            b"c",
+            3,
+            [(5, 0)],
+            1,
+            (5, 80),
+            [record.Unlink(1, b"f")],
+            [(1, b"g", 2)],
+            [("k", b"v")],
+            b"p",
+            b"l",
+        ),
+        "9c 16 01 c40163 03 91 92 05 00 01 92 05 50 91 94 03 01 c40166 c2"
+        "91 93 01 c40167 02 91 92 a16b c40176 c40170 c4016c",
+    ),
+    (
+        record.Attempt(1, b"c", 3, [(5, 0)], 2, 9, b"f"),
+        "98 17 01 c40163 03 91 92 05 00 02 09 c40166",
+    ),
+    (record.Advance(3, [(1, b"c", 7, 8)]), "93 18 03 91 94 01 c40163 07 08"),
+    (record.Rearm(1, b"c", [(5, 0)], again=True), "95 19 01 c40163 91 92 05 00 c3"),
 ]
 
 
@@ -119,13 +151,15 @@ def test_rows_are_where_format_says() -> None:
         b"e" + f + down(2): b"\1" + binding_f,
         b"V" + f + down(3): u64(8) + b"\0" + Tombstone(3, 3, ROOT, b"g").pack(),
         b"V" + f + down(1): u64(2) + b"\1" + binding_f,
-        b"K" + u64(2) + u64(1): u64(3),
+        b"K" + u64(2) + u64(1): u64(3) + bytes(5),
+        b"R" + u64(80): bytes([2, 0, 0, 0]),
         b"C" + u64(2) + bytes(4) + bytes(4): u64(3) + extents.pack([(0, 3, 24, 0)]),
         b"C" + u64(2) + b"\0\0\0\1" + bytes(4): u64(4) + extents.pack([(1, 2, 80, 5)]),
         b"X" + u64(2) + b"user.x\0": u64(5) + b"v",
         b"L" + u64(ROOT) + b"l\0": u64(6) + u64(3),
         b"S" + u64(3): b"to",
         **{b"J" + down(t): u64(ROOT) for t in (2, 3, 4, 5, 7, 8)},
+        **{b"N" + u64(inode) + name: b"" for inode, name in ((2, f), (2, g), (3, s))},
     }
     inodes = {key for key in rows if key[:1] in (b"I", b"i")}
     assert inodes == {

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from triggers.run import Script
 
-__all__ = ["ScriptImporter"]
+__all__ = ["PREFIX", "ScriptImporter"]
+
+PREFIX = "_cascade_"
+"""Of the private names of scripts' modules."""
 
 
 class ScriptImporter(MetaPathFinder, Loader):
@@ -33,7 +36,7 @@ class ScriptImporter(MetaPathFinder, Loader):
 
     def __init__(self, script: Script, replaced: Mapping[str, Any] | None = None) -> None:
         """Make the script importable; `replaced` are built-ins that its modules get in place of Python's."""
-        self.prefix = f"_cascade_{script.id}"
+        self.prefix = f"{PREFIX}{script.id}"
         # A dot in the name of the script itself separates no packages.
         self._main = f"{self.prefix}.{script.name.removesuffix('.py').replace('.', '_')}"
         base = f"{script.base_path}/" if script.base_path else ""

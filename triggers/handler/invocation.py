@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from triggers.handler.context import AsyncContext, Base, Context, Rejected, RetryLater
 from triggers.handler.event import Event
+from triggers.handler.importer import PREFIX
 from triggers.run import Done, Failed
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from triggers.handler.context import Services
     from triggers.run import Cut, FailureKind, Run
 
-__all__ = ["OUTPUT_BYTES_MAX", "Invocation", "failure", "is_coroutine"]
+__all__ = ["OUTPUT_BYTES_MAX", "Invocation", "failure", "is_coroutine", "one_line", "shown"]
 
 OUTPUT_BYTES_MAX = 64 * 1024
 """Of what a run prints; the end of it is kept."""
@@ -96,7 +97,7 @@ class Invocation:
     def failed(self, error: BaseException) -> Failed:
         """The failure that an exception means."""
         kind, message, after_ms = failure(error)
-        text = "" if kind in ("retry", "reject") else "".join(traceback.format_exception(error))
+        text = "" if kind in ("retry", "reject") else shown(error)
         return self._failure(kind, message, text, after_ms)
 
     def timed_out(self) -> Failed:
@@ -142,6 +143,14 @@ def failure(error: BaseException) -> tuple[FailureKind, str, int | None]:
         case SystemExit():
             return "exit", f"exit status {error.code}", None
     return "exception", one_line(error), None
+
+
+def shown(error: BaseException) -> str:
+    """A traceback from where the script begins: how it came to be called is no news to its author."""
+    trace = error.__traceback__
+    while trace and not str(trace.tb_frame.f_globals.get("__name__", "")).startswith(PREFIX):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(error.with_traceback(trace or error.__traceback__)))
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import traceback
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from triggers.handler.context import Services
 from triggers.handler.copies import Copies
 from triggers.handler.device import find_device
 from triggers.handler.importer import ScriptImporter
-from triggers.handler.invocation import Invocation, is_coroutine
+from triggers.handler.invocation import Invocation, is_coroutine, one_line, shown
 from triggers.run import Failed, LoadFailed
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from triggers.run import Cut, Done, Run, Script
 
 __all__ = ["InprocRunner"]
-
-LOAD_SECONDS_MAX = 60
 
 _printing: ContextVar[Invocation | None] = ContextVar("printing", default=None)
 
@@ -136,8 +133,7 @@ class InprocRunner:
             try:
                 loaded = (importer, importer.collect())
             except Exception as error:
-                text = "".join(traceback.format_exception(error))
-                raise LoadFailed(text.strip().rpartition("\n")[2], text) from error
+                raise LoadFailed(one_line(error), shown(error)) from error
             self._loaded[script.id] = loaded
         return loaded[1]
 

@@ -1,0 +1,90 @@
+"""What protects the history of a directory, and what lets it go: policies, labels and holds, looked up once and kept.
+
+A `Rules` is good for one step of a pass, during which nothing else changes the store: it remembers what it found for
+every directory it was asked about.
+
+Sources: SEMANTICS 7.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Final
+
+from storage.namespace import ROOT
+from storage.retention.policy import MalformedPolicy, Policy, parse
+
+if TYPE_CHECKING:
+    from storage.namespace import Namespace
+
+__all__ = ["HOLD", "RETENTION", "Rules"]
+
+RETENTION: Final = b"user.cascade.retention"
+"""The extended attribute of a directory that is its policy."""
+
+HOLD: Final = b"user.cascade.hold"
+"""The extended attribute of a file or directory at and below which nothing is let go; its value says why."""
+
+
+class Rules:
+    """The rules of one store as they are now."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._policies: dict[int, Policy | None] = {}
+        self._held: dict[int, bool] = {}
+        self._labelled: dict[int, list[int]] = {}
+        self._labels: list[tuple[int, int]] | None = None
+
+    def policy(self, directory: int) -> Policy | None:
+        """The policy of the nearest directory above, itself included, that has one; None: everything is kept."""
+        if directory in self._policies:
+            return self._policies[directory]
+        text = self._namespace.xattr(directory, RETENTION)
+        if text is not None:
+            try:
+                found: Policy | None = parse(text)
+            except MalformedPolicy:
+                found = None  # Set before there was a check: nothing is lost by a text nobody understands.
+        else:
+            above = self._above(directory)
+            found = self.policy(above) if above else None
+        self._policies[directory] = found
+        return found
+
+    def is_held(self, inode: int) -> bool:
+        """Whether a file or directory, or a directory above, has a hold."""
+        if inode in self._held:
+            return self._held[inode]
+        held = self._namespace.xattr(inode, HOLD) is not None
+        if not held and (above := self._above(inode)):
+            held = self.is_held(above)
+        self._held[inode] = held
+        return held
+
+    def _above(self, inode: int) -> int:
+        attributes = self._namespace.attributes(inode)
+        return attributes.parent if attributes is not None and inode != ROOT else 0
+
+    def is_labelled(self, directory: int, start: int, end: int) -> bool:
+        """Whether a label names an instant in [start, end) of a directory that had this one in or below it then."""
+        instants = self.labelled(directory)
+        return bisect_left(instants, start) < bisect_left(instants, end)
+
+    def labelled(self, directory: int) -> list[int]:
+        """The instants, ascending, at which a label shows a directory."""
+        found = self._labelled.get(directory)
+        if found is None:
+            if self._labels is None:
+                self._labels = [(of, at) for of, _, at in self._namespace.all_labels()]
+            found = sorted({at for of, at in self._labels if self._was_below(directory, of, at)})
+            self._labelled[directory] = found
+        return found
+
+    def _was_below(self, directory: int, above: int, timestamp: int) -> bool:
+        while directory != above:
+            then = self._namespace.attributes_at(directory, timestamp)
+            if then is None or directory == ROOT or not then[1].parent:
+                return False
+            directory = then[1].parent
+        return True

@@ -1,0 +1,252 @@
+"""What is done to product and reference: random calls, drawn by Hypothesis.
+
+The names are few, so that calls meet: files where directories are wanted, renames over each other, links that
+lead nowhere. A rule whose handle is not there takes another one; so shrinking drops steps and the rest still mean
+something.
+"""
+
+from __future__ import annotations
+
+from hypothesis import note, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.model.pair import Divergence, Pair
+
+NAMES = ["a", "b.txt", "d", "e"]
+PATHS = [
+    *NAMES,
+    *(f"d/{name}" for name in NAMES),
+    *(f"e/{name}" for name in ("a", "d")),
+    "d/e/a",
+    "d/d/b.txt",
+]
+TARGETS = ["a", "d", "d/a", "e", "nowhere", "b.txt"]
+OPENINGS = [
+    "r",
+    "rw",
+    "w append",
+    "rw creat",
+    "rw creat",
+    "w creat trunc",
+    "rw trunc",
+    "rw creat excl",
+    "rw creat append",
+    "w creat excl trunc",
+]
+MODES = [0o644, 0o600, 0o755, 0o400, 0o777]
+HANDLES_MAX = 4
+LABELS = ["one", "two"]
+
+path = st.sampled_from(PATHS)
+place = st.sampled_from([0, 0, 1, 5, 40, 63, 64, 65, 100, 128, 200, 300])
+width = st.sampled_from([1, 3, 20, 48, 63, 64, 70, 130, 200])
+which = st.integers(0, HANDLES_MAX - 1)
+past = st.one_of(
+    st.tuples(st.just("v"), st.integers(1, 6)),
+    st.tuples(st.just("v-"), st.integers(0, 3)),
+    st.tuples(st.just("at"), st.integers(0, 200)),
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """Rules over a `Pair`; a subclass says through which door."""
+
+    w: Pair
+
+    def make_pair(self) -> Pair:
+        raise NotImplementedError
+
+    @initialize()
+    def begin(self) -> None:
+        self.w = self.make_pair()
+        self.next_fd = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "w"):
+            self.end()
+
+    def end(self) -> None:
+        """The example is over, whatever became of it."""
+
+    # --- names -------------------------------------------------------------------------------------------------
+
+    @rule(path=path, mode=st.sampled_from(MODES))
+    def mkdir(self, path, mode):
+        self.w.mkdir(path, mode | 0o700)
+
+    @rule(path=path)
+    def mknod(self, path):
+        self.w.mknod(path)
+
+    @rule(path=path, to=st.sampled_from(TARGETS))
+    def symlink(self, path, to):
+        self.w.symlink(to, path)
+
+    @rule(old=path, new=path)
+    def link(self, old, new):
+        self.w.link(old, new)
+
+    @rule(path=path)
+    def unlink(self, path):
+        self.w.unlink(path)
+
+    @rule(path=path)
+    def rmdir(self, path):
+        self.w.rmdir(path)
+
+    @rule(old=path, new=path, flags=st.sampled_from(["", "", "", "noreplace", "exchange"]))
+    def rename(self, old, new, flags):
+        self.w.rename(old, new, flags)
+
+    @rule(path=path, length=width)
+    def save(self, path, length):
+        """As editors do: write beside, rename over."""
+        fd = self.fresh()
+        if self.w.open(fd, "new", "w creat trunc"):
+            self.w.write(fd, 0, length)
+            self.w.close(fd)
+            self.w.rename("new", path)
+
+    @rule(path=path, length=width)
+    def put(self, path, length):
+        fd = self.fresh()
+        if self.w.open(fd, path, "w creat trunc"):
+            self.w.write(fd, 0, length)
+            self.w.close(fd)
+
+    # --- metadata ----------------------------------------------------------------------------------------------
+
+    @rule(path=path, size=place)
+    def truncate(self, path, size):
+        self.w.truncate(path, size)
+
+    @rule(path=path, mode=st.sampled_from(MODES))
+    def chmod(self, path, mode):
+        self.w.chmod(path, mode)
+
+    @rule(path=path, mtime_ns=st.sampled_from([0, 10**18 + 1, -5 * 10**8]))
+    def utime(self, path, mtime_ns):
+        self.w.utime(path, mtime_ns)
+
+    @rule(
+        path=path,
+        name=st.sampled_from(["user.k", "user.l"]),
+        value=st.sampled_from([b"", b"one", b"\0\xff"]),
+        flags=st.sampled_from(["", "", "create", "replace"]),
+    )
+    def setxattr(self, path, name, value, flags):
+        self.w.setxattr(path, name, value, flags)
+
+    @rule(path=path, name=st.sampled_from(["user.k", "user.l"]))
+    def removexattr(self, path, name):
+        self.w.removexattr(path, name)
+
+    # --- history -----------------------------------------------------------------------------------------------
+
+    @rule(path=path, spec=past)
+    def restore(self, path, spec):
+        self.w.restore(path, *spec)
+
+    @rule(path=st.sampled_from([".", "d", "d", "e", "d/.", "d/e", "a"]), label=st.sampled_from(LABELS))
+    def label(self, path, label):
+        self.w.label(path, label)
+
+    @rule(path=st.sampled_from([".", "d", "e"]), label=st.sampled_from(LABELS))
+    def unlabel(self, path, label):
+        self.w.unlabel(path, label)
+
+    @rule(
+        call=st.sampled_from(
+            "creat write mkdir symlink rename unlink rmdir chmod truncate".split()
+        ),
+        path=path,
+        spec=past,
+    )
+    def forge(self, call, path, spec):
+        self.w.forge(call, path, *spec)
+
+    # --- open files --------------------------------------------------------------------------------------------
+
+    def fresh(self) -> int:
+        self.next_fd += 1
+        return self.next_fd
+
+    def some(self, which: int, allowed) -> int | None:
+        """One of the handles that may do something."""
+        fds = [fd for fd, handle in self.w.reference.handles.items() if allowed(handle)]
+        return fds[which % len(fds)] if fds else None
+
+    @precondition(lambda self: len(self.w.reference.handles) < HANDLES_MAX)
+    @rule(path=path, flags=st.sampled_from(OPENINGS), process=st.integers(0, 1))
+    def open(self, path, flags, process):
+        self.w.open(self.fresh(), path, flags, process)
+
+    @precondition(lambda self: len(self.w.reference.handles) < HANDLES_MAX)
+    @rule(path=path, spec=past)
+    def open_past(self, path, spec):
+        self.w.open_past(self.fresh(), path, *spec)
+
+    def on_a_handle(self, which, allowed, call, *arguments):
+        fd = self.some(which, allowed)
+        if fd is not None:
+            call(fd, *arguments)
+
+    @rule(which=which, offset=place, length=width)
+    def read(self, which, offset, length):
+        self.on_a_handle(which, lambda h: h.reads, self.w.read, offset, length)
+
+    @rule(which=which, offset=place, length=width)
+    def write(self, which, offset, length):
+        self.on_a_handle(which, lambda h: h.writes, self.w.write, offset, length)
+
+    @rule(which=which, offset=place, length=width)
+    def write_and_close(self, which, offset, length):
+        fd = self.some(which, lambda h: h.writes)
+        if fd is not None:
+            self.w.write(fd, offset, length)
+            self.w.close(fd)
+
+    @rule(which=which, size=place)
+    def ftruncate(self, which, size):
+        self.on_a_handle(which, lambda h: h.writes, self.w.ftruncate, size)
+
+    @rule(
+        which=which,
+        offset=place,
+        length=width,
+        how=st.sampled_from(["", "keep", "zero", "zero keep", "punch", "punch"]),
+    )
+    def allocate(self, which, offset, length, how):
+        self.on_a_handle(which, lambda h: h.frozen is None, self.w.allocate, offset, length, how)
+
+    @rule(source=which, at=place, sink=which, offset=place, length=width)
+    def copy(self, source, at, sink, offset, length):
+        reader = self.some(source, lambda h: h.reads)
+        writer = self.some(sink, lambda h: h.writes and not h.appends)
+        if reader is not None and writer is not None:
+            self.w.copy(reader, at, writer, offset, length)
+
+    @rule(which=which)
+    def holes(self, which):
+        self.on_a_handle(which, lambda h: h.reads, self.w.check_holes)
+
+    @rule(which=which)
+    def fsync(self, which):
+        self.on_a_handle(which, lambda h: h.frozen is None, self.w.fsync)
+
+    @rule(which=which)
+    def close_duplicate(self, which):
+        self.on_a_handle(which, lambda h: True, self.w.close_duplicate)
+
+    @rule(which=which)
+    def close(self, which):
+        self.on_a_handle(which, lambda h: True, self.w.close)
+
+    # --- ends --------------------------------------------------------------------------------------------------
+
+    @rule()
+    def kill(self):
+        self.w.kill()
+
+
+__all__ = ["Divergence", "Machine", "invariant", "note"]

@@ -1,0 +1,109 @@
+"""One message at a time over a SOCK_SEQPACKET socket, with descriptors beside it (unix(7), SCM_RIGHTS).
+
+A datagram of such a socket is bounded by the send buffer, so a message too long for that goes as sealed memory itself:
+the datagram then holds only the byte `M`, and its last descriptor is the message. Else it is `D` and the message.
+
+Plain calls: a socket that does not block raises BlockingIOError, and the caller waits as it likes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+
+from triggers.worker.sealed import map_sealed, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Channel", "Closed", "pair"]
+
+DATAGRAM_BYTES_MAX = 64 * 1024
+FDS_MAX = 8
+"""Descriptors of one message; the kernel allows 253."""
+
+Incoming = TypeVar("Incoming")
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+class Channel(Generic[Incoming]):
+    """One end, which receives messages of one kind and sends any. Owns its socket."""
+
+    def __init__(self, end: socket.socket, incoming: object) -> None:
+        self.socket = end
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
+
+    def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        """Send one message; the descriptors stay the caller's.
+
+        Raises:
+            Closed: nobody will receive it.
+            BlockingIOError: not now; nothing was sent.
+        """
+        assert len(fds) < FDS_MAX
+        data = self._encoder.encode(message)
+        own = -1
+        if len(data) <= DATAGRAM_BYTES_MAX:
+            datagram = [b"D", data]
+        else:
+            own = seal([data], "message")
+            datagram, fds = [b"M"], [*fds, own]
+        try:
+            if fds:
+                socket.send_fds(self.socket, datagram, list(fds), socket.MSG_NOSIGNAL)
+            else:
+                self.socket.sendmsg(datagram, [], socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise Closed from error
+        finally:
+            if own >= 0:
+                os.close(own)
+
+    def receive(self) -> tuple[Incoming, list[int]]:
+        """The next message, and the descriptors that came with it, which are the caller's now.
+
+        Raises:
+            Closed: there will be none.
+            BlockingIOError: there is none yet.
+            msgspec.ValidationError, ValueError, triggers.worker.sealed.NotSealed: no message of ours.
+        """
+        try:
+            data, fds, flags, _ = socket.recv_fds(
+                self.socket, DATAGRAM_BYTES_MAX + 1, FDS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError as error:
+            raise Closed from error
+        try:
+            if not data:
+                raise Closed
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ValueError("a message longer than any")
+            if data[0] == ord("D"):
+                return self._decoder.decode(memoryview(data)[1:]), fds
+            if not fds:
+                raise ValueError("a long message without its memory")
+            own = fds.pop()
+            try:
+                return self._decoder.decode(map_sealed(own)), fds
+            finally:
+                os.close(own)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Close this end; the other then finds it closed."""
+        self.socket.close()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
