@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALIGNMENT_BYTES",
     "BLOCK_BYTES",
+    "CONDENSED_VERSION",
     "FORMAT_VERSION",
     "FRAME_MAGIC",
     "HEAD_BYTES",
@@ -54,6 +55,9 @@ FRAME_MAGIC: Final = b"\xcaFR\x01"
 """Starts every frame. Not text and not zero, so neither plain files nor empty space look like a frame."""
 
 FORMAT_VERSION: Final = 1
+
+CONDENSED_VERSION: Final = 2
+"""Of the header of a condensed segment: who does not know them must not read one as if nothing were missing."""
 
 _HEAD_CHECKED = struct.Struct("<4sBBHIIQIIQQ")
 _HEAD = struct.Struct("<4sBBHIIQIIQQQ")
@@ -200,6 +204,7 @@ class Slot(NamedTuple):
     """Index the first frame of this segment has, or would have."""
     durable_index: int
     """Frames up to this index were synced before this slot was written (FORMAT, "The durable mark")."""
+    version: int = FORMAT_VERSION
 
 
 class UnknownVersion(Exception):
@@ -212,7 +217,7 @@ def encode_slot(slot: Slot) -> bytes:
     assert slot.first_index > 0
     checked = _SLOT_CHECKED.pack(
         _SEGMENT_MAGIC,
-        FORMAT_VERSION,
+        slot.version,
         slot.shard,
         0,
         slot.identity,
@@ -251,9 +256,9 @@ def decode_slot(data: Buffer, offset: int) -> Slot | None:
     (found,) = _U64.unpack_from(data, end)
     if xxh3_64_intdigest(bytes(data[offset:end])) != found:
         return None
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, CONDENSED_VERSION):
         raise UnknownVersion(version)
     _, _, shard, _, identity, number, segment_bytes, first_index, epoch, _, durable_index = (
         _SLOT_CHECKED.unpack_from(data, offset)
     )
-    return Slot(identity, shard, epoch, number, segment_bytes, first_index, durable_index)
+    return Slot(identity, shard, epoch, number, segment_bytes, first_index, durable_index, version)

@@ -14,6 +14,9 @@ XATTR_VALUE_BYTES_MAX = 65_536
 
 LINKS_MAX = 2**31 - 1
 
+TIME_NS_MIN, TIME_NS_MAX = -(2**63), 2**63 - 1
+"""A file's times in nanoseconds: 1677-09-21 to 2262-04-11, what 64 bits hold."""
+
 FILE_BYTES_MAX = 2**48
 """256 TiB: a chunk number then fits 32 bits with room to spare."""
 

@@ -147,7 +147,8 @@ def _make(disk: Disk, random: Random, segment_bytes: int) -> Superblock:
     numbers = segments.numbers()
     slot = segments.header(0).slot if numbers == [0] else None
     if slot is not None and not Log.open(disk, slot.identity, read_only=True).last_index:
-        # The making was cut short between the two.
+        # The making was cut short between the two. Opening makes the log durable, before anything says that it is.
+        Log.open(disk, slot.identity).close()
         superblock = Superblock(FORMAT_VERSION, f"{slot.identity:016x}", slot.segment_bytes)
     elif numbers:
         raise Unusable(

@@ -243,7 +243,7 @@ class Finish(msgspec.Struct, frozen=True, array_like=True, tag=22, gc=False):
     low: tuple[int, int]
     """(timestamp, address): the consumer's low-water mark from now on."""
 
-    records: list[Create | Link | Unlink | Rename | SetAttributes | SetXattr | Commit] = []
+    records: list[Part] = []
     conditions: list[tuple[int, bytes, int]] = []
     states: list[tuple[str, bytes | None]] = []
     provenance: bytes = b""

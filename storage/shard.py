@@ -213,6 +213,7 @@ class Shard:
         outcome = DONE
         try:
             self._table.abandon()
+            self.namespace.sweep.restart()
             self._load()
             self._unpublished = 0
             for outcome in self._apply_tail():  # noqa: B007  the last one is what the caller waits for
@@ -360,6 +361,23 @@ class Shard:
         if self._unpublished >= self._publish_at:
             self.publish()
         return address
+
+    def sweep(self, rows_max: int) -> bool:
+        """Give back rows that only pruned contents showed (`Sweep`); False when there are none left.
+
+        Raises:
+            OSError: as `publish`.
+        """
+        try:
+            more = self.namespace.sweep.step(rows_max)
+            # No record, but the table wants to be published, at the position it has.
+            self._unpublished += more
+        except (OSError, Corruption) as error:
+            self._start_over(error)
+            return False
+        if self._unpublished >= self._publish_at:
+            self.publish()
+        return more
 
     def _reached(self, index: int, address: int, timestamp: int, checksum: int) -> None:
         self._position = Position(self._identity, index, address, timestamp, checksum)

@@ -17,6 +17,7 @@ from storage.disk import RealDisk
 from storage.errors import Unusable
 from storage.index import LmdbIndex
 from storage.limits import SEGMENT_BYTES
+from storage.retention import Retention
 from storage.shard import Shard
 from storage.superblock import DirectoryLock
 from storage.table import MemoryTable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from storage.index import Index
     from storage.namespace import Counters, Outcome, Version
     from storage.namespace.deliveries import Deliveries
-    from storage.record import Extent, Part, Record
+    from storage.record import Expect, Extent, Part, Record
     from storage.stream import Committed
 
 __all__ = ["LocalStore", "Store"]
@@ -93,6 +94,10 @@ class Store(Protocol):
         """See `Namespace`."""
         ...
 
+    def content_state(self, inode: int, content: int) -> int:
+        """See `Namespace`."""
+        ...
+
     def chunks(
         self, inode: int, generation: int, timestamp: int | None = None, after: int = -1
     ) -> Iterator[tuple[int, list[tuple[int, int, int, int]]]]:
@@ -125,6 +130,10 @@ class Store(Protocol):
 
     def is_below(self, inode: int, directory: int) -> bool:
         """See `Namespace`."""
+        ...
+
+    def holds(self, record: Expect) -> bool:
+        """See `storage.namespace.conditions`."""
         ...
 
     def event_of(self, directory: int, name: bytes, number: int) -> int | None:
@@ -275,6 +284,7 @@ class LocalStore:
         self.labels = namespace.labels
         self.journal = namespace.journal
         self.is_below = namespace.is_below
+        self.holds = namespace.conditions.holds
         self.event_of = namespace.events.event_of
         self.version_by_event = namespace.events.version_by_event
         self.names_at = namespace.names_at
@@ -286,6 +296,8 @@ class LocalStore:
         self.commit = shard.commit
         self.forget = shard.forget
         self.publish = shard.publish
+        self.content_state = namespace.content_state
+        self.retention = Retention(shard, clock)
 
     # --- opening -----------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from storage.attributes import Attributes
     from storage.binding import Binding, Tombstone
-    from storage.record import Record
+    from storage.record import Part, Record
     from triggers.run import EventKind
 
 __all__ = ["Change", "Paths", "Tree", "changes"]
@@ -78,7 +78,10 @@ class Change(NamedTuple):
 
 
 def changes(
-    tree: Tree, timestamp: int, record: Record, wanted: Callable[[int], bool] = lambda _: True
+    tree: Tree,
+    timestamp: int,
+    record: Record | Part,
+    wanted: Callable[[int], bool] = lambda _: True,
 ) -> Iterator[Change]:
     """What a record did, in an order that depends on nothing but the record and the state at its timestamp.
 

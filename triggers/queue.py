@@ -35,7 +35,9 @@ class Pending:
         "address",
         "arrived_ms",
         "attempts",
+        "definition",
         "event",
+        "fresh",
         "group_max",
         "not_before_ms",
         "rearmed",
@@ -51,6 +53,10 @@ class Pending:
         self.not_before_ms = 0
         self.group_max = 1 << 30
         """How many may run with it: halved when a batch with it fails, until the culprit is alone."""
+        self.fresh = False
+        """Whether to run at the present instead of the event's own cut: a `put_if` lost."""
+        self.definition = 0
+        """Which version of the binding it belongs to; a batch is of one."""
         self.rearmed = False
         """Asked for by hand: the mark may be above it already."""
 
@@ -106,9 +112,16 @@ class Queue:
         """Batches given out."""
         return self._running
 
-    def oldest(self) -> Pending | None:
-        """The oldest event that is not done, those asked for by hand left out; everything below is."""
-        return self._open.peekitem(0)[1] if self._open else None
+    def oldest(self, without: frozenset[Position] = frozenset()) -> Pending | None:
+        """The oldest event that is not done, those asked for by hand left out; everything below is.
+
+        `without`: what it would be if these were done.
+        """
+        for position, pending in self._open.items():
+            if position not in without:
+                found: Pending = pending
+                return found
+        return None
 
     def find(self, position: Position) -> Pending | None:
         """The event at a position, if it is not done."""
@@ -156,7 +169,13 @@ class Queue:
                     skipped.append(lane.events.popleft())
                     continue
                 when = self._when(head)
-                if when > now_ms or len(taken.events) + 1 > head.group_max:
+                first = taken.events[0] if taken.events else head
+                if (
+                    when > now_ms
+                    or len(taken.events) + 1 > head.group_max
+                    or head.definition != first.definition
+                    or head.fresh != first.fresh
+                ):
                     break
                 limit = min(limit, head.group_max)
                 taken.events.append(lane.events.popleft())
@@ -181,8 +200,8 @@ class Queue:
             self._spend(now_ms, len(taken.events))
         return taken
 
-    def done(self, events: list[Pending], *, ran: bool = True) -> None:
-        """These are done: run, dead or skipped."""
+    def done(self, events: list[Pending], *, ran: bool = True, partial: bool = False) -> None:
+        """These are done: run, dead or skipped. `partial`: others of the same run still have to come back."""
         for pending in events:
             position = pending.position
             if self._rearmed.pop(position, None) is None:
@@ -193,25 +212,32 @@ class Queue:
             if ran and lane is not None:
                 lane.busy = False
             self._settle_lane(pending)
-        self._running -= 1 if ran else 0
+        self._running -= 1 if ran and not partial else 0
 
-    def put_back(self, events: list[Pending], not_before_ms: int, *, split: bool = False) -> None:
+    def put_back(
+        self,
+        events: list[Pending],
+        not_before_ms: int,
+        *,
+        split: bool = False,
+        partial: bool = False,
+    ) -> None:
         """These ran and are to run again, in front of what else their lanes hold; `split`: in halves."""
         for pending in events:
             pending.not_before_ms = not_before_ms
             if split:
                 pending.group_max = max(1, len(events) // 2)
         self._return(events, not_before_ms)
-        self._running -= 1
+        self._running -= 0 if partial else 1
 
-    def block(self, events: list[Pending]) -> None:
+    def block(self, events: list[Pending], *, partial: bool = False) -> None:
         """The lanes of these stand still, and they stay open, until `unblock`."""
         self._return(events, 0)
         for pending in events:
             key = self._lane_key(pending)
             self._lanes[key].blocked = True
             self._ready.pop(key, None)
-        self._running -= 1
+        self._running -= 0 if partial else 1
 
     def unblock(self, pending: Pending) -> None:
         """Let the lane of an event go on."""

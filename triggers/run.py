@@ -54,8 +54,10 @@ FailureKind: TypeAlias = Literal[
     "reject",
     "killed",
     "load",
+    "hops",
 ]
-"""Why an attempt failed: "retry" and "reject" are the handler's own word, "load" that its script does not import."""
+"""Why an attempt failed: "retry" and "reject" are the handler's own word, "load" that its script does not import, "hops"
+that the chain of runs is too long (the core's own; no runner says so)."""
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cascadefs import __version__
-from cascadefs.cli import history, mount
+from cascadefs.cli import fsck, history, mount
 from cascadefs.cli.complaint import Complaint
 
 __all__ = ["app", "main"]
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 mount.register(app)
+fsck.register(app)
 history.register(app)
 
 
@@ -52,4 +53,4 @@ def main() -> None:
         app()
     except Complaint as complaint:
         print(f"cascadefs: {complaint}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(complaint.status)

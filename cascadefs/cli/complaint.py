@@ -6,4 +6,6 @@ __all__ = ["Complaint"]
 
 
 class Complaint(Exception):
-    """`main` prints it on standard error as ``cascadefs: <message>`` and ends with exit status 1."""
+    """`main` prints it on standard error as ``cascadefs: <message>`` and ends with its exit status."""
+
+    status = 1

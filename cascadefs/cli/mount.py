@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cascadefs.daemon import Settings
 
-__all__ = ["register"]
+__all__ = ["data_of", "register"]
 
 ANSWER_SECONDS: Final = 10.0
 """How long a mount may take to answer a look at it before it is called hanging."""
@@ -339,6 +339,13 @@ def status(
         typer.echo(json.dumps(found, indent=2))
     else:
         _print_status(found)
+
+
+def data_of(mountpoint: Path) -> Path | None:
+    """The data directory behind a mount; None for one in memory."""
+    found = _with_patience(lambda: _read_status(mountpoint), _hanging(mountpoint))
+    data = found.get("data")
+    return Path(data) if isinstance(data, str) else None
 
 
 def _read_status(path: Path) -> dict[str, Any]:

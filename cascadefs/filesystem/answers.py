@@ -11,7 +11,7 @@ import xxhash
 
 from cascadefs import vpath
 from cascadefs.filesystem.node import Live, Node, Past
-from storage.attributes import REGULAR, TYPE_MASK
+from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
 
 if TYPE_CHECKING:
@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from storage.attributes import Attributes
     from storage.store import Store
 
-__all__ = ["PREFIX", "STORED", "Answers"]
+__all__ = ["EVENT_TIME", "IF_VERSION", "PREFIX", "STORED", "Answers"]
 
 PREFIX = b"user.cascade."
 
 STORED = frozenset({PREFIX + b"at_names"})
 """Those of ours that are settings of a directory, stored like any other attribute."""
+
+EVENT_TIME = PREFIX + b"event_time"
+"""Of a directory a setting, stored; of a file said of what is being written, and answered from history."""
+
+IF_VERSION = PREFIX + b"if_version"
+"""Of a file that is open: what is being written depends on it (`claims`, `conditional`)."""
 
 HASH_BLOCK_BYTES = 1 << 20
 
@@ -41,6 +47,7 @@ class Answers:
             b"version": self._version,
             b"head": self._head,
             b"commit_time": self._commit_time,
+            b"event_time": self._event_time,
             b"resolved_time": self._resolved_time,
             b"canonical": self._canonical,
             b"hash": self._hash,
@@ -96,11 +103,23 @@ class Answers:
 
     def _head(self, node: Live | Past) -> bytes | None:
         alias = self._alias(node)
-        return b"%d" % self._store.head(alias[0], alias[1]) if alias is not None else None
+        head = self._store.head(alias[0], alias[1]) if alias is not None else 0
+        return b"%d" % head if head else None
 
     def _commit_time(self, node: Live | Past) -> bytes | None:
         timestamp = self._attributes(node).content_timestamp
         return vpath.format_time(timestamp) if timestamp else None
+
+    def _event_time(self, node: Live | Past) -> bytes | None:
+        """When what a version of a file tells of happened: as its writer said, else when it was committed."""
+        alias, number = self._alias(node), self._number(node)
+        if alias is None or number is None or is_directory(self._attributes(node).mode):
+            return None
+        event_us = self._store.event_of(alias[0], alias[1], number)
+        if event_us is None:
+            version = self._store.version(alias[0], alias[1], number)
+            event_us = version.timestamp if version is not None else None
+        return vpath.format_time(event_us) if event_us is not None else None
 
     def _resolved_time(self, node: Live | Past) -> bytes | None:
         return vpath.format_time(node.timestamp) if isinstance(node, Past) else None

@@ -69,14 +69,25 @@ class Directories:
             names = (name for name, _ in self._entries(node, given[-1]))
             given += islice(names, offset - len(given))
         del given[offset:]
-        stat = self._inodes.stat(node)
-        for dots in (b".", b"..")[offset:]:
+        for dots, stat_of in ((b".", self._inodes.stat), (b"..", self._above))[offset:]:
             given.append(b"")
-            yield dots, stat, len(given)
+            yield dots, stat_of(node), len(given)
         for name, entry in self._entries(node, given[-1]):
             given.append(name)
             self._inodes.offered = (entry.number, (node.number, name))
             yield name, entry, len(given)
+
+    def _above(self, node: Node) -> Stat:
+        """The attributes of the directory above; where there is none that we know, as for the root, of itself."""
+        if type(node) is Live:
+            attributes = self._store.attributes(node.number)
+            number = attributes.parent if attributes is not None else 0
+        else:
+            number = node.via[0] if node.via is not None else 0
+        try:
+            return self._inodes.getattr(number)
+        except Refused:
+            return self._inodes.stat(node)
 
     def releasedir(self, handle: int) -> None:
         """A directory handle is gone."""

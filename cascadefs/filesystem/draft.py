@@ -12,6 +12,7 @@ from storage.extents import DirtyMap
 from storage.limits import CHUNK_BYTES
 
 if TYPE_CHECKING:
+    from cascadefs.filesystem.interface import Stat
     from storage.attributes import Attributes
     from storage.store import Store
 
@@ -28,16 +29,35 @@ class Draft:
     """The uncommitted state of one inode.
 
     `size` is the file's size as seen now. Below `keep` (None: everywhere) the committed content shows where nothing
-    dirty lies over it; from `keep` on it was truncated away. `since_ns` is when the first change came.
+    dirty lies over it; from `keep` on it was truncated away. `since_ns` is when the first change came. `touched_ns`: the
+    mtime that somebody set; a write after that moves `mtime_ns` on.
     """
 
-    __slots__ = ("changed_ns", "dirty", "keep", "mtime_ns", "since_ns", "size")
+    __slots__ = ("changed_ns", "dirty", "keep", "mtime_ns", "since_ns", "size", "touched_ns")
 
     def __init__(self, size: int, now_ns: int) -> None:
         self.size = size
         self.keep: int | None = None
         self.dirty = DirtyMap()
         self.mtime_ns = self.changed_ns = self.since_ns = now_ns
+        self.touched_ns: int | None = None
+
+    def touch(self, mtime_ns: int) -> None:
+        """Somebody said what the mtime shall be (utimensat(2))."""
+        self.mtime_ns = self.touched_ns = mtime_ns
+
+    def show(self, stat: Stat, attributes: Attributes) -> None:
+        """Lay the draft over the stat of what is committed."""
+        stat.size = self.size
+        stat.mtime_ns = self.mtime_ns
+        stat.ctime_ns = max(stat.ctime_ns, self.changed_ns)
+        kept = attributes.stored if self.keep is None else min(attributes.stored, self.keep)
+        stat.blocks = max(kept, self.stored_bytes) + 511 >> 9
+
+    def rebase(self, before: int, after: int) -> None:
+        """The committed content below was replaced: its size was `before` and is `after`."""
+        if self.keep is None:
+            self.size = after if self.size == before else max(self.size, after)
 
     def truncate(self, size: int, now_ns: int) -> None:
         """Cut or extend (with a hole)."""
@@ -84,9 +104,15 @@ class Draft:
         return min(self.dirty.span_bytes, self.size)
 
     def read(
-        self, store: Store, inode: int, attributes: Attributes, offset: int, length: int
+        self,
+        store: Store,
+        inode: int,
+        attributes: Attributes,
+        offset: int,
+        length: int,
+        timestamp: int | None = None,
     ) -> bytes | bytearray | memoryview:
-        """Bytes as seen now: dirty ones over the committed content."""
+        """Bytes as seen now: dirty ones over the committed content, of now or as of a timestamp."""
         end = min(offset + length, self.size)
         if end <= offset:
             return b""
@@ -94,13 +120,13 @@ class Draft:
         parts: list[bytes | bytearray | memoryview] = []
         at = offset
         for span in self.dirty.overlapping(offset, end):
-            self._base(store, inode, attributes, visible, at, span.start, parts)
+            self._base(store, inode, attributes, timestamp, visible, at, span.start, parts)
             if span.data is not None:
                 parts.append(bytes(span.view()))
             else:
                 parts.append(store.read_staged(span.address, span.offset, span.length))
             at = span.end
-        self._base(store, inode, attributes, visible, at, end, parts)
+        self._base(store, inode, attributes, timestamp, visible, at, end, parts)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @staticmethod
@@ -108,6 +134,7 @@ class Draft:
         store: Store,
         inode: int,
         attributes: Attributes,
+        timestamp: int | None,
         visible: int,
         start: int,
         end: int,
@@ -118,6 +145,6 @@ class Draft:
             return
         shown = min(end, visible)
         if shown > start:
-            parts.append(store.read(inode, attributes, None, start, shown - start))
+            parts.append(store.read(inode, attributes, timestamp, start, shown - start))
         if end > max(start, shown):
             parts.append(bytes(end - max(start, shown)))

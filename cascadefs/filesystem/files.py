@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
+from cascadefs.filesystem.conditional import Conditional, OpenConditional
 from cascadefs.filesystem.interface import READ, Caller, FilesystemOptions, Opened, Stat
-from cascadefs.filesystem.node import Live, Past, Text
+from cascadefs.filesystem.node import Live, Node, Past, Text
 from storage.attributes import REGULAR
 from storage.errors import Reason, Refused
 from storage.limits import FILE_BYTES_MAX, RECORD_INODE_MAX
@@ -14,6 +16,7 @@ from storage.limits import FILE_BYTES_MAX, RECORD_INODE_MAX
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
+    from cascadefs.filesystem.conditional import Conditionals
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.names import Names
     from cascadefs.filesystem.privileges import Privileges
@@ -30,13 +33,18 @@ class OpenFile:
 
     `dirty`: it wrote, so the next close of one of its descriptors makes a version. `pending`: it only created or
     truncated by open(2), which becomes a version when the last descriptor is gone, or with the first write: a shell's
-    ``> file`` closes a duplicate before it writes, and one redirection shall be one version.
+    ``> file`` closes a duplicate before it writes, and one redirection shall be one version. `lost`: it wrote on a
+    condition that is not met any more, so nothing it writes is kept. `pid` is the thread that opened it.
     """
 
-    __slots__ = ("dirty", "node", "pending", "synchronous", "writable")
+    __slots__ = ("dirty", "lost", "node", "pending", "pid", "synchronous", "writable")
 
-    def __init__(self, node: Live | Past, *, writable: bool, synchronous: bool) -> None:
+    def __init__(
+        self, node: Live | Past, *, writable: bool, synchronous: bool, pid: int = 0
+    ) -> None:
         self.node = node
+        self.pid = pid
+        self.lost = False
         self.writable = writable
         self.synchronous = synchronous
         self.dirty = False
@@ -69,6 +77,20 @@ class OpenText:
             self._buffer, self._start = self._buffer[at:], offset
         return result
 
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Never."""
+        raise Refused(Reason.PAST_IS_READ_ONLY)
+
+    def save(self) -> int:
+        """There is nothing to save."""
+        return 0
+
+    def flush(self) -> None:
+        """There is nothing to save."""
+
+    def release(self) -> None:
+        """There is nothing to let go of."""
+
 
 class Files:
     """See the module. `opened` are the open ones by handle; `handles` gives the numbers."""
@@ -78,6 +100,7 @@ class Files:
         inodes: Inodes,
         names: Names,
         privileges: Privileges,
+        conditionals: Conditionals,
         store: LocalStore,
         clock: Clock,
         options: FilesystemOptions,
@@ -86,11 +109,12 @@ class Files:
         self._inodes = inodes
         self._names = names
         self._privileges = privileges
+        self._conditionals = conditionals
         self._store = store
         self._clock = clock
         self._options = options
         self._handles = handles
-        self.opened: dict[int, OpenFile | OpenText] = {}
+        self.opened: dict[int, OpenFile | OpenText | OpenConditional] = {}
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
@@ -102,10 +126,16 @@ class Files:
                 raise Refused(Reason.EXISTS)
             opened = self.open(binding.inode, flags, caller)
             return opened, self._inodes.referenced(self._inodes.nodes.live(binding.inode))
+        if b"@" in name:
+            node = self._conditionals.create(parent, name, mode & ~caller.umask, caller)
+            if node is not None:
+                opened = Opened(self._handle(self._conditionals.open(node, flags, caller)))
+                node.lookups += 1
+                return opened, node.stat()
         mode = REGULAR | mode & 0o7777 & ~caller.umask
         live = self._names.make(parent, name, mode, caller)
-        self._inodes.draft(live)
-        opened = self._open_live(live, flags)
+        self._inodes.draft(live, new=True)
+        opened = self._open_live(live, flags, caller)
         self._begin(opened)
         return opened, self._inodes.referenced(live)
 
@@ -118,7 +148,7 @@ class Files:
         then nothing of it is in any history, and with its last user it is gone.
         """
         live = self._names.make_unnamed(parent, REGULAR | mode & 0o7777 & ~caller.umask, caller)
-        return self._open_live(live, flags), self._inodes.referenced(live)
+        return self._open_live(live, flags, caller), self._inodes.referenced(live)
 
     def _begin(self, opened: Opened) -> None:
         """Note that opening this handle made or emptied the file."""
@@ -135,11 +165,15 @@ class Files:
                 raise Refused(Reason.READ_ONLY)
             if flags & os.O_TRUNC:
                 self._privileges.end_by_write(node, caller)
+                if node.claim is not None:
+                    self._inodes.end_claim(node)
                 self._inodes.draft(node).truncate(0, self._clock.now_ns())
-            opened = self._open_live(node, flags)
+            opened = self._open_live(node, flags, caller)
             if flags & os.O_TRUNC:
                 self._begin(opened)
             return opened
+        if isinstance(node, Conditional):
+            return Opened(self._handle(self._conditionals.open(node, flags, caller)))
         if writes:
             raise Refused(Reason.PAST_IS_READ_ONLY)
         if isinstance(node, Text):
@@ -149,14 +183,31 @@ class Files:
         self._inodes.check_now(node, caller, READ)
         return Opened(self._handle(OpenFile(node, writable=False, synchronous=False)))
 
-    def _open_live(self, live: Live, flags: int) -> Opened:
+    def _open_live(self, live: Live, flags: int, caller: Caller) -> Opened:
         synchronous = bool(flags & os.O_DSYNC)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        handle = self._handle(OpenFile(live, writable=writable, synchronous=synchronous))
+        handle = self._handle(
+            OpenFile(live, writable=writable, synchronous=synchronous, pid=caller.pid)
+        )
         live.handles += 1
         return Opened(handle)
 
-    def _handle(self, opened: OpenFile | OpenText) -> int:
+    def writer(self, node: Node, caller: Caller) -> OpenFile | OpenConditional:
+        """The handle of a file that a call without a handle is about: the last one this thread opened for writing.
+
+        Or the only one there is; among several of others none can be told (BAD_HANDLE).
+        """
+        writers = [
+            file
+            for file in self.opened.values()
+            if not isinstance(file, OpenText) and file.node is node and file.writable
+        ]
+        own = [file for file in writers if file.pid == caller.pid]
+        if not own and len(writers) != 1:
+            raise Refused(Reason.BAD_HANDLE)
+        return (own or writers)[-1]
+
+    def _handle(self, opened: OpenFile | OpenText | OpenConditional) -> int:
         handle = next(self._handles)
         self.opened[handle] = opened
         return handle
@@ -168,7 +219,7 @@ class Files:
             Corruption: what is stored is not what was written.
         """
         file = self.opened[handle]
-        if isinstance(file, OpenText):
+        if not isinstance(file, OpenFile):
             return file.read(offset, length)
         node = file.node
         if type(node) is Live:
@@ -187,11 +238,15 @@ class Files:
             OSError: the log could not take staged bytes (ENOSPC).
         """
         file = self.opened[handle]
-        if isinstance(file, OpenText) or type(file.node) is not Live:
+        if not isinstance(file, OpenFile):
+            return file.write(offset, data)
+        if type(file.node) is not Live:
             raise Refused(Reason.PAST_IS_READ_ONLY)
         if offset + len(data) > FILE_BYTES_MAX:
             raise Refused(Reason.TOO_LARGE)
         live = file.node
+        if live.claim is not None or file.lost:
+            self._inodes.check_claim(live, file)
         draft = live.draft or self._inodes.draft(live)
         draft.write(self._store, live.number, offset, data, self._clock.now_ns())
         file.dirty = True
@@ -200,7 +255,7 @@ class Files:
     def immutable(self, handle: int) -> tuple[Hashable, int] | None:
         """What names the bytes of an open file for ever, and how many they are; None for what may change."""
         file = self.opened[handle]
-        if isinstance(file, OpenText) or not isinstance(file.node, Past):
+        if not isinstance(file, OpenFile) or not isinstance(file.node, Past):
             return None
         node = file.node
         return (node.inode, node.timestamp), node.attributes.size
@@ -208,7 +263,7 @@ class Files:
     def is_synchronous(self, handle: int) -> bool:
         """Whether each write must be on the disk before it returns (O_SYNC, O_DSYNC)."""
         file = self.opened[handle]
-        return isinstance(file, OpenFile) and file.synchronous
+        return not isinstance(file, OpenText) and file.synchronous
 
     def flush(self, handle: int) -> None:
         """A descriptor was closed: a dirty handle commits its version.
@@ -217,7 +272,11 @@ class Files:
             OSError: the log could not take it; the draft stays and close(2) says so.
         """
         file = self.opened[handle]
-        if isinstance(file, OpenFile) and file.dirty:
+        if not isinstance(file, OpenFile):
+            file.flush()
+        elif file.lost:
+            raise Refused(Reason.CONDITION_FAILED)
+        elif file.dirty:
             live = file.node
             assert type(live) is Live
             if live.draft is not None:
@@ -227,16 +286,32 @@ class Files:
     def release(self, handle: int) -> None:
         """The last descriptor of a handle is gone."""
         file = self.opened.pop(handle)
-        if isinstance(file, OpenText) or type(file.node) is not Live:
+        if not isinstance(file, OpenFile):
+            file.release()
+            return
+        if type(file.node) is not Live:
             return
         live = file.node
         live.handles -= 1
+        if live.claim is not None:
+            self._release_claim(live, file)
         if live.draft is not None:
             self._inodes.discard_if_dead(live)
             if live.draft is not None and (file.dirty or file.pending or live.handles == 0):
                 self._inodes.commit(live)
         if live.handles == 0:
+            live.event_us = None
             self._inodes.drop_if_unused(live)
+
+    def _release_claim(self, live: Live, file: OpenFile) -> None:
+        """The claim of a handle ends with it; what came through a mapping after its close may still be committed."""
+        assert live.claim is not None
+        if live.claim.file is not file:
+            return
+        if live.draft is not None and file.dirty:
+            with contextlib.suppress(Refused):
+                self._inodes.commit(live)
+        live.claim = None
 
     async def fsync(self, handle: int, data_only: bool) -> None:
         """Commit what is dirty and wait for the disk."""
@@ -248,12 +323,19 @@ class Files:
     def save(self, handle: int) -> int:
         """The part of fsync that does not wait: commit what is dirty. Whose durability to wait for; 0: nobody's."""
         file = self.opened.get(handle)
-        if not isinstance(file, OpenFile) or type(file.node) is not Live:
+        if file is None:
             return 0
-        if file.node.draft is not None:
-            self._inodes.commit(file.node)
+        if not isinstance(file, OpenFile):
+            return file.save()
+        live = file.node
+        if type(live) is not Live:
+            return 0
+        if file.lost:
+            raise Refused(Reason.CONDITION_FAILED)
+        if live.draft is not None and (live.claim is None or live.claim.file is file):
+            self._inodes.commit(live)
         file.dirty = file.pending = False
-        return file.node.number
+        return live.number
 
     async def fsync_directory(self, handle: int) -> None:
         """Every name made or removed before is on the disk."""

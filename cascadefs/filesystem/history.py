@@ -6,15 +6,15 @@ SEMANTICS 5; nothing is clamped to a neighbour.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
-from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from cascadefs import vpath
 from cascadefs.filesystem.interface import FOREVER_S
-from cascadefs.filesystem.node import Listing, Node, Past, Text
-from storage.attributes import REGULAR, TYPE_MASK
+from cascadefs.filesystem.listings import Listings
+from cascadefs.filesystem.logs import Logs
+from cascadefs.filesystem.node import Node, Past
+from storage.attributes import is_directory
 from storage.errors import Reason, Refused
 from storage.limits import NAME_BYTES_MAX
 from storage.namespace import ROOT
@@ -29,14 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["History"]
 
-INSTANTS_MAX = 1000
-"""Commits `dir@@/` lists (SEMANTICS 2)."""
-
-JOURNAL_ROWS_MAX = 20_000
-"""Commits looked through for them, so that a quiet directory in a busy store costs a bounded time."""
-
-LOG_NAME = b".log"
-"""Hidden in `name@@/`: the whole history of the name as JSON lines, newest first."""
+_EVER = 2**64 - 1
 
 
 class History:
@@ -45,7 +38,12 @@ class History:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._instants_found: tuple[tuple[int, int], list[int]] | None = None
+        logs = Logs(store)
+        self._listings = Listings(store, self, logs)
+        self.path_of = logs.path_of
+        self.instants = self._listings.instants
+        self.conditional: Callable[[int, bytes, int], Node] = _unconditional
+        """Answers for a name with a condition, given as (directory, base, version); set by whoever has open files."""
 
     # --- names -------------------------------------------------------------------------------------------------
 
@@ -65,25 +63,25 @@ class History:
         """The node of a history name in a live directory, and for how long (s) the name means it.
 
         Raises:
-            Refused: ABSENT where nothing such was; MALFORMED for a value that is none; UNSUPPORTED for what the
-                grammar knows and this version does not; NAME_TOO_LONG for a plain name that nothing can bear.
+            Refused: ABSENT where nothing such was; MALFORMED for a value that is none; CONDITION_FAILED for a condition
+                that is not met; NAME_TOO_LONG for a plain name that nothing can bear.
         """
         parsed = vpath.parse(name)
         if parsed is None or not self._parses_here(directory):
             raise Refused(Reason.ABSENT if len(name) <= NAME_BYTES_MAX else Reason.NAME_TOO_LONG)
         base = parsed.base
-        if _is_condition(parsed):
+        if isinstance(parsed, vpath.Historic) and isinstance(parsed.spec, vpath.Condition):
             # Also where the base has no history: `f@if=v0` must not become a plain file of that name.
-            raise Refused(Reason.UNSUPPORTED)
+            return self.conditional(directory, base, parsed.spec.version), 0.0
         if not self._has_history(directory, base):
             raise Refused(Reason.ABSENT)
         if isinstance(parsed, vpath.Malformed):
             raise Refused(Reason.MALFORMED)
         match parsed.spec:
             case vpath.Version(number):
-                return self._version(directory, base, number), FOREVER_S
+                return self.version(directory, base, number), FOREVER_S
             case vpath.VersionBack(steps):
-                return self._version(directory, base, self._head(directory, base) - steps), 0.0
+                return self.version(directory, base, self._store.head(directory, base) - steps), 0.0
             case vpath.Time() | vpath.Ago() | vpath.Now() as instant:
                 timeout_s = FOREVER_S if isinstance(instant, vpath.Time) else 0.0
                 return self._at(directory, base, self._timestamp(instant)), timeout_s
@@ -92,9 +90,12 @@ class History:
             case vpath.Deleted():
                 return self._deleted(directory, base), 0.0
             case vpath.Versions():
-                return self._versions(directory, base), 0.0
-            case vpath.Event() | vpath.Condition():
-                raise Refused(Reason.UNSUPPORTED)
+                return self._listings.versions(directory, base), 0.0
+            case vpath.Event(event, known):
+                is_fixed = isinstance(event, vpath.Time) and isinstance(known, vpath.Time)
+                node = self._at_event(directory, base, event, known)
+                return node, FOREVER_S if is_fixed else 0.0
+        raise AssertionError("conditions were answered above")
 
     def tree(self, inode: int, text: bytes) -> Past | None:
         """The whole of a directory at an instant as `at/` and `name@@/` spell it; None if `text` is no instant.
@@ -150,6 +151,14 @@ class History:
             alias = (directory.inode, name, None)
             yield name, self.past(binding.inode, directory.timestamp, alias)
 
+    def condition_of(self, directory: int, name: bytes) -> tuple[bytes, int] | None:
+        """(base, version) if `name` is a name with a condition, as in `f@if=v0` (SEMANTICS 6)."""
+        parsed = vpath.parse(name) if b"@" in name else None
+        if not isinstance(parsed, vpath.Historic) or not self._parses_here(directory):
+            return None
+        spec = parsed.spec
+        return (parsed.base, spec.version) if isinstance(spec, vpath.Condition) else None
+
     def label_of(self, name: bytes) -> tuple[bytes, bytes] | None:
         """(base, label) if `name` names a label, as in `mkdir data@tag-rel1`."""
         parsed = vpath.parse(name) if b"@" in name else None
@@ -175,8 +184,8 @@ class History:
         if binding is None:
             return None
         attributes = self._store.attributes_at(binding.inode, since)
-        if attributes is None:
-            return None
+        if attributes is None or not attributes[1].content:
+            return None  # a name just made: the number before its first belongs to what ended there
         return binding.version_of(attributes[1].content)
 
     def end_of(self, directory: int, name: bytes, number: int) -> Tombstone | None:
@@ -209,10 +218,12 @@ class History:
 
     # --- one spec each -----------------------------------------------------------------------------------------
 
-    def _head(self, directory: int, base: bytes) -> int:
-        return self._store.head(directory, base)
+    def version(self, directory: int, base: bytes, number: int) -> Past:
+        """A version of an entry.
 
-    def _version(self, directory: int, base: bytes, number: int) -> Past:
+        Raises:
+            Refused: ABSENT if there is none, or it is a tombstone.
+        """
         if not 1 <= number < 2**63:
             raise Refused(Reason.ABSENT)
         version = self._store.version(directory, base, number)
@@ -244,50 +255,39 @@ class History:
         """The inode a base names, or named last."""
         if base == b".":
             return directory
-        binding = self._store.binding(directory, base) or self._last_binding(directory, base)
+        binding = self.binding_last(directory, base)
         return binding.inode if binding is not None else None
 
     def _deleted(self, directory: int, base: bytes) -> Node:
         """`.@deleted` lists the deleted names; `name@deleted` is one of them as it was last."""
-        if base != b".":
-            if self._store.binding(directory, base) is not None:
-                raise Refused(Reason.ABSENT)
-            last = self._last_of_deleted(directory, base)
-            if last is None:
-                raise Refused(Reason.ABSENT)
-            return last
-        attributes = self._store.attributes(directory)
-        assert attributes is not None
-        return Listing(
-            ("deleted", directory),
-            lambda name: self._last_of_deleted(directory, name),
-            lambda after: (name for name, _, _ in self._store.deleted(directory, after)),
-            uid=attributes.uid,
-            gid=attributes.gid,
-            time_ns=attributes.mtime_ns,
-            mode=attributes.mode & 0o555,  # whoever may not list the directory may not list this
-        )
+        if base == b".":
+            return self._listings.deleted(directory)
+        last = self.last_of_deleted(directory, base)
+        if last is None:
+            raise Refused(Reason.ABSENT)
+        return last
 
-    def _last_of_deleted(self, directory: int, name: bytes) -> Node | None:
+    def last_of_deleted(self, directory: int, name: bytes) -> Past | None:
+        """What a name that is there no more meant last; None if it is there, or was never."""
         if self._store.binding(directory, name) is not None:
             return None
         last = self._last_version(directory, name)
-        return self._version(directory, name, last.number) if last is not None else None
+        if last is None or last.binding is None:
+            return None
+        inode = last.binding.inode
+        end = self._store.version(directory, name, last.number + 1)
+        if end is not None and is_directory(last.binding.mode):
+            # A directory's one version is of when it got the name: what it held last is one instant before its end.
+            before = self._store.binding_at(directory, name, end.timestamp - 1)
+            if before is not None and before.inode == inode:
+                return self.past(inode, end.timestamp - 1, (directory, name, last.number))
+        return self.version(directory, name, last.number)
 
-    # --- listings ----------------------------------------------------------------------------------------------
-
-    def _versions(self, directory: int, base: bytes) -> Node:
-        """`name@@/`: versions of a file, instants of a directory, whichever the name last was."""
-        if base == b".":
-            return self.instants(directory, (directory, base))
+    def binding_last(self, directory: int, base: bytes) -> Binding | None:
+        """What a name means, or meant last."""
         binding = self._store.binding(directory, base)
-        if binding is None:
-            binding = self._last_binding(directory, base)
-        if binding is not None and binding.mode & TYPE_MASK == 0o040000:
-            return self.instants(binding.inode, (directory, base))
-        return self._versions_of(directory, base, binding)
-
-    def _last_binding(self, directory: int, base: bytes) -> Binding | None:
+        if binding is not None:
+            return binding
         version = self._last_version(directory, base)
         return version.binding if version is not None else None
 
@@ -297,221 +297,55 @@ class History:
         One step back, unless files were made and removed under the name without ever being closed: each of those
         leaves a tombstone after a tombstone.
         """
-        for number in range(self._head(directory, base), 0, -1):
+        for number in range(self._store.head(directory, base), 0, -1):
             version = self._store.version(directory, base, number)
             if version is not None and version.binding is not None:
                 return version
         return None
 
-    def _versions_of(self, directory: int, base: bytes, binding: Binding | None) -> Listing:
-        extension = vpath.split_extension(base)[1]
-        newest = self._store.version(directory, base, self._head(directory, base))
-        attributes = self._store.attributes(binding.inode) if binding is not None else None
-        owner = (attributes.uid, attributes.gid) if attributes is not None else (0, 0)
-        time_ns = newest.timestamp * 1000 if newest is not None else 0
+    # --- by event time -----------------------------------------------------------------------------------------
 
-        def number_of(name: bytes) -> int | None:
-            text = name.removesuffix(extension) if extension else name
-            digits = text[1:]
-            canonical = digits.isdigit() and (digits == b"0" or not digits.startswith(b"0"))
-            return int(digits) if text[:1] == b"v" and canonical and len(digits) < 20 else None
-
-        def lookup(name: bytes) -> Node | None:
-            if name == LOG_NAME:
-                key = ("log", directory, base)
-                return self._log_text(key, lambda: self._log_lines(directory, base), owner, time_ns)
-            number = number_of(name)
-            return self._version(directory, base, number) if number is not None else None
-
-        def names(after: bytes) -> Iterator[bytes]:
-            number = (number_of(after) or 0) + 1
-            while number <= self._head(directory, base):
-                version = self._store.version(directory, base, number)
-                if version is not None and version.binding is not None:
-                    yield b"v%d%s" % (number, extension)
-                number += 1
-
-        return Listing(
-            ("versions", directory, base),
-            lookup,
-            names,
-            uid=owner[0],
-            gid=owner[1],
-            time_ns=time_ns,
-        )
-
-    def instants(self, inode: int, alias: tuple[int, bytes]) -> Listing:
-        """`dir@@/`: labels and the last commits at or below a directory, as canonical times."""
-        attributes = self._store.attributes(inode)
-        if attributes is None:
+    def _at_event(
+        self, directory: int, base: bytes, event: vpath.Instant, known: vpath.Instant | None
+    ) -> Node:
+        """`f@e=T`, `d@e=T`, and the same among what was known at a time (SEMANTICS 3)."""
+        event_us = self._timestamp(event)
+        known_us = self._timestamp(known) if known is not None else None
+        if known_us is not None and (known_us < 0 or not self._store.settle(known_us)):
             raise Refused(Reason.ABSENT)
-        owner = (attributes.uid, attributes.gid)
-        time_ns = next(iter(self._instants_of(inode)), attributes.mtime_ns // 1000) * 1000
+        return self.by_event(directory, base, event_us, known_us)
 
-        def lookup(name: bytes) -> Node | None:
-            if name == LOG_NAME:
-                key = ("instants-log", inode)
-                return self._log_text(key, lambda: self._instant_lines(inode), owner, time_ns)
-            if name.startswith(b"tag-"):
-                timestamp = self._store.label(inode, name.removeprefix(b"tag-"))
-                node = self.past(inode, timestamp) if timestamp is not None else None
-            else:
-                node = self.tree(inode, name)
-            if node is not None:
-                node.alias = (*alias, None)
-            return node
+    def by_event(self, directory: int, base: bytes, event_us: int, known_us: int | None) -> Node:
+        """The version of a name that tells most of an instant; of a directory, a listing of such versions.
 
-        def names(after: bytes) -> Iterator[bytes]:
-            # By value, not by place: between two calls commits come, and old ones leave the list.
-            tags = [b"tag-" + label for label, _ in self._store.labels(inode)]
-            if after and not after.startswith(b"tag-"):
-                parsed = vpath.parse(b".@" + after)
-                assert isinstance(parsed, vpath.Historic)
-                assert isinstance(parsed.spec, vpath.Time)
-                tags, since = [], parsed.spec.timestamp + 1
-            else:
-                tags, since = [tag for tag in tags if tag > after], 0
-            yield from tags
-            for timestamp in sorted(self._instants_of(inode)):
-                if timestamp >= since:
-                    yield vpath.format_time(timestamp)
-
-        return Listing(
-            ("instants", inode),
-            lookup,
-            names,
-            uid=owner[0],
-            gid=owner[1],
-            time_ns=time_ns,
-            mode=attributes.mode & 0o555,
-        )
-
-    def _instants_of(self, inode: int) -> list[int]:
-        """Timestamps of the last commits at or below a directory, newest first; found once per newest commit."""
-        newest = next(self._store.journal(), None)
-        key = (inode, newest[0] if newest is not None else 0)
-        if self._instants_found is None or self._instants_found[0] != key:
-            self._instants_found = (key, self._find_instants(inode))
-        return self._instants_found[1]
-
-    def _find_instants(self, inode: int) -> list[int]:
-        below: dict[int, bool] = {}
-
-        def touches(directory: int) -> bool:
-            if directory not in below:
-                below[directory] = self._store.is_below(directory, inode)
-            return below[directory]
-
-        rows = islice(self._store.journal(), JOURNAL_ROWS_MAX)
-        hits = (stamp for stamp, directories in rows if any(map(touches, directories)))
-        # What lies below now may be older than the directory, and was elsewhere then.
-        own = takewhile(lambda stamp: self._store.attributes_at(inode, stamp) is not None, hits)
-        return list(islice(own, INSTANTS_MAX))
-
-    # --- the log of a name -------------------------------------------------------------------------------------
-
-    def _log_text(
-        self,
-        key: tuple[object, ...],
-        lines: Callable[[], Iterator[dict[str, object]]],
-        owner: tuple[int, int],
-        time_ns: int,
-    ) -> Text:
-        def produce() -> Iterator[bytes]:
-            return (json.dumps(line).encode() + b"\n" for line in lines())
-
-        return Text(key, produce, uid=owner[0], gid=owner[1], time_ns=time_ns)
-
-    def _instant_lines(self, inode: int) -> Iterator[dict[str, object]]:
-        for timestamp in self._instants_of(inode):
-            yield {"timestamp": timestamp, "time": vpath.format_time(timestamp).decode()}
-
-    def _log_lines(self, directory: int, base: bytes) -> Iterator[dict[str, object]]:
-        """One object per version of a name, newest first, tombstones included."""
-        for number in range(self._head(directory, base), 0, -1):
-            version = self._store.version(directory, base, number)
-            if version is not None:
-                yield self._log_line(directory, base, version)
-
-    def _log_line(self, directory: int, base: bytes, version: Version) -> dict[str, object]:
-        line: dict[str, object] = {
-            "version": version.number,
-            "timestamp": version.timestamp,
-            "time": vpath.format_time(version.timestamp).decode(),
-            "moved_from": None,
-            "moved_to": None,
-            "same": False,
-        }
-        if version.binding is None:
-            tombstone = version.tombstone
-            assert tombstone is not None
-            moved = tombstone.moved_directory != 0
-            line["kind"] = "moved" if moved else "delete"
-            if moved:
-                line["moved_to"] = self.path_of(tombstone.moved_directory, tombstone.moved_name)
-            return line
-        binding = version.binding
-        found = self._store.attributes_at(binding.inode, version.timestamp)
-        assert found is not None, "a version has attributes"
-        attributes = found[1]
-        line |= {
-            "kind": self._kind(version.number, binding),
-            "size": attributes.size,
-            "mode": attributes.mode,
-            "uid": attributes.uid,
-            "gid": attributes.gid,
-            "mtime_ns": attributes.mtime_ns,
-            "inode": binding.inode,
-        }
-        if version.number == binding.first and binding.origin_directory:
-            line["moved_from"] = self.path_of(binding.origin_directory, binding.origin_name)
-        if attributes.mode & TYPE_MASK == REGULAR:
-            line["same"] = self._same_as_before(directory, base, version)
-        return line
-
-    @staticmethod
-    def _kind(number: int, binding: Binding) -> str:
-        if number > binding.first:
-            return "write"
-        return {1: "create", 2: "link", 3: "move"}[binding.cause]
-
-    def _same_as_before(self, directory: int, base: bytes, version: Version) -> bool:
-        """Whether a version has the bytes of the one before: compared only where sizes are equal."""
-        before = self._store.version(directory, base, version.number - 1)
-        if before is None or before.binding is None or version.binding is None:
-            return False
-        now = self._store.attributes_at(version.binding.inode, version.timestamp)
-        then = self._store.attributes_at(before.binding.inode, before.timestamp)
-        assert now is not None
-        if then is None or now[1].size != then[1].size:
-            return False
-        at = 0
-        while at < now[1].size:
-            a = self._store.read(version.binding.inode, now[1], version.timestamp, at, 1 << 20)
-            b = self._store.read(before.binding.inode, then[1], before.timestamp, at, 1 << 20)
-            if a != b:
-                return False
-            at += 1 << 20
-        return True
-
-    def path_of(self, directory: int, name: bytes) -> str | None:
-        """The path of a name relative to the root as its directory is reached now; None if it is not.
-
-        Looks each ancestor's name up among its siblings: for people's commands, not for a hot path.
+        Raises:
+            Refused: ABSENT if nothing known then happened by `event_us`, or the last of it is the removal.
         """
-        parts = [name]
-        while directory != ROOT:
-            attributes = self._store.attributes(directory)
-            if attributes is None or attributes.nlink == 0:
-                return None
-            siblings = self._store.children(attributes.parent)
-            found = next((n for n, binding in siblings if binding.inode == directory), None)
-            if found is None:
-                return None
-            parts.append(found)
-            directory = attributes.parent
-        return b"/".join(reversed(parts)).decode(errors="surrogateescape")
+        if base == b".":
+            return self._listings.by_event(directory, event_us, known_us)
+        inode = self._directory_by_event(directory, base, event_us, known_us)
+        if inode is not None:
+            return self._listings.by_event(inode, event_us, known_us)
+        number = self._store.version_by_event(directory, base, event_us, known_us)
+        return self.version(directory, base, number or 0)
+
+    def _directory_by_event(
+        self, directory: int, base: bytes, event_us: int, known_us: int | None
+    ) -> int | None:
+        """The directory a name means, if it means one: since ever, and until its removal was committed."""
+        found = self._store.entry_at(directory, base, _EVER if known_us is None else known_us)
+        if found is None:
+            return None
+        since, binding, tombstone = found
+        if tombstone is not None and event_us < since:
+            version = self._store.version(directory, base, tombstone.number - 1)
+            binding = version.binding if version is not None else None
+        return binding.inode if binding is not None and is_directory(binding.mode) else None
 
 
 def _is_condition(parsed: vpath.Historic | vpath.Malformed) -> bool:
     return isinstance(parsed, vpath.Historic) and isinstance(parsed.spec, vpath.Condition)
+
+
+def _unconditional(directory: int, base: bytes, version: int) -> Node:
+    raise Refused(Reason.UNSUPPORTED)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.draft import Draft
 from cascadefs.filesystem.interface import SEARCH, Caller, FilesystemOptions, Stat, may
-from cascadefs.filesystem.node import Listing, Live, Node, NodeTable, Past, Text
+from cascadefs.filesystem.node import Live, Node, NodeTable, Past
 from storage import record
 from storage.attributes import REGULAR, TYPE_MASK
 from storage.errors import Reason, Refused
@@ -20,6 +20,9 @@ from storage.namespace import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cascadefs.filesystem.claims import Claim
+    from cascadefs.filesystem.files import OpenFile
+    from storage.attributes import Attributes
     from storage.clock import Clock
     from storage.store import LocalStore
 
@@ -33,7 +36,14 @@ class Inodes:
     last: (node, (directory, name)).
     """
 
-    def __init__(self, store: LocalStore, clock: Clock, options: FilesystemOptions) -> None:
+    def __init__(
+        self,
+        store: LocalStore,
+        clock: Clock,
+        options: FilesystemOptions,
+        invalidations: list[tuple[int, bytes | None]],
+    ) -> None:
+        self._invalidations = invalidations
         self._store = store
         self._clock = clock
         self._options = options
@@ -84,10 +94,10 @@ class Inodes:
 
     def drop_if_unused(self, node: Node) -> None:
         """Forget a node without references, handles and draft; without names, too, a volatile store drops it."""
-        if node.lookups > 0 or node.number == ROOT:
+        if node.lookups > 0 or node.handles or node.number == ROOT:
             return
         if type(node) is Live:
-            if node.handles or node.draft is not None:
+            if node.draft is not None:
                 return
             attributes = self._store.attributes(node.number)
             if attributes is not None and attributes.nlink == 0:
@@ -125,7 +135,6 @@ class Inodes:
         """The attributes of any node."""
         if type(node) is Live:
             return self.live_stat(node)
-        assert isinstance(node, Past | Listing | Text)
         return node.stat()
 
     def live_stat(self, live: Live) -> Stat:
@@ -134,13 +143,8 @@ class Inodes:
         if attributes is None:
             raise Refused(Reason.ABSENT)
         stat = Stat.of(live.number, attributes)
-        draft = live.draft
-        if draft is not None:
-            stat.size = draft.size
-            stat.mtime_ns = draft.mtime_ns
-            stat.ctime_ns = max(stat.ctime_ns, draft.changed_ns)
-            kept = attributes.stored if draft.keep is None else min(attributes.stored, draft.keep)
-            stat.blocks = max(kept, draft.stored_bytes) + 511 >> 9
+        if live.draft is not None:
+            live.draft.show(stat, attributes)
         return stat
 
     def birth_ns(self, number: int) -> int | None:
@@ -185,8 +189,8 @@ class Inodes:
         if reason is not None:
             raise Refused(reason)
 
-    def draft(self, live: Live) -> Draft:
-        """The draft of an inode, begun if there is none."""
+    def draft(self, live: Live, *, new: bool = False) -> Draft:
+        """The draft of an inode, begun if there is none; that of a `new` one is as old as the inode."""
         draft = live.draft
         if draft is None:
             attributes = self._store.attributes(live.number)
@@ -194,7 +198,8 @@ class Inodes:
                 raise Refused(Reason.ABSENT)
             if attributes.mode & TYPE_MASK != REGULAR:
                 raise Refused(Reason.MALFORMED)
-            draft = live.draft = Draft(attributes.size, self._clock.now_ns())
+            now_ns = attributes.ctime_ns if new else self._clock.now_ns()
+            draft = live.draft = Draft(attributes.size, now_ns)
             self.drafts[live.number] = live
         return draft
 
@@ -205,6 +210,10 @@ class Inodes:
         """
         draft = live.draft
         assert draft is not None
+        claim = live.claim
+        if claim is not None and not self._store.holds(claim.expect):
+            self.end_claim(live)
+            raise Refused(Reason.CONDITION_FAILED)
         attributes = self._store.attributes(live.number)
         if link is None and attributes is not None and attributes.nlink == 0:
             return
@@ -215,13 +224,62 @@ class Inodes:
             draft.keep,
             draft.mtime_ns,
             draft.changed_ns,
-            before=() if link is None else (link,),
+            before=() if link is None and claim is None else _parts(link, claim),
+            after=()
+            if live.event_us is None and draft.touched_ns is None
+            else self._event(live, draft, attributes),
         )
         if outcome.reason is not None:
             raise Refused(outcome.reason)
         live.draft = None
         del self.drafts[live.number]
         self.versions_committed += 1
+        if claim is not None:
+            directory, name = claim.expect.directory, claim.expect.name
+            head = self._store.head(directory, name)
+            claim.expect = record.Expect(directory, name, head, live.number)
+
+    # --- conditions and event time -----------------------------------------------------------------------------
+
+    def check_claim(self, live: Live, file: OpenFile | None) -> None:
+        """Somebody is about to change the content, through a handle or otherwise: no other handle keeps its claim.
+
+        Raises:
+            Refused: CONDITION_FAILED if this handle has lost its own.
+        """
+        if file is not None and file.lost:
+            raise Refused(Reason.CONDITION_FAILED)
+        if live.claim is not None and live.claim.file is not file:
+            self.end_claim(live)
+
+    def end_claim(self, live: Live) -> None:
+        """What was written on a condition is dropped; the kernel forgets its pages."""
+        assert live.claim is not None
+        live.claim.file.lost = True
+        live.claim = None
+        if live.draft is not None:
+            live.draft = None
+            del self.drafts[live.number]
+        self._invalidations.append((live.number, None))
+
+    def _event(
+        self, live: Live, draft: Draft, attributes: Attributes | None
+    ) -> tuple[record.Event, ...]:
+        directory = attributes.parent if attributes is not None else 0
+        event_us = self.event_time(directory, draft, live.event_us)
+        return () if event_us is None else (record.Event(live.number, event_us),)
+
+    def event_time(self, directory: int, draft: Draft, said: int | None) -> int | None:
+        """When a draft's content happened (SEMANTICS 3): as was said, or its mtime where the directory says so."""
+        if said is not None or draft.touched_ns is None or draft.touched_ns != draft.mtime_ns:
+            return said
+        while directory:
+            value = self._store.xattr(directory, b"user.cascade.event_time")
+            if value is not None:
+                return draft.touched_ns // 1000 if value == b"mtime" else None
+            attributes = self._store.attributes(directory)
+            directory = attributes.parent if attributes is not None else 0
+        return None
 
     def housekeep(self, now_ns: int) -> None:
         """About once a second: files kept open become versions, the index is published.
@@ -231,7 +289,9 @@ class Inodes:
         """
         patience_ns = int(self._options.autocommit_s * 1e9)
         try:
-            self._commit_drafts(lambda draft: now_ns - draft.since_ns >= patience_ns)
+            self._commit_drafts(
+                lambda live, draft: live.claim is None and now_ns - draft.since_ns >= patience_ns
+            )
             self._drop_unnamed()
         finally:
             self._store.publish()
@@ -242,7 +302,7 @@ class Inodes:
         Raises:
             OSError: as `housekeep`.
         """
-        self._commit_drafts(lambda draft: True)
+        self._commit_drafts(lambda live, draft: True)
         self._drop_unnamed()
 
     def _drop_unnamed(self) -> None:
@@ -253,14 +313,22 @@ class Inodes:
                 self.propose(record.Drop(0, b"", [number]))
         self._unnamed.clear()
 
-    def _commit_drafts(self, is_due: Callable[[Draft], bool]) -> None:
+    def _commit_drafts(self, is_due: Callable[[Live, Draft], bool]) -> None:
         failure: OSError | None = None
         for live in list(self.drafts.values()):
-            if live.draft is not None and is_due(live.draft):
+            if live.draft is not None and is_due(live, live.draft):
                 try:
                     self.commit(live)
                 except OSError as error:
                     failure = failure or error
+                except Refused as refusal:
+                    if refusal.reason is not Reason.CONDITION_FAILED:
+                        raise  # The handle that lost is told so at its close.
                 self.drop_if_unused(live)
         if failure is not None:
             raise failure
+
+
+def _parts(link: record.Link | None, claim: Claim | None) -> list[record.Part]:
+    parts: list[record.Part] = [] if claim is None else [claim.expect]
+    return parts if link is None else [*parts, link]

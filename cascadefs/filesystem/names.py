@@ -83,7 +83,7 @@ class Names:
         node = parent.lookup(name)
         if node is None:
             raise Refused(Reason.ABSENT)
-        return node, 0.0
+        return node, parent.children_timeout_s if isinstance(node, Past) else 0.0
 
     def negative_timeout_s(self, name: bytes) -> float:
         """How long the kernel may remember that the name just looked up in vain does not exist.
@@ -96,7 +96,7 @@ class Names:
         """Make a node of any type but directory; a regular one starts with an empty version."""
         live = self.make(parent, name, mode & ~caller.umask, caller, rdev=rdev)
         if mode & TYPE_MASK == REGULAR:
-            self._inodes.draft(live)
+            self._inodes.draft(live, new=True)
             self._inodes.commit(live)
         return self._inodes.referenced(live)
 
@@ -130,7 +130,7 @@ class Names:
         del caller
         live = self._inodes.live(number)
         self._inodes.live(new_parent)
-        self._check_new_name(new_parent, new_name)
+        self.check_new_name(new_parent, new_name)
         proposal = record.Link(new_parent, new_name, number)
         attributes = self._store.attributes(number)
         if attributes is not None and attributes.never_had_a_name:
@@ -178,7 +178,7 @@ class Names:
         self._inodes.live(new_parent)
         target = self._store.binding(new_parent, new_name)
         if target is None:
-            self._check_new_name(new_parent, new_name)
+            self.check_new_name(new_parent, new_name)
         self._inodes.propose(record.Rename(parent, name, new_parent, new_name, flags))
         moved = self._inodes.nodes.get(inode)
         if type(moved) is Live:
@@ -218,7 +218,8 @@ class Names:
             return None
         return label if self._store.binding(parent, name) is None else None
 
-    def _check_new_name(self, parent: int, name: bytes) -> None:
+    def check_new_name(self, parent: int, name: bytes) -> None:
+        """Refuse a name that nothing may be made with here."""
         if len(name) > NAME_BYTES_MAX:
             raise Refused(Reason.NAME_TOO_LONG)
         if name == self._control_name:
@@ -238,8 +239,8 @@ class Names:
     ) -> Live:
         """Give a new inode its first name."""
         self._inodes.live(parent)
-        self._check_new_name(parent, name)
-        gid, mode = self._inherited(parent, mode, caller)
+        self.check_new_name(parent, name)
+        gid, mode = self.inherited(parent, mode, caller)
         inode = self._store.allocate_inode()
         self._inodes.propose(
             record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target)
@@ -251,12 +252,12 @@ class Names:
     def make_unnamed(self, parent: int, mode: int, caller: Caller) -> Live:
         """A regular file that nobody finds until it is linked (O_TMPFILE), as if made in this directory."""
         self._inodes.live(parent)
-        gid, mode = self._inherited(parent, mode, caller)
+        gid, mode = self.inherited(parent, mode, caller)
         inode = self._store.allocate_inode()
         self._inodes.propose(record.CreateUnnamed(inode, mode, caller.uid, gid))
         return self._inodes.nodes.live(inode)
 
-    def _inherited(self, parent: int, mode: int, caller: Caller) -> tuple[int, int]:
+    def inherited(self, parent: int, mode: int, caller: Caller) -> tuple[int, int]:
         """Group and mode of what is made in a directory.
 
         POSIX leaves it open; Linux: the group of a set-group-id directory is inherited.

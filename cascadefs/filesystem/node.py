@@ -20,10 +20,11 @@ from storage.limits import RECORD_INODE_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cascadefs.filesystem.claims import Claim
     from cascadefs.filesystem.draft import Draft
     from storage.attributes import Attributes
 
-__all__ = ["Listing", "Live", "Node", "NodeTable", "Past", "Text"]
+__all__ = ["Listing", "Live", "Node", "NodeTable", "Past", "Text", "number_of"]
 
 _FILE_NUMBERS = 2**52 - RECORD_INODE_MAX
 _DIRECTORY_NUMBERS = 2**51
@@ -34,6 +35,7 @@ class Node:
 
     __slots__ = ("lookups", "number", "via")
     is_directory = False
+    handles = 0  # Open ones, of nodes that must stay while there are any.
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -44,10 +46,14 @@ class Node:
         """Note the path (number of the parent, name) of a directory that is not live: it is part of what it is."""
         if self.is_directory:
             self.via = (parent, name)
-            self.number = _number((*self.key(), parent, name), is_directory=True)
+            self.number = number_of((*self.key(), parent, name), is_directory=True)
 
     def key(self) -> tuple[object, ...]:
         """What the node is, independent of its number."""
+        raise NotImplementedError
+
+    def stat(self) -> Stat:
+        """What stat(2) shows of a node that is not live."""
         raise NotImplementedError
 
     def refresh(self, found: Node) -> None:
@@ -55,14 +61,19 @@ class Node:
 
 
 class Live(Node):
-    """An inode as it is now. `alias` is the name it was last reached by; `handles` counts open ones."""
+    """An inode as it is now. `alias` is the name it was last reached by; `handles` counts open ones.
 
-    __slots__ = ("alias", "draft", "handles")
+    `claim`: one of them writes on a condition (`claims`). `event_us`: when what they write happened, as one of them said.
+    """
+
+    __slots__ = ("alias", "claim", "draft", "event_us", "handles")
 
     def __init__(self, inode: int) -> None:
         super().__init__(inode)
         self.alias: tuple[int, bytes] | None = None
         self.draft: Draft | None = None
+        self.claim: Claim | None = None
+        self.event_us: int | None = None
         self.handles = 0
 
     def key(self) -> tuple[object, ...]:
@@ -86,7 +97,7 @@ class Past(Node):
         self.is_directory = attributes.mode & TYPE_MASK == DIRECTORY
         self.timestamp = timestamp if self.is_directory else since
         self.alias: tuple[int, bytes, int | None] | None = None
-        super().__init__(_number(self.key(), self.is_directory))
+        super().__init__(number_of(self.key(), self.is_directory))
 
     def key(self) -> tuple[object, ...]:
         """See `Node`."""
@@ -108,10 +119,11 @@ class Past(Node):
 class Listing(Node):
     """A directory that is made up: the versions of a name, the instants of a directory, control directories.
 
-    `lookup` gives the node for a name, or None; `names` gives names behind another one, in a fixed order.
+    `lookup` gives the node for a name, or None; `names` gives names behind another one, in a fixed order. For
+    `children_timeout_s` seconds the kernel may believe what a name in it means, if that is the past.
     """
 
-    __slots__ = ("_key", "gid", "lookup", "mode", "names", "time_ns", "uid")
+    __slots__ = ("_key", "children_timeout_s", "gid", "lookup", "mode", "names", "time_ns", "uid")
     is_directory = True
 
     def __init__(
@@ -124,15 +136,17 @@ class Listing(Node):
         gid: int,
         time_ns: int,
         mode: int = 0o555,
+        children_timeout_s: float = 0.0,
     ) -> None:
         self._key = key
+        self.children_timeout_s = children_timeout_s
         self.mode = mode
         self.lookup = lookup
         self.names = names
         self.uid = uid
         self.gid = gid
         self.time_ns = time_ns
-        super().__init__(_number(key, is_directory=True))
+        super().__init__(number_of(key, is_directory=True))
 
     def key(self) -> tuple[object, ...]:
         """See `Node`."""
@@ -190,7 +204,7 @@ class Text(Node):
         self.gid = gid
         self.time_ns = time_ns
         self.mode = mode
-        super().__init__(_number(key, is_directory=True))
+        super().__init__(number_of(key, is_directory=True))
 
     def key(self) -> tuple[object, ...]:
         """See `Node`."""
@@ -271,7 +285,8 @@ class NodeTable:
         return list(self._nodes.values())
 
 
-def _number(key: tuple[object, ...], is_directory: bool) -> int:
+def number_of(key: tuple[object, ...], is_directory: bool) -> int:
+    """The number a node is known by: a hash of what it is."""
     hashed = xxhash.xxh3_64_intdigest(repr(key).encode())
     if is_directory:
         return 2**52 + hashed % _DIRECTORY_NUMBERS

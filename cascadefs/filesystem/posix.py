@@ -18,6 +18,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
+from cascadefs.filesystem.conditional import Conditional, Conditionals, OpenConditional
 from cascadefs.filesystem.control import Control
 from cascadefs.filesystem.directories import Directories
 from cascadefs.filesystem.files import Files, OpenFile
@@ -30,7 +31,7 @@ from cascadefs.filesystem.ranges import Ranges
 from cascadefs.filesystem.xattrs import Xattrs
 from storage import record
 from storage.errors import Reason, Refused
-from storage.limits import FILE_BYTES_MAX, NAME_BYTES_MAX
+from storage.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, TIME_NS_MAX, TIME_NS_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from storage.store import LocalStore
 
 __all__ = ["Filesystem"]
+
+_NOTHING = Changes()
+"""What chown(2) of neither owner nor group comes as: it moves ctime all the same, and ends set-user-id bits."""
+
+
+def _kept(time_ns: int | None) -> int | None:
+    return time_ns if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
 class Filesystem:
@@ -54,17 +62,22 @@ class Filesystem:
         history = History(store, clock)
         control = Control(store, history, self.full_status)
         handles = count(1)
-        self.inodes = inodes = Inodes(store, clock, options)
+        self.inodes = inodes = Inodes(store, clock, options, self.invalidations)
         self.privileges = privileges = Privileges(inodes, store, self.invalidations)
         names = Names(inodes, store, history, control, options.control_name)
-        self.files = files = Files(inodes, names, privileges, store, clock, options, handles)
+        self._conditionals = conditionals = Conditionals(
+            inodes, names, privileges, store, clock, history, options, self.invalidations
+        )
+        self.files = files = Files(
+            inodes, names, privileges, conditionals, store, clock, options, handles
+        )
         self._directories = directories = Directories(inodes, store, history, handles)
         self.ranges = Ranges(inodes, files, store, clock)
-        xattrs = Xattrs(inodes, store, clock, history, self.invalidations)
+        xattrs = Xattrs(inodes, files, conditionals, store, clock, history, self.invalidations)
 
         self.remember, self.forget = inodes.remember, inodes.forget
         self.getattr, self.birth_ns = inodes.getattr, inodes.birth_ns
-        self.housekeep, self.commit_all = inodes.housekeep, inodes.commit_all
+        self.housekeep = inodes.housekeep
         self.lookup, self.negative_timeout_s = names.lookup, names.negative_timeout_s
         self.mknod, self.mkdir, self.symlink = names.mknod, names.mkdir, names.symlink
         self.readlink, self.link, self.rename = names.readlink, names.link, names.rename
@@ -81,26 +94,37 @@ class Filesystem:
         self.setxattr, self.removexattr = xattrs.setxattr, xattrs.removexattr
 
     def setattr(self, number: int, changes: Changes, handle: int | None, caller: Caller) -> Stat:
-        """Change attributes; a change of size is a write session of its own unless it comes through a handle."""
+        """Change attributes; a change of size is a write session of its own unless it comes through a handle.
+
+        A time that cannot be kept becomes the nearest that can, as the kernel does for file systems of other limits.
+        """
+        node = self.inodes.nodes.get(number)
+        if isinstance(node, Conditional):
+            file = self.files.opened.get(handle) if handle is not None else None
+            through = file if isinstance(file, OpenConditional) else None
+            changes.atime_ns, changes.mtime_ns = _kept(changes.atime_ns), _kept(changes.mtime_ns)
+            return self._conditionals.setattr(node, changes, through, caller)
         live = self.inodes.live(number)
+        is_chown = changes.uid is not None or changes.gid is not None or changes == _NOTHING
         if changes.ends_set_id:
             self.privileges.end_by_write(live, caller, never)
         if changes.size is not None:
             self._truncate(live, changes.size, handle)
-        mode = changes.mode
-        if mode is None and (changes.uid is not None or changes.gid is not None):
-            mode = self.privileges.left_by_chown(live, caller)
-        fields = (mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
-        if any(field is not None for field in fields):
+        mode, atime_ns, mtime_ns = changes.mode, _kept(changes.atime_ns), _kept(changes.mtime_ns)
+        if is_chown and (left := self.privileges.left_by_chown(live, caller)) is not None:
+            mode = left if mode is None else mode & left
+        fields = (mode, changes.uid, changes.gid, atime_ns, mtime_ns)
+        if is_chown or any(field is not None for field in fields):
             self.inodes.propose(record.SetAttributes(number, *fields))
-            if live.draft is not None and changes.mtime_ns is not None:
-                live.draft.mtime_ns = changes.mtime_ns
+            if live.draft is not None and mtime_ns is not None:
+                live.draft.touch(mtime_ns)
         return self.inodes.live_stat(live)
 
     def _truncate(self, live: Live, size: int, handle: int | None) -> None:
         if size > FILE_BYTES_MAX:
             raise Refused(Reason.TOO_LARGE)
         file = self.files.opened.get(handle) if handle is not None else None
+        self.inodes.check_claim(live, file if isinstance(file, OpenFile) else None)
         draft = self.inodes.draft(live)
         draft.truncate(size, self._clock.now_ns())
         if isinstance(file, OpenFile):
@@ -111,7 +135,21 @@ class Filesystem:
 
     def end_set_id(self, number: int, caller: Caller, may_keep: Callable[[], bool] = never) -> None:
         """See `Privileges.end_by_write`."""
+        node = self.inodes.nodes.get(number)
+        if isinstance(node, Conditional):
+            return  # Its commit does.
         self.privileges.end_by_write(self.inodes.live(number), caller, may_keep)
+
+    def commit_all(self) -> None:
+        """Every draft becomes a version: the daemon is about to stop.
+
+        Raises:
+            OSError: of a draft the log could not take; it stays a draft, and all others were tried.
+        """
+        try:
+            self._conditionals.commit_all()
+        finally:
+            self.inodes.commit_all()
 
     def take_invalidations(self) -> list[tuple[int, bytes | None]]:
         """What the kernel must forget: (node, None) its pages and attributes, (parent, name) an entry."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
+from storage.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,11 +73,21 @@ class Privileges:
             self._invalidations.append((live.number, None))
 
     def left_by_chown(self, live: Live, caller: Caller) -> int | None:
-        """The permission bits that a change of owner or group leaves; None if all. Nobody is exempt (chown(2))."""
+        """The permission bits that a change of owner or group leaves; None if all. Nobody is exempt (chown(2)).
+
+        Raises:
+            Refused: NOT_PERMITTED where there are bits to end, and neither owner nor root asks. The kernel lets a change
+                of neither owner nor group pass without asking whose file it is, unless it is a file system on a disk.
+        """
         attributes = self._store.attributes(live.number)
         if attributes is None or is_directory(attributes.mode) or not attributes.mode & _SET_ID:
             return None
-        return _without_set_id(attributes, caller)
+        left = _without_set_id(attributes, caller)
+        if left == attributes.mode & 0o7777:
+            return None
+        if caller.uid not in (0, attributes.uid):
+            raise Refused(Reason.NOT_PERMITTED)
+        return left
 
 
 def _without_set_id(attributes: Attributes, caller: Caller) -> int:

@@ -17,6 +17,7 @@ import os
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from cascadefs.filesystem.conditional import OpenConditional
 from cascadefs.filesystem.files import OpenFile
 from cascadefs.filesystem.node import Live, Past
 from storage.errors import Reason, Refused
@@ -74,6 +75,10 @@ class Ranges:
 
         None if there is none: `offset` is not inside the file, or only a hole follows.
         """
+        opened = self._files.opened.get(handle)
+        if isinstance(opened, OpenConditional):
+            size = opened.node.stat().size
+            return None if not 0 <= offset < size else offset if data else size
         file = self._file(handle)
         size = self._size(file.node)
         if not 0 <= offset < size:
@@ -227,6 +232,8 @@ class Ranges:
 
     def _file(self, handle: int) -> OpenFile:
         file = self._files.opened.get(handle)
+        if isinstance(file, OpenConditional):
+            raise Refused(Reason.UNSUPPORTED)
         if not isinstance(file, OpenFile):
             raise Refused(Reason.MALFORMED)
         return file
@@ -237,6 +244,8 @@ class Ranges:
             raise Refused(Reason.PAST_IS_READ_ONLY)
         if not file.writable:
             raise Refused(Reason.BAD_HANDLE)
+        if file.node.claim is not None or file.lost:
+            self._inodes.check_claim(file.node, file)
         return file.node
 
     def _attributes(self, node: Live | Past) -> Attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.answers import PREFIX, STORED, Answers
+from cascadefs.filesystem.claims import Claims
 from cascadefs.filesystem.interface import READ, Caller, may
 from cascadefs.filesystem.node import Live, Past
 from storage import record
@@ -13,6 +14,8 @@ from storage.errors import Reason, Refused
 from storage.limits import XATTR_VALUE_BYTES_MAX
 
 if TYPE_CHECKING:
+    from cascadefs.filesystem.conditional import Conditionals
+    from cascadefs.filesystem.files import Files
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
     from storage.clock import Clock
@@ -27,12 +30,17 @@ class Xattrs:
     def __init__(
         self,
         inodes: Inodes,
+        files: Files,
+        conditionals: Conditionals,
         store: LocalStore,
         clock: Clock,
         history: History,
         invalidations: list[tuple[int, bytes | None]],
     ) -> None:
         self._inodes = inodes
+        self._files = files
+        self._conditionals = conditionals
+        self._claims = Claims(inodes, store)
         self._store = store
         self._clock = clock
         self._history = history
@@ -44,8 +52,7 @@ class Xattrs:
 
         ACLs and SELinux contexts are "not supported", not "absent": `ls -l` then stops asking every file for them.
         """
-        if _is_unkept(name):
-            raise Refused(Reason.UNSUPPORTED)
+        _check_kept(name)
         node = self._inodes.node(number)
         if isinstance(node, Past) and name.startswith(b"user."):
             self._inodes.check_now(node, caller, READ)
@@ -62,15 +69,18 @@ class Xattrs:
         return value
 
     def listxattr(self, number: int, caller: Caller) -> list[bytes]:
-        """The names of the stored attributes, ours not among them: `cp -a` must not carry them off."""
-        del caller
+        """The names of the stored attributes, ours not among them: `cp -a` must not carry them off.
+
+        Those of `trusted.` are told to root only (xattr(7)): the kernel keeps others from their values, not from their names.
+        """
         node = self._inodes.node(number)
         names: list[bytes] = []
         if type(node) is Live:
             names = self._store.xattrs(number)
         elif isinstance(node, Past):
             names = self._store.xattrs(node.inode, node.timestamp)
-        return [name for name in names if not name.startswith(PREFIX)]
+        hidden = (PREFIX,) if caller.uid == 0 else (PREFIX, b"trusted.")
+        return [name for name in names if not name.startswith(hidden)]
 
     def setxattr(self, number: int, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
         """Set an attribute. ACLs and SELinux contexts are refused rather than kept unenforced."""
@@ -78,7 +88,8 @@ class Xattrs:
         if name == PREFIX + b"restore":
             self._restore(live, value, caller)
             return
-        if _is_unkept(name) or (name.startswith(PREFIX) and name not in STORED):
+        _check_kept(name)
+        if name.startswith(PREFIX) and name not in STORED:
             raise Refused(Reason.UNSUPPORTED)
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise Refused(Reason.ARGUMENT_TOO_LARGE)
@@ -88,6 +99,7 @@ class Xattrs:
         """Remove an attribute."""
         del caller
         self._inodes.live(number)
+        _check_kept(name)
         if name.startswith(PREFIX) and name not in STORED:
             raise Refused(Reason.NO_SUCH_ATTRIBUTE)
         self._inodes.propose(record.SetXattr(number, name, None))
@@ -125,6 +137,16 @@ class Xattrs:
         self._invalidations.append((live.number, None))
 
 
-def _is_unkept(name: bytes) -> bool:
-    """Whether an attribute asks for something the kernel would have to enforce, and nobody here would."""
-    return name.startswith(b"system.") or name == b"security.selinux"
+_SPACES = (b"user.", b"trusted.", b"security.")
+
+
+def _check_kept(name: bytes) -> None:
+    """Refuse what no file system keeps (xattr(7)), and what the kernel would have to enforce, and nobody here would.
+
+    Raises:
+        Refused: UNSUPPORTED for ACLs, SELinux contexts and names of no name space; MALFORMED for a name space alone.
+    """
+    if not name.startswith(_SPACES) or name == b"security.selinux":
+        raise Refused(Reason.UNSUPPORTED)
+    if name in _SPACES:
+        raise Refused(Reason.MALFORMED)

@@ -24,12 +24,14 @@ import traceback
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError
 
 from cascadefs.errnos import errno_of
 from cascadefs.filesystem import Caller, Changes
 from cascadefs.fuse import wakeup
 from cascadefs.fuse.notifier import Notifier
+from cascadefs.processes import groups_of
 from storage.errors import Corruption, Reason, Refused
 
 if TYPE_CHECKING:
@@ -62,17 +64,9 @@ class MountRefused(Exception):
     """The kernel or fusermount3 would not mount; the message is what libfuse said."""
 
 
-def _groups_of(pid: int) -> frozenset[int]:
-    """The supplementary groups of a process; none if it is gone or out of sight."""
-    try:
-        return frozenset(pyfuse3.get_sup_groups(pid))
-    except (OSError, RuntimeError):
-        return frozenset()
-
-
 def _caller(context: RequestContext) -> Caller:
     pid = context.pid
-    return Caller(context.uid, context.gid, pid, context.umask, functools.partial(_groups_of, pid))
+    return Caller(context.uid, context.gid, pid, context.umask, functools.partial(groups_of, pid))
 
 
 def _entry(stat: Stat) -> EntryAttributes:
@@ -381,10 +375,16 @@ class Door(pyfuse3.Operations):
         """See `Filesystem.getxattr`."""
         return self._filesystem.getxattr(number, name, _caller(context))
 
-    @_answering(changes=True)
-    def setxattr(self, number: int, name: bytes, value: bytes, context: RequestContext) -> None:
-        """See `Filesystem.setxattr`; pyfuse3 has seen to the flags."""
+    @_waiting
+    async def setxattr(
+        self, number: int, name: bytes, value: bytes, context: RequestContext
+    ) -> None:
+        """See `Filesystem.setxattr`; pyfuse3 has seen to the flags. Whoever restores a version sees it once answered."""
         self._filesystem.setxattr(number, name, value, 0, _caller(context))
+        if invalidations := self._filesystem.take_invalidations():
+            told, token = trio.Event(), trio.lowlevel.current_trio_token()
+            self._notifier.put(invalidations, lambda: token.run_sync_soon(told.set))
+            await told.wait()
 
     @_answering()
     def listxattr(self, number: int, context: RequestContext) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 The kernel may make such a notification wait: for a directory that a request to us holds locked, for a page that a read
 from us will fill. Sent by the thread that answers requests, it would wait for ever (libfuse, fuse_lowlevel.h). So there
-is one thread, a queue to it, and no answer. The order is kept. What the kernel did not know in the first place is fine.
+is one thread and a queue to it, whose order is kept. What the kernel did not know in the first place is fine.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ _NOTHING_LOST: Final = frozenset(
 )
 
 
+def _nothing() -> None:
+    return None
+
+
 class Notifier:
     """The thread and its queue.
 
@@ -46,7 +50,8 @@ class Notifier:
     ) -> None:
         self._invalidate_node = invalidate_node
         self._invalidate_entry = invalidate_entry
-        self._queue: queue.SimpleQueue[Iterable[Invalidation] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Iterable[Invalidation], Callable[[], None]] | None]
+        self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cascadefs-notify", daemon=True)
         self.sent = 0
         self.failed = 0
@@ -55,9 +60,11 @@ class Notifier:
         """Begin; what was put before is sent first."""
         self._thread.start()
 
-    def put(self, invalidations: Iterable[Invalidation]) -> None:
-        """Send these, soon and in this order."""
-        self._queue.put(invalidations)
+    def put(
+        self, invalidations: Iterable[Invalidation], after: Callable[[], None] = _nothing
+    ) -> None:
+        """Send these, soon and in this order; `after` is called when they are, from the thread."""
+        self._queue.put((invalidations, after))
 
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel.
@@ -69,9 +76,11 @@ class Notifier:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (invalidations := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            invalidations, after = item
             for number, name in invalidations:
                 self._send(number, name)
+            after()
 
     def _send(self, number: int, name: bytes | None) -> None:
         try:

@@ -57,7 +57,7 @@ class Attributes:
             Opcode.SETATTR: (self.setattr, Kind.CHANGES),
             Opcode.GETXATTR: (self.getxattr, Kind.ASKS),
             Opcode.LISTXATTR: (self.listxattr, Kind.ASKS),
-            Opcode.SETXATTR: (self.setxattr, Kind.CHANGES),
+            Opcode.SETXATTR: (self.setxattr, Kind.REVEALS),
             Opcode.REMOVEXATTR: (self.removexattr, Kind.CHANGES),
             Opcode.STATFS: (self.statfs, Kind.ASKS),
         }

@@ -41,11 +41,13 @@ class Dispatch:
         turnstile: Turnstile,
         reply: Callable[[int, Reply], None],
         tell: Callable[[], None],
+        reveal: Callable[[int, Reply], None],
     ) -> None:
-        """`tell` queues what the kernel is to forget; it is called without the lock."""
+        """`tell` queues what the kernel is to forget, `reveal` an answer behind it; both are called without the lock."""
         self._turnstile = turnstile
         self._reply = reply
         self._tell = tell
+        self._reveal = reveal
         self._seen: set[str] = set()
         self.lock = turnstile.lock
         self.table: list[Handler | None] = [None] * OPCODES_MAX
@@ -58,6 +60,7 @@ class Dispatch:
             wrap = {
                 Kind.ASKS: self._asking,
                 Kind.CHANGES: self._changing,
+                Kind.REVEALS: self._revealing,
                 Kind.TELLS: self._told,
             }[kind]
             self.table[opcode] = wrap(opcode, handler)
@@ -102,6 +105,16 @@ class Dispatch:
             if result.__class__ is not int or result != NO_REPLY:
                 reply(header[UNIQUE], result)
             tell()
+            return NO_REPLY
+
+        return handle
+
+    def _revealing(self, opcode: Opcode, handler: Handler) -> Handler:
+        """The same the other way round: the answer goes out when the kernel has forgotten."""
+        asking, reveal = self._asking(opcode, handler), self._reveal
+
+        def handle(node: int, body: memoryview, header: Header) -> Reply:
+            reveal(header[UNIQUE], asking(node, body, header))
             return NO_REPLY
 
         return handle

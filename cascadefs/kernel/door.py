@@ -54,7 +54,7 @@ class Door:
         self._on_ready = on_ready
         self._path: Path | None = None
         self._turnstile = Turnstile()
-        self._dispatch = Dispatch(self._turnstile, self._reply, self._tell)
+        self._dispatch = Dispatch(self._turnstile, self._reply, self._tell, self._reveal)
         self._agreement: Agreement | None = None
         self._connection: Connection | None = None
         self._notifier: Notifier | None = None
@@ -193,6 +193,15 @@ class Door:
             with self._dispatch.lock:
                 gone = self._filesystem.take_invalidations()
             self._notifier.put(gone)
+
+    def _reveal(self, unique: int, result: Reply) -> None:
+        """Answer when the kernel has forgotten what it is to forget."""
+        with self._dispatch.lock:
+            gone = self._filesystem.take_invalidations()
+        if gone and self._notifier is not None:
+            self._notifier.put(gone, lambda: self._reply(unique, result))
+        else:
+            self._reply(unique, result)
 
     # --- what waits --------------------------------------------------------------------------------------------
 

@@ -13,14 +13,7 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
-from cascadefs.kernel.handler import (
-    Handlers,
-    Kind,
-    Later,
-    caller_of,
-    may_keep_set_id,
-    process_of,
-)
+from cascadefs.kernel.handler import Handlers, Kind, Later, caller_of
 from cascadefs.kernel.protocol import (
     COPY_FILE_RANGE,
     FALLOCATE,
@@ -44,6 +37,7 @@ from cascadefs.kernel.protocol import (
     pack_open,
     pack_written,
 )
+from cascadefs.processes import may_keep_set_id, process_of
 from storage.limits import RECORD_INODE_MAX
 
 if TYPE_CHECKING:

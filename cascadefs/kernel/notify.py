@@ -1,8 +1,8 @@
 """What the kernel is told to forget, from a thread of its own.
 
 The kernel may make a notification wait: for a directory that a request to us holds locked, for a page that a READ to us
-will fill. Sent by a thread that answers requests, it could wait for ever. So there is one thread, a queue to it, and no
-answer. The order is kept. What the kernel did not know in the first place is fine.
+will fill. Sent by a thread that answers requests, it could wait for ever. So there is one thread and a queue to it, whose
+order is kept; who must see the change at once is answered from there. What the kernel did not know in the first place is fine.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ _NOTHING_LOST: Final = frozenset(
 _log = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    return None
+
+
 class Notifier:
     """The thread and its queue, which has no bound: refusing would leave the kernel with a lie.
 
@@ -42,7 +46,8 @@ class Notifier:
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send_message = send
-        self._queue: queue.SimpleQueue[Iterable[bytes] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Iterable[bytes], Callable[[], None]] | None]
+        self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cascadefs-notify", daemon=True)
         self.sent = 0
         self.failed = 0
@@ -51,20 +56,21 @@ class Notifier:
         """Begin; what was put before is sent first."""
         self._thread.start()
 
-    def put(self, invalidations: Iterable[Invalidation]) -> None:
-        """Let the kernel forget these, soon and in this order."""
-        self._queue.put(
-            [
-                notification.invalidate_node(number)
-                if name is None
-                else notification.invalidate_entry(number, name)
-                for number, name in invalidations
-            ]
-        )
+    def put(
+        self, invalidations: Iterable[Invalidation], after: Callable[[], None] = _nothing
+    ) -> None:
+        """Let the kernel forget these, soon and in this order; `after` is called when it has, from the thread."""
+        messages = [
+            notification.invalidate_node(number)
+            if name is None
+            else notification.invalidate_entry(number, name)
+            for number, name in invalidations
+        ]
+        self._queue.put((messages, after))
 
     def put_messages(self, messages: Iterable[bytes]) -> None:
         """Send these messages of `notification`, soon and in this order."""
-        self._queue.put(messages)
+        self._queue.put((messages, _nothing))
 
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel."""
@@ -74,9 +80,11 @@ class Notifier:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (messages := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None:
+            messages, after = item
             for message in messages:
                 self._send(message)
+            after()
 
     def _send(self, message: bytes) -> None:
         try:

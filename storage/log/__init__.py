@@ -12,17 +12,19 @@ verified when they are read, once.
 
 Threads: one owner appends. `sync` runs on a worker thread; `read`, `frame` and `frames` anywhere.
 
-Rooms: `segments` (files and headers), `reader`, `writer`, `recovery` (finds the end), `repair` (acts on it).
+Rooms: `segments` (files and headers), `reader`, `writer`, `condensed` (segments that lost payloads), `recovery` (finds
+the end), `repair` (acts on it).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from storage.codec import BLOCK_BYTES, Buffer, Slot, encode_block
+from storage.codec import BLOCK_BYTES, FORMAT_VERSION, Buffer, Slot, encode_block
 from storage.errors import Unusable
 from storage.limits import SEGMENT_BYTES
+from storage.log.condensed import condensed_size, gaps_of, payload_offset, write_condensed
 from storage.log.reader import Frame, Reader, Window, frame_room
 from storage.log.recovery import (
     QUARANTINE,
@@ -42,7 +44,15 @@ if TYPE_CHECKING:
 
     from storage.disk import Disk
 
-__all__ = ["QUARANTINE", "Damage", "Frame", "Log", "Recovery"]
+__all__ = ["QUARANTINE", "Condensation", "Damage", "Frame", "Log", "Recovery"]
+
+
+class Condensation(NamedTuple):
+    """What rewriting a segment won and cost."""
+
+    number: int
+    bytes_won: int
+    bytes_written: int
 
 
 class Log:
@@ -260,6 +270,10 @@ class Log:
         """
         return self._reader.frame(address)
 
+    def verify(self, frame: Frame) -> bool:
+        """Whether a record's payload is what was written; reads all of it, from the disk or the kernel's memory."""
+        return self._reader.payload(frame) is not None
+
     def frames(self, address: int | None = None, index: int = 1) -> Iterator[Frame]:
         """Records in order: from the one at an address, or, without it, from an index, to the end of the log.
 
@@ -284,6 +298,76 @@ class Log:
             yield frame
             previous, at = frame, self.next_address(frame)
 
+    def sealed(self) -> range:
+        """The numbers of the segments nothing is appended to any more and whose records are all durable."""
+        stop = self._tail_number
+        while stop > self._first_number and self._first_index(stop) - 1 > self.durable_index:
+            stop -= 1
+        return range(self._first_number, stop)
+
+    def segment_size(self, number: int) -> int:
+        """Bytes a segment takes on the disk: fewer than `segment_bytes` if it is condensed."""
+        condensed = self._reader.segments.condensed(number)
+        return condensed.physical_bytes if condensed is not None else self.segment_bytes
+
+    def condense(self, number: int, dead: frozenset[int], worth_bytes: int) -> Condensation | None:
+        """Write a sealed segment again without the payloads of dead frames; every address stays good.
+
+        Blocks, for as long as a segment takes to copy and sync; call it on a worker thread. All that was appended
+        becomes durable first, because what makes a frame dead must not be forgotten by a power cut that spares this.
+        Abandoning it changes nothing: it runs to its end.
+
+        Args:
+            number: of the segment.
+            dead: addresses of frames whose payloads nobody will ask for again.
+            worth_bytes: what has to be won at least.
+
+        Returns:
+            What it cost and won; None if it was not worth it, or the segment is damaged and is left as it is.
+
+        Raises:
+            OSError: the disk refused, perhaps for want of space; the segment is as it was.
+        """
+        assert self._writer is not None  # Opened read-only.
+        assert number in self.sealed()
+        segments = self._reader.segments
+        header = segments.header(number)
+        following = self._reader.first_index(number + 1)
+        if header.slot is None or header.damaged_offset is not None or following is None:
+            return None
+        source = segments.file(number)
+        base = number * self.segment_bytes
+        left_out = (
+            {gap.start for gap in condensed.gaps()}
+            if (condensed := segments.condensed(number))
+            else set()
+        )
+        frames = []
+        window, at = Window(self._reader), base + BLOCK_BYTES
+        expected = header.slot.first_index
+        while expected < following:
+            frame = window.frame(at)
+            if frame is None or frame.index != expected:
+                return None
+            frames.append(frame)
+            expected, at = expected + 1, at + frame.size_bytes
+
+        def is_dead(frame: Frame) -> bool:
+            return frame.address in dead or payload_offset(frame, base) in left_out
+
+        gaps, data_end = gaps_of(frames, base, is_dead)
+        before = self.segment_size(number)
+        after = condensed_size(gaps, data_end)
+        if before - after < max(worth_bytes, 1):
+            return None
+        self._writer.persist_mark()
+        size = write_condensed(
+            segments.disk, segment_name(number), source, header.slot, gaps, data_end
+        )
+        assert size == after
+        self._reader.exchanged(number)
+        return Condensation(number, before - size, size)
+
     def next_address(self, frame: Frame) -> int:
         """Where the record after a frame is; after the last one, `end_address`."""
         if frame.index >= self.last_index:
@@ -293,6 +377,17 @@ class Log:
         if number <= self._tail_number and self._reader.first_index(number) == frame.index + 1:
             return number * self.segment_bytes + BLOCK_BYTES
         return following
+
+    def segment_behind(self, index: int) -> tuple[int, int] | None:
+        """(index, address) of the first record of the first segment that begins behind a record; None if none does.
+
+        For who reads on behind a head that is damaged: inside its segment nothing more can be found in order.
+        """
+        for number in range(self._first_number, self._tail_number + 1):
+            first_index = self._reader.first_index(number)
+            if first_index is not None and index < first_index <= self.last_index:
+                return first_index, number * self.segment_bytes + BLOCK_BYTES
+        return None
 
     @property
     def _tail_number(self) -> int:
@@ -359,7 +454,7 @@ def _geometry(disk: Disk, identity: int) -> Slot:
     for number in reversed(numbers):
         slot = segments.header(number).slot
         if slot is not None and slot.identity == identity:
-            return slot
+            return slot._replace(version=FORMAT_VERSION)
         foreign = foreign or slot
     if foreign is not None:
         raise Unusable(

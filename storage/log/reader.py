@@ -128,15 +128,21 @@ class Reader:
         return Corruption(f"shard {self.shard}, segment {number:016x}, offset {offset}: {what}")
 
     def payload(self, frame: Frame) -> bytes | None:
-        """The whole payload of a frame, or None if it is not what was written."""
+        """The whole payload of a frame, or None if it is not what was written; zeros if it was left out."""
         if not frame.payload_length:
             return b"" if frame.payload_checksum == checksum(b"") else None
         number, offset = divmod(frame.address, self.segment_bytes)
         start = offset + HEAD_BYTES + len(frame.metadata)
         data = self.segments.file(number).pread(frame.payload_length, start)
+        if self._is_left_out(number, start):
+            return data
         if len(data) != frame.payload_length or checksum(data) != frame.payload_checksum:
             return None
         return data
+
+    def _is_left_out(self, number: int, start: int) -> bool:
+        condensed = self.segments.condensed(number)
+        return condensed is not None and condensed.is_gap(start)
 
     def read(self, address: int, offset: int, length: int) -> memoryview | bytes:
         """See `Log.read`."""
@@ -165,10 +171,10 @@ class Reader:
             raise self.corruption(address, what)
 
     def _slice(self, number: int, start: int, length: int, address: int) -> memoryview:
-        view = self.segments.map(number)[start : start + length]
+        view = self.segments.slice(number, start, length)
         if len(view) != length:  # Mapped by a reading process before the segment had its full size.
             self.segments.forget(number)
-            view = self.segments.map(number)[start : start + length]
+            view = self.segments.slice(number, start, length)
         if len(view) != length:
             raise self.corruption(address, "the segment ends inside this record")
         return view
@@ -180,6 +186,9 @@ class Reader:
         if frame is None:
             raise self.corruption(address, "there is no intact record head of this log here")
         start = address % self.segment_bytes + HEAD_BYTES + len(frame.metadata)
+        if frame.payload_length and self._is_left_out(address // self.segment_bytes, start):
+            what = f"the payload of record {frame.index} was let go; nothing should ask for it"
+            raise self.corruption(address, what)
         payload: bytes | None = window.bytes_at(start, frame.payload_length)
         if payload is None:
             payload = self.payload(frame)
@@ -200,6 +209,13 @@ class Reader:
         if index is None:
             self._first_indexes.forget(number)  # It may be in the making.
         return index
+
+    def exchanged(self, number: int) -> None:
+        """The file of a segment was replaced by another that holds the same records, payloads aside."""
+        self.segments.forget(number)
+        base = number * self.segment_bytes
+        for address in [a for a in list(self._verified) if base <= a < base + self.segment_bytes]:
+            self._verified.pop(address, None)
 
     def forget(self) -> None:
         """Forget all that was read, because recovery changed files."""

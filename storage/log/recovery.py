@@ -276,8 +276,7 @@ def _judge(reader: Reader, end: End, headers: dict[int, Header], *, foreign: boo
         end.bytes_dropped += reader.data_end(number, BLOCK_BYTES) - BLOCK_BYTES
         if _ours(reader, number, headers[number]):
             end.frames_after += _count(reader, number, BLOCK_BYTES, end.next_index)
-            first_index = reader.first_index(number)
-            overlap = overlap or (first_index is not None and first_index < end.next_index)
+            overlap = overlap or _overlaps(reader, end, number)
     if end.what is None:
         end.what = _why(end, headers, overlap=overlap)
     end.broken = foreign or overlap or bool(end.frames_after and end.durable_lost)
@@ -285,6 +284,22 @@ def _judge(reader: Reader, end: End, headers: dict[int, Header], *, foreign: boo
         end.damage.append(
             Damage(end.number, end.offset, end.what or f"record {end.next_index} is missing")
         )
+
+
+def _overlaps(reader: Reader, end: End, number: int) -> bool:
+    """Whether a segment behind the end begins before it.
+
+    Not so where a roll-over failed and could not be cleared away: what came next may have fitted into the end segment.
+    """
+    first_index = reader.first_index(number)
+    if first_index is None or first_index >= end.next_index:
+        return False
+    is_left_over = (
+        number == end.number + 1
+        and first_index >= end.slot.first_index
+        and reader.find_frame(number, BLOCK_BYTES) is None
+    )
+    return not is_left_over
 
 
 def _count(reader: Reader, number: int, offset: int, next_index: int) -> int:

@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from storage.codec import BLOCK_BYTES, SLOT_OFFSETS, Slot, encode_slot
+from storage.codec import (
+    BLOCK_BYTES,
+    CONDENSED_VERSION,
+    FORMAT_VERSION,
+    SLOT_OFFSETS,
+    Slot,
+    encode_slot,
+)
+from storage.log.condensed import write_plain
 from storage.log.recovery import QUARANTINE, End, unsynced_from
 from storage.log.segments import DIRECTORY, segment_name
 
@@ -91,8 +99,12 @@ def _rewrite_header(reader: Reader, end: End, number: int) -> None:
     assert first_index is not None  # The walk came through this segment.
     # The mark must be true now, and must not lie above the end: appended records will take those indexes again.
     mark = min(end.known, end.next_index - 1)
+    is_condensed = reader.segments.condensed(number) is not None
+    version = CONDENSED_VERSION if is_condensed else FORMAT_VERSION
     file = reader.segments.disk.open(segment_name(number))
-    slot = end.slot._replace(number=number, first_index=first_index, durable_index=mark)
+    slot = end.slot._replace(
+        number=number, first_index=first_index, durable_index=mark, version=version
+    )
     _write_header(file, slot)
     file.close()
 
@@ -100,6 +112,11 @@ def _rewrite_header(reader: Reader, end: End, number: int) -> None:
 def _finish_tail(reader: Reader, end: End) -> None:
     """Cut the end segment, make all that is kept durable, and only then say so in the mark."""
     disk = reader.segments.disk
+    condensed = reader.segments.condensed(end.number)
+    if condensed is not None:
+        # What lay behind it is lost: it is the last segment once more, and will be written to.
+        write_plain(disk, segment_name(end.number), condensed, end.slot)
+        reader.exchanged(end.number)
     tail = disk.open(segment_name(end.number))
     if end.what is not None:
         tail.truncate(end.offset)
@@ -127,6 +144,8 @@ def _write_again(reader: Reader, end: End, address: int) -> None:
         offset = 0  # Then the header was not synced either.
     for at in range(number, end.number + 1):
         limit = end.offset if at == end.number else reader.segment_bytes
+        if reader.segments.condensed(at) is not None:
+            continue  # It was on the disk before it got its name.
         source = reader.segments.file(at)
         target = reader.segments.disk.open(segment_name(at))
         for low, high in source.data_ranges(offset):

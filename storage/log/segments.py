@@ -16,6 +16,7 @@ from storage.codec import (
     decode_slot,
 )
 from storage.errors import Unusable
+from storage.log.condensed import Condensed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +102,12 @@ class Segments:
         self._maps: Recent[int, memoryview] = Recent(mapped_max, lambda n: self.file(n).map())
 
     def _open(self, number: int) -> File:
-        return self.disk.open(segment_name(number), write=False)
+        name = segment_name(number)
+        file = self.disk.open(name, write=False)
+        size = file.size()
+        if self.segment_bytes and Condensed.is_at_end_of(file, size):
+            return Condensed(file, name, self.segment_bytes, size)
+        return file
 
     def numbers(self) -> list[int]:
         """Numbers of the segments that exist, ascending. Files with other names are none of ours."""
@@ -112,9 +118,20 @@ class Segments:
         """A segment, open for reading; `FileNotFoundError` if there is none."""
         return self._files.get(number)
 
-    def map(self, number: int) -> memoryview:
-        """A segment's bytes without a copy."""
-        return self._maps.get(number)
+    def slice(self, number: int, start: int, length: int) -> memoryview:
+        """A range of a segment without a copy; shorter where the file ends early, or a gap is in the way."""
+        file = self.file(number)
+        if isinstance(file, Condensed):
+            place = file.place(start, length)
+            if place is None:
+                return memoryview(b"")
+            start = place
+        return self._maps.get(number)[start : start + length]
+
+    def condensed(self, number: int) -> Condensed | None:
+        """A segment, if it is condensed."""
+        file = self.file(number)
+        return file if isinstance(file, Condensed) else None
 
     def forget(self, number: int) -> None:
         """Drop what is open of a segment, because its file was exchanged or grew."""

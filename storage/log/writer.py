@@ -234,6 +234,24 @@ class Writer:
             self._mark(tail, slot, target)
             return target
 
+    def persist_mark(self) -> None:
+        """Make everything durable, and that it is: the mark on the disk says so when this returns.
+
+        Raises:
+            OSError: as `sync`.
+        """
+        self.sync()
+        with self._syncing:
+            tail, slot = self._unsynced[-1]
+            self._mark(tail, slot, self.durable_index)
+            try:
+                tail.fdatasync()
+                if slot.number > self._named:
+                    self._disk.sync_directory(DIRECTORY)
+            except OSError as error:
+                self._refusal = f"a sync failed ({error})"
+                raise
+
     def _mark(self, file: File, slot: Slot, durable_index: int) -> None:
         """Note in the tail's second header copy what is durable; the next sync takes it along at no cost.
 

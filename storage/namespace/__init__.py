@@ -87,6 +87,7 @@ class Namespace(Questions):
         rows = self._rows = Rows(table, self.counters, keep_past=keep_past)
         super().__init__(rows)
         events = self.events = Events(rows, self)
+        self.conditions = Conditions(self)
         names, metadata = Names(rows, self, events), Metadata(rows)
         pruning = Pruning(rows, self, events)
         self.frames = Frames(rows)
@@ -111,7 +112,7 @@ class Namespace(Questions):
             Label: metadata.label,
             Unlabel: metadata.unlabel,
             Batch: self._batch,
-            Expect: Conditions(self).expect,
+            Expect: self.conditions.expect,
             Event: events.event,
             Prune: pruning.prune,
             Drop: pruning.drop,

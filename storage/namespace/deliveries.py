@@ -10,7 +10,7 @@ frame to read on from, and the sparse set of events done above it.
 
 Rows (FORMAT, "Deliveries"), all beginning with ``T``; *key* is u64be base, name, NUL; *event* u64be timestamp, u32be
 ordinal: ``Tb`` key -> cursor; ``Tv`` key ~timestamp -> definition since; ``Td`` key event -> done above the mark; ``Ta`` key event
--> attempt; ``Tf`` key event -> dead letter; ``Tr`` key event -> to be done again, wherever the mark is; ``Ts`` key hash -> state;
+-> attempt; ``Tf`` key event -> dead letter; ``Tr`` key event -> dead letter that is to be done again, wherever the mark is; ``Ts`` key hash -> state;
 ``Tp`` timestamp -> address of the Finish; ``Te`` -> epoch. None of them has a past: what a consumer has done is no
 file's history.
 
@@ -117,17 +117,15 @@ class Deliveries:
         """The events above the mark that are done."""
         return self._events(b"Td", base, name)
 
-    def rearmed(self, base: int, name: bytes) -> list[tuple[int, int]]:
-        """The events to be done again."""
-        return self._events(b"Tr", base, name)
+    def rearmed(self, base: int, name: bytes) -> dict[tuple[int, int], bytes]:
+        """The events to be done again, with their dead letters."""
+        prefix = b"Tr" + entry_key(base, name)
+        return {_event(key, prefix): row for key, row in self._rows(prefix)}
 
     def attempts(self, base: int, name: bytes) -> dict[tuple[int, int], Attempted]:
         """The events that failed and are not done, with their attempts."""
         prefix = b"Ta" + entry_key(base, name)
-        return {
-            _EVENT.unpack_from(key, len(prefix)): _attempted(row)  # type: ignore[misc]
-            for key, row in self._rows(prefix)
-        }
+        return {_event(key, prefix): _attempted(row) for key, row in self._rows(prefix)}
 
     def letters(self, base: int, name: bytes) -> list[tuple[int, int]]:
         """The events that are in the dead letters, oldest first."""
@@ -143,13 +141,13 @@ class Deliveries:
         return _state(row)[1] if row is not None else None
 
     def finish_address(self, timestamp: int) -> int | None:
-        """Where the `Finish` of a timestamp stands in the log, if one with provenance has it."""
+        """Where the `Finish` of a timestamp stands in the log, if one that changed files has it."""
         row = self._table.get(b"Tp" + U64.pack(timestamp))
         return U64.unpack(row)[0] if row is not None else None
 
     def _events(self, letter: bytes, base: int, name: bytes) -> list[tuple[int, int]]:
         prefix = letter + entry_key(base, name)
-        return [_EVENT.unpack_from(key, len(prefix)) for key, _ in self._rows(prefix)]  # type: ignore[misc]
+        return [_event(key, prefix) for key, _ in self._rows(prefix)]
 
     def _rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return self._table.scan(prefix, prefix + b"\xff" * 13)
@@ -231,7 +229,7 @@ class Deliveries:
                 table.delete(row)
             else:
                 table.put(row, _encode((key_text, value)))
-        if record.provenance:
+        if record.records:
             table.put(b"Tp" + U64.pack(timestamp), U64.pack(address))
 
     def attempt(self, _timestamp: int, _address: int, record: Attempt) -> Outcome:
@@ -262,13 +260,17 @@ class Deliveries:
     def rearm(self, _timestamp: int, _address: int, record: Rearm) -> Outcome:
         """Dead letters are done again, or no longer kept."""
         prefix = entry_key(record.base, record.consumer)
-        keys = [prefix + _EVENT.pack(*event) for event in record.events]
-        if any(self._table.get(b"Tf" + key) is None for key in keys):
-            return REFUSED[Reason.ABSENT]
-        for key in keys:
+        letters = {}
+        for event in record.events:
+            key = prefix + _EVENT.pack(*event)
+            letter = self._table.get(b"Tf" + key)
+            if letter is None:
+                return REFUSED[Reason.ABSENT]
+            letters[key] = letter
+        for key, letter in letters.items():
             self._table.delete(b"Tf" + key)
             if record.again:
-                self._table.put(b"Tr" + key, b"")
+                self._table.put(b"Tr" + key, letter)
         return DONE
 
     def _define(self, base: int, name: bytes, timestamp: int, definition: bytes) -> None:
@@ -290,6 +292,11 @@ class Deliveries:
 
 FINISH_DONE, FINISH_SKIPPED, FINISH_DEAD = 1, 2, 3
 """What became of the events of a `Finish`."""
+
+
+def _event(key: bytes, prefix: bytes) -> tuple[int, int]:
+    timestamp, ordinal = _EVENT.unpack_from(key, len(prefix))
+    return timestamp, ordinal
 
 
 def _state_key(base: int, name: bytes, key: str) -> bytes:

@@ -9,6 +9,7 @@ __all__ = [
     "CONTENT_KEY",
     "CONTENT_ROW",
     "MAX",
+    "POLICY_XATTR",
     "ROOT",
     "U64",
     "after_key",
@@ -26,6 +27,8 @@ CONTENT_KEY = struct.Struct(">QQ")
 CONTENT_ROW = struct.Struct(">QBI")
 """timestamp, state (0: kept), generation"""
 MAX = 2**64 - 1
+POLICY_XATTR = b"user.cascade.retention"
+"""What says how long the history below a directory is kept: who has it is noted in ``P`` rows."""
 
 
 def entry_key(inode: int, name: bytes) -> bytes:

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING
 
 from storage.attributes import TYPE_MASK, Attributes
 from storage.errors import Reason
-from storage.limits import NAME_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
-from storage.namespace.keys import U64, entry_key
+from storage.limits import (
+    NAME_BYTES_MAX,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
+    XATTR_NAME_BYTES_MAX,
+    XATTR_VALUE_BYTES_MAX,
+)
+from storage.namespace.keys import POLICY_XATTR, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
 
 if TYPE_CHECKING:
@@ -38,6 +44,9 @@ class Metadata:
         row = self._inodes.get_row(key)
         if row is None:
             return REFUSED[Reason.ABSENT]
+        for time_ns in (record.atime_ns, record.mtime_ns):
+            if time_ns is not None and not TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
+                return REFUSED[Reason.MALFORMED]
         attributes = Attributes.unpack(row[1])
         if record.mode is not None:
             attributes.mode = attributes.mode & TYPE_MASK | record.mode & 0o7777
@@ -73,6 +82,12 @@ class Metadata:
             self._rows.remove(self._xattrs, key, timestamp)
         else:
             self._xattrs.put(key, timestamp, record.value)
+        if record.name == POLICY_XATTR:
+            note = b"P" + U64.pack(record.inode)
+            if record.value is None:
+                self._rows.table.delete(note)
+            else:
+                self._rows.table.put(note, b"")
         attributes = Attributes.unpack(row[1])
         attributes.ctime_ns = timestamp * 1000
         self._inodes.replace(U64.pack(record.inode), timestamp, attributes.pack(), row)

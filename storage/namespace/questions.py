@@ -220,6 +220,10 @@ class Questions:
         for key, _, row in self._labels.scan(b""):
             yield U64.unpack_from(key)[0], key[8:-1], U64.unpack(row)[0]
 
+    def has_policies(self) -> bool:
+        """Whether any directory says how long its history is kept."""
+        return self._table.first(b"P", b"Q") is not None
+
     def next_entry(self, after: bytes = b"") -> bytes | None:
         """The least `entry_key` behind `after` of a name that means or ever meant anything."""
         return self._entries.next_key(b"", after)

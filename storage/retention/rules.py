@@ -12,6 +12,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from storage.namespace import ROOT
+from storage.namespace.keys import POLICY_XATTR
 from storage.retention.policy import MalformedPolicy, Policy, parse
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOLD", "RETENTION", "Rules"]
 
-RETENTION: Final = b"user.cascade.retention"
+RETENTION: Final = POLICY_XATTR
 """The extended attribute of a directory that is its policy."""
 
 HOLD: Final = b"user.cascade.hold"

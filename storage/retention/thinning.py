@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from storage.attributes import Attributes
     from storage.binding import Binding
-    from storage.namespace import Namespace, Outcome, Version
+    from storage.namespace import Namespace, Version
     from storage.retention.policy import Policy
 
 __all__ = ["Tally", "Thinning"]
@@ -52,7 +52,7 @@ class Thinning:
     def __init__(
         self,
         namespace: Namespace,
-        propose: Callable[[record.Record], Outcome] | None,
+        propose: Callable[[record.Record], object] | None,
         *,
         now: int,
         pinned: Callable[[int], bool],

@@ -11,6 +11,7 @@ is staged, merged and cut like one of a megabyte.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat as modes
 import sys
@@ -129,12 +130,19 @@ class Layer(Tree):
         while flags & os.O_CREAT and not flags & os.O_EXCL and self._is_link(path):
             links += 1
             if links > LINKS_FOLLOWED_MAX:
-                raise OSError(40, "ELOOP")
+                raise OSError(errno.ELOOP, "the kernel")
             path = "/".join([*path.split("/")[:-1], self.readlink(path).decode()])
         if self._is_directory(path) and not (flags & os.O_CREAT and flags & os.O_EXCL):
-            raise OSError(21, "EISDIR")
+            raise OSError(errno.EISDIR, "the kernel")
         with self._refusals():
             return super().open(path, flags)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str | bytes):
+        with super()._parent(path) as (stat, name):
+            if not modes.S_ISDIR(stat.mode):
+                raise OSError(errno.ENOTDIR, "the kernel")
+            yield stat, name
 
     def _is_link(self, path: str) -> bool:
         with contextlib.suppress(OSError):
@@ -235,7 +243,8 @@ class Layer(Tree):
         return times[::-1]
 
     def now(self) -> int:
-        return self.store.now()
+        """The timestamp given out last."""
+        return self.store.status()["last_commit_us"]
 
     def clock_us(self) -> int:
         return self.clock.now_ns() // 1000
@@ -263,8 +272,7 @@ class Layer(Tree):
         self.boots += 1
         self.clock.time_ns += 10**9
         self._start()
-        newest = next(iter(self.store.journal()), None)
-        self._last_us = newest[0] if newest is not None else 0
+        self._last_us = self.now()
         return self._last_us
 
     def check_nothing_is_held(self, open_files: int) -> None:

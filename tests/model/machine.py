@@ -7,10 +7,11 @@ something.
 
 from __future__ import annotations
 
-from hypothesis import note, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.model.pair import Divergence, Pair
+from tests.model.pair import Pair
+from tests.model.reference import Handle
 
 NAMES = ["a", "b.txt", "d", "e"]
 PATHS = [
@@ -38,6 +39,8 @@ HANDLES_MAX = 4
 LABELS = ["one", "two"]
 
 path = st.sampled_from(PATHS)
+bound = st.one_of(path, st.integers(0, 20), st.integers(0, 20))
+"""A path, or the number of one that is there."""
 place = st.sampled_from([0, 0, 1, 5, 40, 63, 64, 65, 100, 128, 200, 300])
 width = st.sampled_from([1, 3, 20, 48, 63, 64, 70, 130, 200])
 which = st.integers(0, HANDLES_MAX - 1)
@@ -48,10 +51,22 @@ past = st.one_of(
 )
 
 
+def has_handles(machine: Machine) -> bool:
+    return bool(machine.w.reference.handles)
+
+
+def is_here(handle: Handle) -> bool:
+    """Open for a file of the present, in this process."""
+    return handle.frozen is None and handle.process == 0
+
+
 class Machine(RuleBasedStateMachine):
     """Rules over a `Pair`; a subclass says through which door."""
 
     w: Pair
+    ends_max = 4
+    cuts_power = True
+    has_ranges = True
 
     def make_pair(self) -> Pair:
         raise NotImplementedError
@@ -60,6 +75,18 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.w = self.make_pair()
         self.next_fd = 0
+        self.ends_left = self.ends_max
+        for name in ("d", "e", "d/e"):
+            self.w.mkdir(name)
+        self.put("a", 100)
+        self.put("d/b.txt", 10)
+
+    def at(self, path: str | int, *, file: bool = False) -> str:
+        """A path as drawn; a number stands for one that is there, of a file if asked."""
+        if isinstance(path, str):
+            return path
+        paths = self.w.live_paths(files=file) or self.w.live_paths(files=False) or ["a"]
+        return paths[path % len(paths)]
 
     def teardown(self) -> None:
         if hasattr(self, "w"):
@@ -82,20 +109,24 @@ class Machine(RuleBasedStateMachine):
     def symlink(self, path, to):
         self.w.symlink(to, path)
 
-    @rule(old=path, new=path)
+    @rule(old=bound, new=path)
     def link(self, old, new):
+        old = self.at(old, file=True)
         self.w.link(old, new)
 
-    @rule(path=path)
+    @rule(path=bound)
     def unlink(self, path):
+        path = self.at(path, file=True)
         self.w.unlink(path)
 
-    @rule(path=path)
+    @rule(path=bound)
     def rmdir(self, path):
+        path = self.at(path)
         self.w.rmdir(path)
 
-    @rule(old=path, new=path, flags=st.sampled_from(["", "", "", "noreplace", "exchange"]))
+    @rule(old=bound, new=bound, flags=st.sampled_from(["", "", "", "noreplace", "exchange"]))
     def rename(self, old, new, flags):
+        old, new = self.at(old), self.at(new)
         self.w.rename(old, new, flags)
 
     @rule(path=path, length=width)
@@ -107,8 +138,9 @@ class Machine(RuleBasedStateMachine):
             self.w.close(fd)
             self.w.rename("new", path)
 
-    @rule(path=path, length=width)
+    @rule(path=bound, length=width)
     def put(self, path, length):
+        path = self.at(path, file=True)
         fd = self.fresh()
         if self.w.open(fd, path, "w creat trunc"):
             self.w.write(fd, 0, length)
@@ -116,35 +148,41 @@ class Machine(RuleBasedStateMachine):
 
     # --- metadata ----------------------------------------------------------------------------------------------
 
-    @rule(path=path, size=place)
+    @rule(path=bound, size=place)
     def truncate(self, path, size):
+        path = self.at(path, file=True)
         self.w.truncate(path, size)
 
-    @rule(path=path, mode=st.sampled_from(MODES))
+    @rule(path=bound, mode=st.sampled_from(MODES))
     def chmod(self, path, mode):
+        path = self.at(path)
         self.w.chmod(path, mode)
 
-    @rule(path=path, mtime_ns=st.sampled_from([0, 10**18 + 1, -5 * 10**8]))
+    @rule(path=bound, mtime_ns=st.sampled_from([0, 10**18 + 1, -5 * 10**8]))
     def utime(self, path, mtime_ns):
+        path = self.at(path)
         self.w.utime(path, mtime_ns)
 
     @rule(
-        path=path,
+        path=bound,
         name=st.sampled_from(["user.k", "user.l"]),
         value=st.sampled_from([b"", b"one", b"\0\xff"]),
         flags=st.sampled_from(["", "", "create", "replace"]),
     )
     def setxattr(self, path, name, value, flags):
+        path = self.at(path)
         self.w.setxattr(path, name, value, flags)
 
-    @rule(path=path, name=st.sampled_from(["user.k", "user.l"]))
+    @rule(path=bound, name=st.sampled_from(["user.k", "user.l"]))
     def removexattr(self, path, name):
+        path = self.at(path)
         self.w.removexattr(path, name)
 
     # --- history -----------------------------------------------------------------------------------------------
 
-    @rule(path=path, spec=past)
+    @rule(path=bound, spec=past)
     def restore(self, path, spec):
+        path = self.at(path, file=True)
         self.w.restore(path, *spec)
 
     @rule(path=st.sampled_from([".", "d", "d", "e", "d/.", "d/e", "a"]), label=st.sampled_from(LABELS))
@@ -159,10 +197,11 @@ class Machine(RuleBasedStateMachine):
         call=st.sampled_from(
             "creat write mkdir symlink rename unlink rmdir chmod truncate".split()
         ),
-        path=path,
+        path=bound,
         spec=past,
     )
     def forge(self, call, path, spec):
+        path = self.at(path, file=True)
         self.w.forge(call, path, *spec)
 
     # --- open files --------------------------------------------------------------------------------------------
@@ -177,13 +216,20 @@ class Machine(RuleBasedStateMachine):
         return fds[which % len(fds)] if fds else None
 
     @precondition(lambda self: len(self.w.reference.handles) < HANDLES_MAX)
-    @rule(path=path, flags=st.sampled_from(OPENINGS), process=st.integers(0, 1))
+    @rule(path=bound, flags=st.sampled_from(OPENINGS), process=st.integers(0, 1))
     def open(self, path, flags, process):
+        path = self.at(path, file=True)
         self.w.open(self.fresh(), path, flags, process)
 
     @precondition(lambda self: len(self.w.reference.handles) < HANDLES_MAX)
-    @rule(path=path, spec=past)
+    @rule(number=st.integers(0, 20), flags=st.sampled_from(["rw", "rw", "r", "w append", "rw trunc"]))
+    def open_file(self, number, flags):
+        self.w.open(self.fresh(), self.at(number, file=True), flags)
+
+    @precondition(lambda self: len(self.w.reference.handles) < HANDLES_MAX)
+    @rule(path=bound, spec=past)
     def open_past(self, path, spec):
+        path = self.at(path, file=True)
         self.w.open_past(self.fresh(), path, *spec)
 
     def on_a_handle(self, which, allowed, call, *arguments):
@@ -191,14 +237,17 @@ class Machine(RuleBasedStateMachine):
         if fd is not None:
             call(fd, *arguments)
 
+    @precondition(has_handles)
     @rule(which=which, offset=place, length=width)
     def read(self, which, offset, length):
         self.on_a_handle(which, lambda h: h.reads, self.w.read, offset, length)
 
+    @precondition(has_handles)
     @rule(which=which, offset=place, length=width)
     def write(self, which, offset, length):
         self.on_a_handle(which, lambda h: h.writes, self.w.write, offset, length)
 
+    @precondition(has_handles)
     @rule(which=which, offset=place, length=width)
     def write_and_close(self, which, offset, length):
         fd = self.some(which, lambda h: h.writes)
@@ -206,10 +255,12 @@ class Machine(RuleBasedStateMachine):
             self.w.write(fd, offset, length)
             self.w.close(fd)
 
+    @precondition(has_handles)
     @rule(which=which, size=place)
     def ftruncate(self, which, size):
         self.on_a_handle(which, lambda h: h.writes, self.w.ftruncate, size)
 
+    @precondition(has_handles)
     @rule(
         which=which,
         offset=place,
@@ -217,36 +268,53 @@ class Machine(RuleBasedStateMachine):
         how=st.sampled_from(["", "keep", "zero", "zero keep", "punch", "punch"]),
     )
     def allocate(self, which, offset, length, how):
-        self.on_a_handle(which, lambda h: h.frozen is None, self.w.allocate, offset, length, how)
+        if self.has_ranges:
+            self.on_a_handle(which, is_here, self.w.allocate, offset, length, how)
 
+    @precondition(has_handles)
     @rule(source=which, at=place, sink=which, offset=place, length=width)
     def copy(self, source, at, sink, offset, length):
-        reader = self.some(source, lambda h: h.reads)
-        writer = self.some(sink, lambda h: h.writes and not h.appends)
+        reader = self.some(source, lambda h: h.reads and h.process == 0)
+        writer = self.some(sink, lambda h: h.writes and not h.appends and h.process == 0)
         if reader is not None and writer is not None:
             self.w.copy(reader, at, writer, offset, length)
 
+    @precondition(has_handles)
     @rule(which=which)
     def holes(self, which):
         self.on_a_handle(which, lambda h: h.reads, self.w.check_holes)
 
+    @precondition(has_handles)
     @rule(which=which)
     def fsync(self, which):
         self.on_a_handle(which, lambda h: h.frozen is None, self.w.fsync)
 
+    @precondition(has_handles)
     @rule(which=which)
     def close_duplicate(self, which):
         self.on_a_handle(which, lambda h: True, self.w.close_duplicate)
 
+    @precondition(has_handles)
     @rule(which=which)
     def close(self, which):
         self.on_a_handle(which, lambda h: True, self.w.close)
 
+    # --- pasts -------------------------------------------------------------------------------------------------
+
+    @rule(seed=st.integers(0, 2**16))
+    def look_back(self, seed):
+        self.w.look_back(seed)
+
+    @rule(seed=st.integers(0, 2**16))
+    def look_back_again(self, seed):
+        self.w.look_back(seed)
+
     # --- ends --------------------------------------------------------------------------------------------------
 
-    @rule()
-    def kill(self):
-        self.w.kill()
-
-
-__all__ = ["Divergence", "Machine", "invariant", "note"]
+    @precondition(lambda self: self.ends_left)
+    @rule(how=st.sampled_from(["kill", "power_cut", "restart"]), seed=st.integers(0, 1000))
+    def end_it(self, how, seed):
+        self.ends_left -= 1
+        if how == "power_cut" and not self.cuts_power:
+            how = "kill"
+        getattr(self.w, how)(*([seed] if how == "power_cut" else []))

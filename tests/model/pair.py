@@ -2,9 +2,9 @@
 
 A `Door` is the product as a program sees it: the file system layer in this process (`layer`) or a mount (`mount`). A
 call that the reference refuses must fail with one of its errnos, and every other one must succeed. After each step the
-live trees are equal; after some, a random past is: a version, a directory at an instant in one of its spellings, a log,
-what is deleted, a label. Pasts are chosen by a generator that is seeded with nothing but the steps, so a sequence of
-calls always does the same.
+live trees are equal. `look_back` compares random pasts: versions, a directory at an instant in one of its spellings, a
+log, what is deleted, a label; `finish` compares all that is left of history. What is random there comes from the seed
+that the step names, so a sequence of calls always does the same.
 
 Every line of the transcript is the call that makes it: a failing sequence can be pasted into a test (`test_found`).
 """
@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import traceback
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 AUTOCOMMIT_S = 5.0
-STEPS_BETWEEN_PASTS = 3
 MOMENTS_AT_THE_END = 12
 
 FLAGS = {
@@ -48,6 +48,10 @@ FLAGS = {
     "trunc": os.O_TRUNC,
     "append": os.O_APPEND,
 }
+
+
+DONE: Counter[tuple[str, str]] = Counter()
+"""How often each call was made, and with what result, by all pairs of this process."""
 
 
 class Divergence(AssertionError):
@@ -76,8 +80,9 @@ class Door(Protocol):
     def commit_times(self) -> list[int]:
         """Timestamps of the commits since the last call, ascending; the last one may be any instant behind them."""
 
+    def clock_us(self) -> int: ...
     def now(self) -> int:
-        """An instant that is final: what commits later has a later time."""
+        """An instant after the last commit and before the next."""
 
 
 def epoch(time_us: int) -> datetime:
@@ -115,7 +120,7 @@ class Pair:
     def both(self, line: str, expect: Callable[[], object], do: Callable[[], object]) -> object:
         """Make a call on both; the product's answer, or None where both refused."""
         self.lines.append(line)
-        before = len(self.reference.moments)
+        before, started_us = len(self.reference.moments), self.door.clock_us()
         refusal = error = answer = None
         try:
             expect()
@@ -133,6 +138,9 @@ class Pair:
             self.fail(f"refused with {error}; it should have been done")
         if refusal is not None and error not in refusal.errnos:
             self.fail(f"{error or 'done'}; it should have been refused with {refusal}")
+        DONE[line.partition("(")[0].removeprefix("w."), error or "done"] += 1
+        for moment in self.reference.moments[before:]:
+            moment.started = started_us
         self._learn_times(before)
         self.check()
         return answer
@@ -152,8 +160,6 @@ class Pair:
         self.steps += 1
         with self._transcript():
             self.check_live()
-            if self.steps % STEPS_BETWEEN_PASTS == 0:
-                self.check_a_past()
 
     @contextlib.contextmanager
     def _transcript(self) -> Iterator[None]:
@@ -348,6 +354,7 @@ class Pair:
                 writes="r" not in words,
                 **{word: True for word in words if word not in ("r", "w", "rw")},
             )
+            self.reference.handles[fd].process = process
 
         def do() -> None:
             self.files[fd] = self.door.open(path, wanted, process)
@@ -539,6 +546,13 @@ class Pair:
             if look.kind != DIRECTORY and found.size != len(look.data):
                 self.fail(f"{what}: {path} has size {found.size}, expected {len(look.data)}")
 
+    @staticmethod
+    def figures() -> str:
+        """What was done so far in this process, of all kinds."""
+        done = sum(count for (_, word), count in DONE.items() if word == "done")
+        refused = sum(DONE.values()) - done
+        return f"{sum(DONE.values())} calls ({refused} refused)"
+
     def check_live(self) -> None:
         """The present: every name, and what is behind it."""
         reference = self.reference
@@ -611,22 +625,33 @@ class Pair:
 
     # --- pasts -------------------------------------------------------------------------------------------------
 
-    def check_a_past(self) -> None:
-        """One past, chosen by chance."""
-        choose = self.random.choice
-        choose(
-            (
-                self._check_some_version,
-                self._check_some_version,
-                self._check_some_moment,
-                self._check_some_moment,
-                self._check_some_deleted,
-                self._check_some_label,
-                self._check_some_instants,
-                self._check_some_minutes_ago,
-                self._check_some_inode,
-            )
-        )()
+    def look_back(self, seed: int) -> None:
+        """Some pasts, chosen by chance."""
+        self.random = Random(seed)
+        self.lines.append(f"w.look_back({seed})")
+        self.steps += 1
+        with self._transcript():
+            for check in self.random.sample(self._pasts(), 3):
+                check()
+
+    def _pasts(self) -> list[Callable[[], None]]:
+        return [
+            self._check_some_version,
+            self._check_some_version,
+            self._check_some_moment,
+            self._check_some_moment,
+            self._check_some_deleted,
+            self._check_some_label,
+            self._check_some_instants,
+            self._check_some_minutes_ago,
+            self._check_some_inode,
+        ]
+
+    def live_paths(self, *, files: bool) -> list[str]:
+        """Every name there is, or every one of a file."""
+        reached = self._expected(self.reference.trees, ROOT)
+        kinds = {n: inode.kind for n, inode in self.reference.inodes.items()}
+        return [path for path, n in reached if path and (kinds[n] == FILE or not files)]
 
     def _live_directories(self) -> list[tuple[str, int]]:
         reached = self._expected(self.reference.trees, ROOT)
@@ -716,13 +741,13 @@ class Pair:
         number = self.reference.trees[directory][name]
         if self.reference.inodes[number].kind == "link":
             return
-        bound = (directory, name) not in self.reference.causes
-        for attribute, expected in (("version", len(history) if bound else None), ("head", len(history))):
+        shown = len(history) if self.reference.inodes[number].commits else None
+        for attribute, expected in (("version", shown), ("head", len(history))):
             try:
                 answer = int(self.door.getxattr(path, f"user.cascade.{attribute}"))
             except OSError:
                 answer = None
-            if answer != expected and not (attribute == "head" and not bound):
+            if answer != expected:
                 self.fail(f"user.cascade.{attribute} of {path} is {answer}; expected {expected}")
 
     def _check_some_moment(self) -> None:
@@ -802,14 +827,11 @@ class Pair:
 
     def _check_some_minutes_ago(self) -> None:
         """`@-K`: where a moment is certain to be the newest at that whole second."""
-        now_us = self.door.clock_us()
-        if now_us is None:
-            return
         seconds = self.random.randrange(1, 40)
-        time_us = (now_us - seconds * 10**6) // 10**6 * 10**6
-        times = [(m.time, i) for i, m in enumerate(self.reference.moments) if m.time is not None]
-        before = [i for time, i in times if time <= time_us]
-        if not before:
+        time_us = (self.door.clock_us() - seconds * 10**6) // 10**6 * 10**6
+        moments = self.reference.moments
+        before = [i for i, m in enumerate(moments) if m.time is not None and m.time <= time_us]
+        if not before or any(m.started <= time_us for m in moments[before[-1] + 1 :]):
             return
         self.check_moment(before[-1], f".@-{seconds}s", ROOT)
 
@@ -832,6 +854,7 @@ class Pair:
     def finish(self) -> None:
         """Everything that can be asked of the whole history."""
         self.lines.append("w.finish()")
+        self.random = Random(self.steps)
         with self._transcript():
             for entry in self._entries():
                 self.check_versions(*entry)

@@ -65,6 +65,7 @@ class Handle:
     wrote: bool = False
     pending: bool = False
     frozen: bytes | None = None
+    process: int = 0
 
 
 class Version(NamedTuple):
@@ -85,13 +86,17 @@ class Gone(NamedTuple):
 
 @dataclass
 class Moment:
-    """All that was committed. `time` is the product's, in microseconds; None where it was not learned."""
+    """All that was committed.
+
+    `time` is the product's, in microseconds; None where it was not learned. `started`: when the call was made.
+    """
 
     trees: dict[int, dict[str, int]]
     looks: dict[int, Look]
     labels: dict[tuple[int, str], int]
     causes: dict[tuple[int, str], tuple[str, tuple[int, str] | None]]
     time: int | None = None
+    started: int = 0
 
 
 class Spec(NamedTuple):

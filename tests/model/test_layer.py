@@ -43,14 +43,6 @@ class LayerMachine(Machine):
     def wait(self, seconds):
         self.w.wait(seconds)
 
-    @rule()
-    def restart(self):
-        self.w.restart()
-
-    @rule(seed=st.integers(0, 1000))
-    def power_cut(self, seed):
-        self.w.power_cut(seed)
-
 
 @pytest.mark.timeout(900)
 def test_random_calls_and_cuts():

@@ -310,21 +310,6 @@ def test_more_versions_than_are_kept_come_and_go(place: Path, kernel_mount) -> N
     assert kernel_mount.status()["passthrough"]["kept_bytes"] <= 256 * 2**20
 
 
-def test_a_head_shows_every_write_at_once(place: Path) -> None:
-    """tail -f, a mapping shared by two processes, reading while it is overwritten: heads are never passed through."""
-    path = place / "f"
-    path.write_bytes(content(9, 3_000_000))
-    with path.open("rb") as reader, path.open("r+b", buffering=0) as writer:
-        with mmap.mmap(reader.fileno(), 0, prot=mmap.PROT_READ) as mapping:
-            writer.write(b"NEW")
-            assert mapping[:3] == b"NEW"
-            assert os.pread(reader.fileno(), 3, 0) == b"NEW"
-        writer.seek(0, os.SEEK_END)
-        reader.seek(0, os.SEEK_END)
-        writer.write(b"appended")
-        assert reader.read() == b"appended"
-
-
 # --- Users ------------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +355,60 @@ def test_an_ordinary_user_mounts() -> None:
     finally:
         os.chmod("/dev/fuse", mode & 0o777)
         shutil.rmtree(home, ignore_errors=True)
+
+
+_IN_A_USER_NAMESPACE = """
+    import json, mmap, os, subprocess, sys
+    from pathlib import Path
+    home = Path(sys.argv[1])
+    command = [sys.executable, "-m", "cascadefs.cli"]
+    subprocess.run([*command, "mount", home / "mnt", "--data", home / "data", "--door", "kernel"], check=True)
+    try:
+        path = home / "mnt" / "f"
+        for _ in range(2):
+            path.write_bytes(b"x" * 3_000_000)
+            path.write_bytes(b"y")
+        for number in (1, 3):
+            with open(f"{path}@v{number}", "rb") as file:
+                assert file.read() == b"x" * 3_000_000
+                with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
+                    assert mapping[:] == b"x" * 3_000_000
+        print((home / "mnt/.cascade/status").read_text())
+    finally:
+        subprocess.run([*command, "umount", home / "mnt"], check=True)
+"""
+
+
+def test_root_without_the_right_to_register_files(tmp_path: Path) -> None:
+    """Root of a user namespace may mount and agree on passthrough, and is then refused: everything is read through us."""
+    (tmp_path / "mnt").mkdir()
+    done = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            sys.executable,
+            "-c",
+            textwrap.dedent(_IN_A_USER_NAMESPACE),
+            tmp_path,
+        ],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr + (tmp_path / "data/daemon.log").read_text()
+    status = json.loads(done.stdout)
+    assert status["passthrough"] == {
+        "enabled": False,
+        "opens": 0,
+        "kept": 1,
+        "kept_bytes": 3_000_000,
+    }
+    assert status["requests"]["read"] >= 6
+    assert status["errors"] == {}
+    assert (tmp_path / "data/daemon.log").read_text().count("no passthrough") == 1
 
 
 def test_a_killed_daemon_leaves_nobody_waiting(make_mount) -> None:

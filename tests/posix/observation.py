@@ -88,32 +88,31 @@ def tick() -> None:
         time.sleep(0.0005)
 
 
-def moved(action: Callable[[], object], *paths: str | int) -> dict[str, str]:
+def moved(
+    action: Callable[[], object], *paths: str | int, names: tuple[str, ...] = ("mtime", "ctime")
+) -> dict[str, str]:
     """Which times of each path an action moves; with its outcome, under "result"."""
     before = [_times(path) for path in paths]
     tick()
-    result = outcome(action)
-    seen = {"result": result}
+    seen = {"result": outcome(action)}
     for path, old in zip(paths, before, strict=True):
         new = _times(path)
         if old is None or new is None:
             seen[str(path)] = "gone" if new is None else "new"
         else:
-            names = ("atime", "mtime", "ctime")
+            moves = [name for name in names if new[name] != old[name]]
             seen[str(path)] = " ".join(
-                name if after > earlier else f"{name} BACK"
-                for name, earlier, after in zip(names, old, new, strict=True)
-                if after != earlier
+                name if new[name] > old[name] else f"{name} BACK" for name in moves
             )
     return seen
 
 
-def _times(path: str | int) -> tuple[int, int, int] | None:
+def _times(path: str | int) -> dict[str, int] | None:
     try:
         status = os.lstat(path) if isinstance(path, str) else os.fstat(path)
     except FileNotFoundError:
         return None
-    return status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
+    return {name: getattr(status, f"st_{name}_ns") for name in ("atime", "mtime", "ctime")}
 
 
 def opened(path: str, flags: int, mode: int = 0o666) -> None:

@@ -432,7 +432,7 @@ class World:
                 not log.recovery.durable_lost, "recovery says that the disk lost what was synced"
             )
             self._must(not log.recovery.broken, "recovery says that the log is broken")
-        elif last < len(self.noted):
+        elif last < self.durable:
             self._must(bool(store.recovery), "records are missing and nothing is said")
         self.in_doubt = None
         if last < len(self.noted):

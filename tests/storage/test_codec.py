@@ -121,7 +121,7 @@ def test_every_flipped_bit_of_a_slot_is_seen():
 
 def test_another_format_version_is_told_from_damage():
     data = bytearray(codec.encode_slot(SLOT))
-    data[16] = 2
+    data[16] = 3
     data[-8:] = struct.pack("<Q", xxh3_64_intdigest(bytes(data[:-8])))
-    with pytest.raises(codec.UnknownVersion, match="2"):
+    with pytest.raises(codec.UnknownVersion, match="3"):
         codec.decode_slot(data, 0)

@@ -25,6 +25,17 @@ class Copies:
             self.count += 1
             self.size_bytes += size_bytes
 
+    def add(self, count: int, size_bytes: int) -> None:
+        """Take over what another counter counted."""
+        self.count += count
+        self.size_bytes += size_bytes
+
+    def taken(self) -> tuple[int, int]:
+        """Count and bytes so far, which are forgotten here: somebody else adds them up."""
+        taken = self.count, self.size_bytes
+        self.count = self.size_bytes = 0
+        return taken
+
     def joined(self, parts: Sequence[memoryview]) -> memoryview:
         """Parts as one read-only run of bytes: a lone part as it is, several by a copy."""
         if len(parts) == 1:

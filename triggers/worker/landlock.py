@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,26 +34,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-class RulesetAttribute(ctypes.Structure):
-    """What the ruleset decides about; all else stays allowed."""
-
-    _fields_ = (
-        ("files", ctypes.c_uint64),
-        ("network", ctypes.c_uint64),
-        ("scoped", ctypes.c_uint64),
-    )
-
-
-class PathAttribute(ctypes.Structure):
-    """Rights below one directory."""
-
-    _pack_ = 1
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
-
-
 def version() -> int:
     """The version of the kernel's interface; 0 if it has none, or has it switched off."""
-    return max(0, _libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(GET_VERSION)))
+    size, flags = ctypes.c_size_t(0), ctypes.c_uint32(GET_VERSION)
+    return max(0, int(_libc.syscall(CREATE_RULESET, None, size, flags)))
 
 
 def restrict(readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> None:
@@ -66,9 +51,11 @@ def restrict(readable: Iterable[str], writable: Iterable[str], devices: Iterable
     abi = version()
     files = FILES_V1 | (REFER if abi >= 2 else 0) | (TRUNCATE if abi >= 3 else 0)
     files |= IOCTL_DEV if abi >= 5 else 0
-    attribute = RulesetAttribute(files, TCP if abi >= 4 else 0, SCOPES if abi >= 6 else 0)
-    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
-    ruleset = _call(CREATE_RULESET, ctypes.byref(attribute), ctypes.c_size_t(size), ctypes.c_uint32(0))
+    # struct landlock_ruleset_attr: what is decided about files, network, ways out; all else stays allowed.
+    fields = (files, TCP, SCOPES)[: 3 if abi >= 6 else 2 if abi >= 4 else 1]
+    attribute = struct.pack(f"={len(fields)}Q", *fields)
+    size = ctypes.c_size_t(len(attribute))
+    ruleset = _call(CREATE_RULESET, attribute, size, ctypes.c_uint32(0))
     try:
         for path in readable:
             _allow(ruleset, path, EXECUTE | READ_FILE | READ_DIR)
@@ -89,9 +76,9 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         if not os.path.isdir(path):
             rights &= ON_FILES
-        attribute = PathAttribute(rights, fd)
+        attribute = struct.pack("=Qi", rights, fd)  # struct landlock_path_beneath_attr
         kind = ctypes.c_int(RULE_PATH_BENEATH)
-        _call(ADD_RULE, ctypes.c_int(ruleset), kind, ctypes.byref(attribute), ctypes.c_uint32(0))
+        _call(ADD_RULE, ctypes.c_int(ruleset), kind, attribute, ctypes.c_uint32(0))
     finally:
         os.close(fd)
 

@@ -10,20 +10,26 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import tempfile
+from contextlib import suppress
+from typing import Any
 
-__all__ = ["Missing", "load", "program"]
+__all__ = ["PROGRAM_FD", "Missing", "load", "program"]
+
+PROGRAM_FD = 9
+"""Where a command finds its filter, for bubblewrap to load it."""
 
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
-PR_SET_NO_NEW_PRIVS = 38
 
 NETWORK = ("socket", "connect", "bind", "listen", "accept", "accept4")
 """`socketpair` stays: event loops wake themselves by one."""
 
+SESSIONS = ("setsid", "setpgid")
+"""Out of the process group, which is what a kill reaches."""
+
 ALWAYS = (
-    # Out of the process group, which is what a kill reaches.
-    "setsid", "setpgid",
     # Other processes.
     "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd",
     # Other views of the machine.
@@ -39,7 +45,15 @@ ALWAYS = (
 ABSENT = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")
 """ENOSYS: programs then do without. clone3 hides its flags behind a pointer; io_uring does what the filter forbids."""
 
-NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
+NAMESPACE_FLAGS = (
+    0x00020000,
+    0x02000000,
+    0x04000000,
+    0x08000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
 """Of clone: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,14 +63,8 @@ class Missing(Exception):
     """libseccomp is not installed; the message says what to do."""
 
 
-class Program(ctypes.Structure):
-    """struct sock_fprog."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-
-def program(*, network: bool) -> bytes:
-    """A filter as BPF instructions; `network` leaves sockets allowed.
+def program(*, network: bool, sessions: bool) -> bytes:
+    """A filter as BPF instructions; `network` leaves sockets allowed, `sessions` new process groups.
 
     Raises:
         Missing: libseccomp, or the kernel's part, is not there.
@@ -67,7 +75,8 @@ def program(*, network: bool) -> bytes:
         raise Missing("install libseccomp (Debian: libseccomp2) and pyseccomp") from error
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
-    for name in (*ALWAYS, *(() if network else NETWORK)):
+    forbidden = (*ALWAYS, *(() if network else NETWORK), *(() if sessions else SESSIONS))
+    for name in forbidden:
         _rule(rules, refuse, name)
     for name in ABSENT:
         _rule(rules, pyseccomp.ERRNO(errno.ENOSYS), name)
@@ -85,14 +94,13 @@ def load(instructions: bytes) -> None:
     Raises:
         OSError: the kernel refuses.
     """
-    wanted = Program(len(instructions) // 8, instructions)
-    if _libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(wanted), 0, 0) != 0:
+    kept = ctypes.create_string_buffer(instructions)
+    wanted = struct.pack("@HP", len(instructions) // 8, ctypes.addressof(kept))  # struct sock_fprog
+    if _libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, wanted, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"seccomp: {os.strerror(code)}")
 
 
-def _rule(rules: object, action: int, name: str) -> None:
-    try:
-        rules.add_rule(action, name)  # type: ignore[attr-defined]
-    except (OSError, ValueError, RuntimeError):
-        pass  # a call that this architecture or this libseccomp does not know
+def _rule(rules: Any, action: int, name: str) -> None:
+    with suppress(OSError):  # a call that this architecture or this libseccomp does not know
+        rules.add_rule(action, name)

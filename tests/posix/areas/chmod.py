@@ -33,7 +33,7 @@ def who(see: Observation) -> None:
 def through_links_and_descriptors(see: Observation) -> None:
     write("file")
     os.symlink("file", "link")
-    see("by a link", moved(lambda: os.chmod("link", 0o611), "link", "file"))
+    see("by a link", moved(lambda: os.chmod("link", 0o611), "file"))
     see("the file", perm("file"))
     see("the link", perm("link"))
     for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_PATH):

@@ -61,7 +61,7 @@ def times(see: Observation) -> None:
 def links(see: Observation) -> None:
     write("file")
     os.symlink("file", "link")
-    see("follows", moved(lambda: os.chown("link", 5, 6), "link", "file"))
+    see("follows", moved(lambda: os.chown("link", 5, 6), "file"))
     see("the file", shape("file"))
     see("the link", shape("link"))
     see("does not follow", moved(lambda: os.lchown("link", 7, 8), "link", "file"))

@@ -21,8 +21,7 @@ def types(see: Observation) -> None:
         make(kind, f"top/d/{kind}")
     for path in ("top/d", "top"):
         stream = DirectoryStream(path)
-        while (entry := stream.read()) is not None:
-            name, number, kind = entry
+        for name, number, kind in sorted(iter(stream.read, None)):
             status = os.lstat(os.path.join(path, name.decode()))
             see(f"{path} {name!r} is itself", number == status.st_ino)
             see(f"{path} {name!r} is of its type", kind == stat.S_IFMT(status.st_mode) >> 12)

@@ -80,7 +80,9 @@ def flock(see: Observation) -> None:
     fcntl.flock(descriptor, EXCLUSIVE)
     see("unlocked by a child", _elsewhere(lambda: fcntl.flock(descriptor, FREE)))
     see("is free", _elsewhere(lambda: _try_flock(EXCLUSIVE)))
-    see.call("of a directory", lambda: fcntl.flock(os.open(".", os.O_RDONLY), EXCLUSIVE | NONBLOCKING))
+    see.call(
+        "of a directory", lambda: fcntl.flock(os.open(".", os.O_RDONLY), EXCLUSIVE | NONBLOCKING)
+    )
     see.call("of O_PATH", lambda: fcntl.flock(os.open("f", os.O_PATH), EXCLUSIVE))
     see.call("of nothing", fcntl.flock, descriptor, 0)
 

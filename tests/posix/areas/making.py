@@ -262,12 +262,25 @@ def temporary(see: Observation) -> None:
     see.call("for reading", opened, ".", os.O_TMPFILE | os.O_RDONLY, 0o600)
     see.call("of a file", lambda: (write("f"), opened("f", os.O_TMPFILE | os.O_RDWR, 0o600)))
     see.call("made", opened, ".", os.O_TMPFILE | os.O_RDWR, 0o600)
-    try:
+    see.call("exclusively", opened, ".", os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o600)
+
+    def named() -> str:
         descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o640)
-    except OSError:
-        return
-    see("is", shape(descriptor))
-    os.write(descriptor, b"temporary")
-    see("nothing is listed", os.listdir("."))
-    see.call("link", libc.linkat, f"/proc/self/fd/{descriptor}", "named", libc.AT_SYMLINK_FOLLOW)
-    see("named", shape("named"))
+        os.write(descriptor, b"temporary")
+        seen = [shape(descriptor), os.listdir(".")]
+        source = f"/proc/self/fd/{descriptor}"
+        seen.append(outcome(libc.linkat, source, "named", libc.AT_SYMLINK_FOLLOW))
+        seen.append(outcome(libc.linkat, source, "again", libc.AT_SYMLINK_FOLLOW))
+        os.write(descriptor, b" and more")
+        seen.append(shape("named"))
+        os.close(descriptor)
+        return f"{seen} {shape('again')}"
+
+    see.call("named", named)
+
+    def not_to_be_named() -> str:
+        descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o640)
+        source = f"/proc/self/fd/{descriptor}"
+        return outcome(libc.linkat, source, "never", libc.AT_SYMLINK_FOLLOW)
+
+    see.call("not to be named", not_to_be_named)

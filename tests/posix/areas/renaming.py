@@ -16,7 +16,6 @@ FLAGS = {
     "noreplace": libc.RENAME_NOREPLACE,
     "exchange": libc.RENAME_EXCHANGE,
     "both": libc.RENAME_NOREPLACE | libc.RENAME_EXCHANGE,
-    "whiteout": libc.RENAME_WHITEOUT,
     "unknown": 0x40,
 }
 

@@ -134,10 +134,8 @@ def fallocate(see: Observation) -> None:
             action = moved(
                 lambda d=descriptor, m=mode, o=offset, n=length: libc.fallocate(d, m, o, n), "f"
             )
-            see(key, list(action.values()))
             got = read("f")
-            ours = _hash(got)
-            see(f"content {key}", [len(got), ours])
+            see(key, [*action.values(), len(got), _hash(got)])
             os.close(descriptor)
 
 

@@ -72,7 +72,13 @@ def small():
 
 
 @pytest.fixture
-def tools():
+def tools(tools_of):
+    return tools_of
+
+
+@pytest.fixture(scope="session")
+def tools_of():
+    """`tools`, for tests that take many examples."""
     return SimpleNamespace(
         IDENTITY=IDENTITY,
         SEGMENT_BYTES=SEGMENT_BYTES,

@@ -289,12 +289,12 @@ def test_an_unknown_format_version_is_refused_in_every_mode(small, tools, number
 
     data = bytearray(small.files[SEGMENTS[number]])
     for offset in (0, 512):
-        data[offset + 16] = 2
+        data[offset + 16] = 3
         digest = xxh3_64_intdigest(bytes(data[offset : offset + 72]))
         data[offset + 72 : offset + 80] = digest.to_bytes(8, "little")
     disk = tools.disk_of(small.files | {SEGMENTS[number]: bytes(data)})
     for mode in ({}, {"read_only": True}, {"keep_prefix": True}):
-        with pytest.raises(Unusable, match="version 2"):
+        with pytest.raises(Unusable, match="version 3"):
             Log.open(disk, tools.IDENTITY, **mode)
 
 

@@ -1,0 +1,326 @@
+"""From what a run staged to the records that do it: all of one run become the parts of one `Finish`.
+
+Effects are folded by path first, because a name changes once at one timestamp: a put and an append are one content, a
+put and a delete nothing but the delete. Then each path is resolved in the tree as it is now, missing directories are
+made, permissions asked, and bytes laid where they travel: in the record's own frame if all of them fit, else staged.
+
+`append`, `add` and `put_if` mean the newest version: nothing can come between reading it here and the record, because
+whoever plans holds the store. So `add` needs no comparison, and nobody loses an update.
+
+Source: docs/TRIGGERS.md 5, 7.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from storage import record
+from storage.attributes import DIRECTORY, REGULAR, TYPE_MASK, is_directory
+from storage.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX
+from triggers.access import SEARCH, WRITE, Identity, may, may_remove
+from triggers.cut import BadPath, parts_of
+from triggers.run import Add, Append, Delete, Put, PutIf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.attributes import Attributes
+    from storage.store import Store
+    from triggers.run import Effect
+
+__all__ = ["Conflict", "EffectRefused", "Plan", "plan"]
+
+CONTROL = b".cascade"
+_DTYPES = {"float32": "f", "float64": "d", "int32": "i", "int64": "q"}
+_SETGID = 0o2000
+
+
+class EffectRefused(Exception):
+    """An effect cannot be; the message names the path and why."""
+
+
+class Conflict(EffectRefused):
+    """A `put_if` met another version than expected: the event is to be run again, at a newer cut."""
+
+
+class Plan(NamedTuple):
+    """What a `Finish` needs."""
+
+    records: list[record.Create | record.Unlink | record.Commit]
+    payload: list[memoryview]
+    conditions: list[tuple[int, bytes, int]]
+    outputs: list[tuple[str, int]]
+    """(path, version it will have); of a deletion the tombstone's."""
+
+
+class _Folded:
+    """What all effects on one path come to."""
+
+    __slots__ = ("adds", "data", "deleted", "expect", "mode", "tail")
+
+    def __init__(self) -> None:
+        self.data: list[memoryview] | None = (
+            None  # the whole new content; None: what is there stays
+        )
+        self.tail: list[memoryview] = []  # behind what is there
+        self.adds: list[Add] = []
+        self.deleted = False
+        self.expect: int | None = None
+        self.mode = 0o644
+
+
+def plan(
+    store: Store,
+    base: int,
+    who: Identity,
+    effects: list[Effect],
+    now_ns: int,
+    reserved: Callable[[int, bytes], bool] = lambda _directory, _name: False,
+) -> Plan:
+    """The records for the effects of one run, in the tree as it is now. Large bytes are staged by this.
+
+    Args:
+        store: held by the caller until the records are proposed.
+        base: the inode that paths are relative to.
+        who: whose rights count, and who will own what is new.
+        effects: in the order of the calls.
+        now_ns: for modification times.
+        reserved: whether a name in a directory would be taken for history.
+
+    Raises:
+        Conflict: a `put_if` expects another version.
+        EffectRefused: a path leads nowhere or out, or `who` may not.
+    """
+    folded = _fold(effects)
+    planner = _Planner(store, base, who, now_ns, reserved)
+    planner.inline = sum(_size(one) for one in folded.values()) <= PAYLOAD_BYTES_MAX
+    for path, one in folded.items():
+        planner.apply(path, one)
+    return Plan(planner.records, planner.payload, planner.conditions, planner.outputs)
+
+
+def _fold(effects: list[Effect]) -> dict[str, _Folded]:
+    folded: dict[str, _Folded] = {}
+    for effect in effects:
+        try:
+            names = parts_of(effect.path)
+        except BadPath as error:
+            raise EffectRefused(str(error)) from None
+        if CONTROL in names:
+            raise EffectRefused(f"{effect.path}: .cascade is not for scripts to change")
+        if any(len(name) > NAME_BYTES_MAX for name in names):
+            raise EffectRefused(f"{effect.path}: a name is longer than {NAME_BYTES_MAX} bytes")
+        one = folded.setdefault(effect.path, _Folded())
+        match effect:
+            case Put() | PutIf():
+                one.data, one.tail, one.adds, one.deleted = [_view(effect.data)], [], [], False
+                if isinstance(effect, Put):
+                    one.mode = effect.mode & 0o777
+                elif one.expect is None:
+                    one.expect = effect.expect
+            case Append():
+                if one.deleted:
+                    one.data, one.deleted = [], False
+                (one.tail if one.data is None else one.data).append(_view(effect.data))
+            case Delete():
+                one.data, one.tail, one.adds, one.deleted = None, [], [], True
+            case Add():
+                if effect.dtype not in _DTYPES or effect.index < 0:
+                    raise EffectRefused(
+                        f"{effect.path}: add takes an index from 0 and one of {', '.join(_DTYPES)}"
+                    )
+                if one.deleted:
+                    one.data, one.deleted = [], False
+                one.adds.append(effect)
+    return folded
+
+
+def _view(data: bytes | bytearray | memoryview) -> memoryview:
+    return memoryview(data).cast("B")
+
+
+def _size(one: _Folded) -> int:
+    return (
+        sum(map(len, one.data or []))
+        + sum(map(len, one.tail))
+        + sum(len(_view(add.delta)) for add in one.adds)
+    )
+
+
+class _Planner:
+    def __init__(
+        self,
+        store: Store,
+        base: int,
+        who: Identity,
+        now_ns: int,
+        reserved: Callable[[int, bytes], bool],
+    ) -> None:
+        self._store = store
+        self._base = base
+        self._who = who
+        self._now_ns = now_ns
+        self._reserved = reserved
+        self._made: dict[tuple[int, bytes], int] = {}  # directories of this plan
+        self._files: set[tuple[int, bytes]] = set()  # files of this plan
+        self._payload_bytes = 0
+        self.inline = True
+        self.records: list[record.Create | record.Unlink | record.Commit] = []
+        self.payload: list[memoryview] = []
+        self.conditions: list[tuple[int, bytes, int]] = []
+        self.outputs: list[tuple[str, int]] = []
+
+    def apply(self, path: str, one: _Folded) -> None:
+        """Append the records of one path."""
+        *above, name = parts_of(path)
+        found = self._directory(path, above, make=not one.deleted)
+        if found is None:
+            return  # to delete what is not there is done
+        directory, attributes = found
+        if (directory, name) in self._made:
+            raise EffectRefused(f"{path}: a file and a directory in one run")
+        self._files.add((directory, name))
+        binding = self._store.binding(directory, name) if attributes is not None else None
+        file = self._store.attributes(binding.inode) if binding is not None else None
+        number = self._store.head(directory, name)
+        if one.expect is not None:
+            present = number if binding is not None else 0
+            if present != one.expect:
+                raise Conflict(f"{path}: is at version {present}, expected was {one.expect}")
+            self.conditions.append((directory, name, one.expect))
+        if file is not None and file.mode & TYPE_MASK != REGULAR:
+            raise EffectRefused(f"{path}: not a regular file")
+        if one.deleted:
+            if file is None:
+                return
+            assert attributes is not None
+            if not may_remove(self._who, attributes, file):
+                raise EffectRefused(f"{path}: user {self._who.uid} may not remove it")
+            self.records.append(record.Unlink(directory, name))
+            self.outputs.append((path, number + 1))
+            return
+        if file is None or binding is None:
+            inode = self._create(path, directory, attributes, name, REGULAR | one.mode)
+        else:
+            inode = binding.inode
+            if not may(self._who, file, WRITE):
+                raise EffectRefused(f"{path}: user {self._who.uid} may not write it")
+        self._commit(path, inode, file, one)
+        self.outputs.append((path, number + 1))
+
+    def _commit(self, path: str, inode: int, file: Attributes | None, one: _Folded) -> None:
+        before = file.size if file is not None else 0
+        keep: int | None = None
+        extents: list[record.Extent] = []
+        size = before
+        if one.data is not None:
+            keep, size = 0, 0
+            size = self._lay(inode, one.data, size, extents)
+        size = self._lay(inode, one.tail, size, extents)
+        for add in one.adds:
+            kept = one.data is None and not one.tail
+            if not kept:
+                raise EffectRefused(f"{path}: add and put of one path in one run; choose one")
+            size = max(size, self._add(path, inode, file, add, extents))
+        if size > FILE_BYTES_MAX:
+            raise EffectRefused(f"{path}: larger than a file can be")
+        self.records.append(record.Commit(inode, size, keep, extents, self._now_ns, self._now_ns))
+
+    def _lay(
+        self, inode: int, data: list[memoryview], at: int, extents: list[record.Extent]
+    ) -> int:
+        """Put bytes behind `at`, in the frame or staged; where they end."""
+        for view in data:
+            if not len(view):
+                continue
+            if self.inline:
+                extents.append((at, len(view), record.SELF, self._payload_bytes))
+                self.payload.append(view)
+                self._payload_bytes += len(view)
+            else:
+                extents.extend(self._store.stage(inode, at, view))
+            at += len(view)
+        return at
+
+    def _add(
+        self,
+        path: str,
+        inode: int,
+        file: Attributes | None,
+        add: Add,
+        extents: list[record.Extent],
+    ) -> int:
+        code = _DTYPES[add.dtype]
+        delta = array(code)
+        if len(_view(add.delta)) % delta.itemsize:
+            raise EffectRefused(f"{path}: add: the delta is no whole number of {add.dtype}")
+        delta.frombytes(_view(add.delta))
+        start, length = add.index * delta.itemsize, len(delta) * delta.itemsize
+        for offset, size, _, _ in extents:
+            if offset < start + length and start < offset + size:
+                raise EffectRefused(f"{path}: two adds in one run overlap; add them up before")
+        values = array(code)
+        old = self._store.read(inode, file, None, start, length) if file is not None else b""
+        values.frombytes(bytes(old).ljust(length, b"\0")[:length])
+        if sys.byteorder == "big":
+            values.byteswap()
+            delta.byteswap()
+        try:
+            total = array(code, (a + b for a, b in zip(values, delta, strict=True)))
+        except OverflowError:
+            raise EffectRefused(f"{path}: add: out of the range of {add.dtype}") from None
+        if sys.byteorder == "big":
+            total.byteswap()
+        return self._lay(inode, [_view(total.tobytes())], start, extents)
+
+    def _directory(
+        self, path: str, names: list[bytes], *, make: bool
+    ) -> tuple[int, Attributes | None] | None:
+        """(inode, attributes; None for one of this plan) of a directory; made where missing, or None."""
+        inode = self._base
+        attributes = self._store.attributes(inode)
+        if attributes is None or attributes.nlink == 0:
+            raise EffectRefused(f"{path}: the directory that holds .cascade is gone")
+        for name in names:
+            if attributes is not None and not may(self._who, attributes, SEARCH):
+                raise EffectRefused(f"{path}: user {self._who.uid} may not pass")
+            if (inode, name) in self._files:
+                raise EffectRefused(f"{path}: a file and a directory in one run")
+            known = self._made.get((inode, name))
+            binding = (
+                self._store.binding(inode, name)
+                if known is None and attributes is not None
+                else None
+            )
+            if known is not None:
+                inode, attributes = known, None
+            elif binding is not None:
+                if not is_directory(binding.mode):
+                    text = name.decode(errors="surrogateescape")
+                    raise EffectRefused(f"{path}: {text} is not a directory")
+                inode, attributes = binding.inode, self._store.attributes(binding.inode)
+            elif make:
+                made = self._create(path, inode, attributes, name, DIRECTORY | 0o755)
+                self._made[inode, name] = made
+                inode, attributes = made, None
+            else:
+                return None
+        return inode, attributes
+
+    def _create(
+        self, path: str, directory: int, attributes: Attributes | None, name: bytes, mode: int
+    ) -> int:
+        gid = self._who.gid
+        if attributes is not None:
+            if not may(self._who, attributes, WRITE | SEARCH):
+                raise EffectRefused(f"{path}: user {self._who.uid} may not make it")
+            if attributes.mode & _SETGID:
+                gid = attributes.gid
+                mode |= _SETGID if is_directory(mode) else 0
+        if self._reserved(directory, name):
+            raise EffectRefused(f"{path}: that name means history")
+        inode = self._store.allocate_inode()
+        self.records.append(record.Create(directory, name, inode, mode, self._who.uid, gid))
+        return inode

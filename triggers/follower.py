@@ -1,0 +1,221 @@
+"""A follower: one binding that is at work, with its versions, its queue, and how far it has read.
+
+What of the log it has looked at (`scanned`) and what is done (the low-water mark) are two things: between them lie the
+events in the queue. The mark is what is stored; after a restart everything above it is looked at again, and what was
+done is left out.
+
+Source: docs/TRIGGERS.md 4, 7, 8, 10.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from triggers.binding import Binding  # noqa: TC001  msgspec looks at annotations
+from triggers.chronicle import Chronicle
+from triggers.pattern import Pattern
+from triggers.queue import Pending, Queue
+from triggers.run import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from storage.namespace.deliveries import Attempted
+    from storage.stream import Committed
+    from triggers.change import Change, Paths
+    from triggers.queue import Position
+
+__all__ = ["Definition", "Follower", "Key", "decode_definition", "encode_definition"]
+
+Key = tuple[int, bytes]
+"""(inode of the base, name of the binding): a consumer, as the store knows it."""
+
+QUEUE_EVENTS_MAX = 100_000
+"""Events of one binding in memory; what comes behind them is left in the log until there is room."""
+
+OUTPUT_BYTES_KEPT = 1024 * 1024
+DURATIONS_KEPT = 256
+
+
+class Definition(msgspec.Struct):
+    """One version of a binding: what it says, and where its script lies."""
+
+    binding: Binding
+    script: bytes
+    """The file's name below `watch/`."""
+
+    script_id: str
+    timestamp: int
+    """As of which the script was read, and is read again."""
+
+    until: int = 0
+    """Of a replay: the last timestamp it is about; 0 otherwise."""
+
+
+encode_definition = msgspec.msgpack.Encoder().encode
+decode_definition = msgspec.msgpack.Decoder(Definition).decode
+
+
+class Follower:
+    """See the module."""
+
+    def __init__(
+        self, key: Key, low: tuple[int, int], definitions: list[tuple[int, bytes]]
+    ) -> None:
+        """`definitions` as the store has them: newest first, empty where not active."""
+        self.key = key
+        self.base, self.name = key
+        self.definitions: list[tuple[int, Definition | None]] = []
+        self._patterns: dict[int, Pattern] = {}
+        for since, row in reversed(definitions):
+            self.define(since, row)
+        newest = self.newest
+        assert newest is not None, "a consumer was active once"
+        self.queue = Queue(newest.binding)
+        self.scanned, self.scanned_address = low
+        self.live = False
+        """Whether it is fed by the head of the log, and not by reading of its own."""
+        self.reading: Iterator[Committed] | None = None
+        self.known_done: set[Position] = set()
+        """Events above the mark that were done before the start."""
+        self.attempted: dict[Position, Attempted] = {}
+        """Events that failed before the start, with their attempts."""
+        self.paths: Paths | None = None
+        """Of the reading of its own."""
+        self._ordinal = (0, -1)
+        self.durations_ms: deque[float] = deque(maxlen=DURATIONS_KEPT)
+        self.output = Chronicle(OUTPUT_BYTES_KEPT)
+        self.last_error = ""
+        self.last_error_ns = 0
+
+    # --- versions ----------------------------------------------------------------------------------------------
+
+    def define(self, since: int, row: bytes) -> None:
+        """From `since` on another version is active; none if `row` is empty."""
+        definition = decode_definition(row) if row else None
+        self.definitions.insert(0, (since, definition))
+        if definition is not None:
+            self._patterns[since] = Pattern(definition.binding.watch)
+            if hasattr(self, "queue"):
+                self.queue.binding = definition.binding
+
+    @property
+    def text(self) -> str:
+        """The binding's name."""
+        return self.name.decode(errors="surrogateescape")
+
+    @property
+    def active(self) -> bool:
+        """Whether what is committed from now on concerns it."""
+        return self.definitions[0][1] is not None
+
+    @property
+    def newest(self) -> Definition | None:
+        """The newest version there was."""
+        return next((definition for _, definition in self.definitions if definition), None)
+
+    @property
+    def since(self) -> int:
+        """When the newest version became active, or ceased to be."""
+        return self.definitions[0][0]
+
+    def definition_at(self, timestamp: int) -> tuple[int, Definition] | None:
+        """(since, definition) that an event of that time belongs to; the first one for all that was before it."""
+        for since, definition in self.definitions:
+            if since < timestamp:
+                return (since, definition) if definition is not None else None
+        since, definition = self.definitions[-1]
+        return (since, definition) if definition is not None else None
+
+    def definition_of(self, since: int) -> Definition:
+        """The version that is active since then; one that is forgotten: the newest."""
+        for known, definition in self.definitions:
+            if known == since and definition is not None:
+                return definition
+        newest = self.newest
+        assert newest is not None, "a consumer was active once"
+        return newest
+
+    def pattern(self, since: int) -> Pattern:
+        """The pattern of a version."""
+        return self._patterns[since]
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def event(
+        self,
+        committed: Committed,
+        since: int,
+        definition: Definition,
+        change: Change,
+        path: str,
+        other: str | None,
+        origin: tuple[int, str, Key | None],
+        node: str,
+    ) -> Pending | None:
+        """The event of a change whose path matches; None if the binding does not want it, or it is done.
+
+        Args:
+            committed: the record, in the order of the log; ordinals count within it.
+            since: which version of the binding.
+            definition: that version.
+            change: what the record did.
+            path: relative to the base.
+            other: of a move, where from; of a deletion by a move, where to; None if outside of the base.
+            origin: (hops, id of the first event of the chain or "", consumer that wrote it or None).
+            node: name of this node.
+        """
+        binding = definition.binding
+        pattern = self.pattern(since)
+        hops, root, writer = origin
+        if change.kind not in binding.kinds or (writer == self.key and not binding.own):
+            return None
+        if change.kind == "delete" and other is not None and pattern.matches(other):
+            return None  # it only moved about
+        if definition.until and committed.timestamp > definition.until:
+            return None
+        last, ordinal = self._ordinal
+        ordinal = ordinal + 1 if last == committed.timestamp else 0
+        self._ordinal = (committed.timestamp, ordinal)
+        position = (committed.timestamp, ordinal)
+        if position in self.known_done:
+            self.known_done.discard(position)
+            return None
+        identity = self.event_id(position)
+        groups = pattern.groups(path) if pattern.group_names else {}
+        event = Event(
+            identity, _key(binding.key, path, groups), path, change.version, committed.timestamp,
+            change.kind, other if change.kind == "move" else None, max(change.version - 1, 0),
+            change.size, change.uid, node, groups, 1, hops, root or identity, position,
+        )  # fmt: skip
+        pending = Pending(event, committed.address, committed.timestamp // 1000)
+        pending.definition = since
+        return pending
+
+    def event_id(self, position: Position) -> str:
+        """The text that names an event everywhere."""
+        name = self.name.decode(errors="surrogateescape")
+        return f"{self.base:x}/{name}/{position[0]}.{position[1]}"
+
+    def low(self, without: frozenset[Position] = frozenset()) -> tuple[int, int]:
+        """(timestamp, address) of the mark, if the events `without` were done as well."""
+        oldest = self.queue.oldest(without)
+        if oldest is None:
+            return self.scanned, self.scanned_address
+        return oldest.position[0] - 1, oldest.address
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more events should be read."""
+        return len(self.queue) >= QUEUE_EVENTS_MAX
+
+
+def _key(rule: str, path: str, groups: dict[str, str]) -> str:
+    if rule == "path":
+        return path
+    if rule == "dir":
+        return path.rpartition("/")[0]
+    return groups.get(rule.removeprefix("group:"), "")

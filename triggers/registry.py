@@ -1,0 +1,198 @@
+"""Which bindings are at work below which directory: matching a path, and noticing that scripts have changed.
+
+A *base* is a directory with `.cascade/watch/`. Its bindings are matched at once, by one automaton; a path of depth d
+asks at most d bases. A commit in a `watch/` makes its base *dirty*: the scripts there are to be looked at again.
+
+Source: docs/TRIGGERS.md 3, 10.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from storage.record import Batch, Commit, Finish, Link, Rename, SetAttributes, Unlink
+from triggers.library import CONTROL, WATCH
+from triggers.pattern import Pattern, Union
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from storage.record import Part, Record
+    from triggers.change import Paths, Tree
+    from triggers.follower import Definition, Follower, Key
+
+__all__ = ["Base", "Problem", "Registry", "loops", "touched_bases"]
+
+_WATCHED = CONTROL + b"/" + WATCH + b"/"
+
+
+class Problem(NamedTuple):
+    """Why a script is not active as it is now."""
+
+    message: str
+    traceback: str
+    timestamp: int
+
+
+class Base:
+    """One directory with scripts."""
+
+    def __init__(self, inode: int) -> None:
+        self.inode = inode
+        self.followers: dict[bytes, Follower] = {}
+        self.problems: dict[bytes, Problem] = {}
+        """By script."""
+        self.warnings: list[str] = []
+        self._union = Union([])
+        self._since = 0
+
+    def rebuild(self) -> None:
+        """The bindings have changed."""
+        active = [follower for follower in self.followers.values() if follower.active]
+        self._union = Union((follower, follower.pattern(follower.since)) for follower in active)
+        self._since = max((follower.since for follower in self.followers.values()), default=0)
+        self.warnings = loops([f.newest for f in active if f.newest is not None])
+
+    def matching(self, path: str, timestamp: int) -> Iterator[tuple[Follower, int, Definition]]:
+        """(follower, since, definition) of the bindings that a path concerns, of those fed by the head of the log."""
+        if timestamp > self._since:
+            for found in self._union.matching(path):
+                follower: Follower = found  # type: ignore[assignment]  # what `rebuild` put in
+                definition = follower.definitions[0][1]
+                if follower.live and timestamp > follower.scanned and definition is not None:
+                    yield follower, follower.since, definition
+            return
+        for follower in self.followers.values():
+            if follower.live and timestamp > follower.scanned:
+                version = follower.definition_at(timestamp)
+                if version is not None and follower.pattern(version[0]).matches(path):
+                    yield follower, *version
+
+
+class Registry:
+    """All bases."""
+
+    def __init__(self) -> None:
+        self.bases: dict[int, Base] = {}
+        self.dirty: dict[int, int] = {}
+        """Base -> timestamp of the first commit that is not looked at yet."""
+
+    def followers(self) -> Iterator[Follower]:
+        """All of them, those without an active version too."""
+        for base in self.bases.values():
+            yield from base.followers.values()
+
+    def get(self, key: Key) -> Follower | None:
+        """The follower of a consumer."""
+        base = self.bases.get(key[0])
+        return base.followers.get(key[1]) if base is not None else None
+
+    def add(self, follower: Follower) -> None:
+        """One more; `Base.rebuild` is the caller's."""
+        self.bases.setdefault(follower.base, Base(follower.base)).followers[follower.name] = (
+            follower
+        )
+
+    def watches(self, chain: tuple[tuple[int, bytes], ...] | None) -> bool:
+        """Whether any of the directories of a chain is a base."""
+        return chain is not None and any(inode in self.bases for inode, _ in chain)
+
+
+def touched_bases(tree: Tree, paths: Paths, timestamp: int, record: Record | Part) -> set[int]:
+    """The bases whose scripts a record may have changed."""
+    found: set[int] = set()
+    match record:
+        case Commit(inode=inode) | SetAttributes(inode=inode):
+            for directory, _ in tree.names_at(inode, timestamp):
+                found |= _base_of(paths, directory, timestamp)
+            if isinstance(record, SetAttributes):
+                found |= _base_of(paths, inode, timestamp)
+        case Link(parent=directory) | Unlink(parent=directory):
+            found |= _base_of(paths, directory, timestamp)
+        case Rename():
+            for directory, name in (
+                (record.parent, record.name),
+                (record.new_parent, record.new_name),
+            ):
+                found |= _base_of(paths, directory, timestamp)
+                if name == CONTROL:
+                    found.add(directory)
+                chain = paths.chain(directory, timestamp)
+                if name == WATCH and chain and len(chain) > 1 and chain[1][1] == CONTROL + b"/":
+                    found.add(chain[1][0])
+        case Batch():
+            for part in record.records:
+                found |= touched_bases(tree, paths, timestamp, part)
+        case _:
+            pass
+    return found
+
+
+def _base_of(paths: Paths, directory: int, timestamp: int) -> set[int]:
+    """The base in whose `watch/` a directory is, or lies."""
+    chain = paths.chain(directory, timestamp)
+    if chain is None:
+        return set()
+    return {inode for inode, path in chain if path.startswith(_WATCHED)}
+
+
+_RELEVANT = (Commit, Rename, Link, Unlink, Batch, Finish, SetAttributes)
+
+
+def is_relevant(record: Record) -> bool:
+    """Whether a record can be an event, or change a script."""
+    return isinstance(record, _RELEVANT)
+
+
+def loops(definitions: list[Definition]) -> list[str]:
+    """Sentences about bindings that may fire themselves, directly or by way of others, unless they say `loop`.
+
+    What a binding writes is known only as its `emit` directory, so this is a warning; the limit on hops is the fence.
+    """
+    bindings = [definition.binding for definition in definitions]
+    patterns = {binding.name: Pattern(binding.watch) for binding in bindings}
+    edges = {
+        binding.name: [
+            other.name
+            for other in bindings
+            if binding.emit is not None
+            and (other.name != binding.name or binding.own)
+            and _may_match(patterns[other.name], binding.emit)
+        ]
+        for binding in bindings
+    }
+    silent = {binding.name for binding in bindings if binding.loop}
+    sentences = []
+    for name in edges:
+        cycle = _cycle(edges, name)
+        if cycle is not None and name == min(cycle) and not silent & set(cycle):
+            way = " -> ".join([*cycle, name])
+            sentences.append(f"these may fire each other for ever: {way}; say loop = true if not")
+    return sentences
+
+
+def _may_match(pattern: Pattern, emit: str) -> bool:
+    """Whether some file below `emit` could match: tried with the pattern's own tails below it."""
+    probes = {f"{emit}/x", f"{emit}/x/x"}
+    for text in pattern.texts:
+        if not text.startswith(("!", "re:")):
+            tail = text.rpartition("/")[2]
+            probes.add(f"{emit}/{tail.replace('*', 'x').replace('?', 'x')}")
+            if text.startswith(emit + "/"):
+                return True
+    return any(pattern.matches(probe) for probe in probes)
+
+
+def _cycle(edges: dict[str, list[str]], start: str) -> list[str] | None:
+    """A way from `start` back to it."""
+    stack = [(start, [start])]
+    seen = set()
+    while stack:
+        name, way = stack.pop()
+        for following in edges[name]:
+            if following == start:
+                return way
+            if following not in seen:
+                seen.add(following)
+                stack.append((following, [*way, following]))
+    return None

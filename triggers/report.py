@@ -1,0 +1,80 @@
+"""What is told of bindings: the stream of events as JSON lines, the output of runs, and figures.
+
+In memory, and for people and dashboards; what must not be forgotten is in the log.
+
+Source: docs/TRIGGERS.md 11.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from triggers.chronicle import Chronicle
+from triggers.run import Failed
+
+if TYPE_CHECKING:
+    from storage.clock import Clock
+    from triggers.follower import Follower
+    from triggers.run import Done, Event, Run
+
+__all__ = ["Report"]
+
+EVENTS_BYTES_KEPT = 4 * 1024 * 1024
+
+
+class Report:
+    """Collects what happened."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._number = 0
+        self.events = Chronicle(EVENTS_BYTES_KEPT)
+        """JSON lines, each with a sequence number."""
+
+    def line(self, happened: str, /, **fields: object) -> None:
+        """One line of the stream."""
+        self._number += 1
+        told = {"seq": self._number, "time_ns": self._clock.now_ns(), "event": happened, **fields}
+        self.events.append(json.dumps(told).encode() + b"\n")
+
+    def event(self, happened: str, follower: Follower, event: Event, **fields: object) -> None:
+        """Something became of an event."""
+        self.line(
+            happened,
+            binding=follower.text,
+            id=event.id,
+            path=event.path,
+            version=event.version,
+            kind=event.kind,
+            **fields,
+        )
+
+    def started(self, follower: Follower, run: Run) -> None:
+        """A run begins."""
+        self.line("start", binding=follower.text, run=run.id, events=len(run.events))
+
+    def ended(self, follower: Follower, run: Run, result: Done | Failed) -> None:
+        """A run came back."""
+        duration_ms = result.duration_ns / 1e6
+        follower.durations_ms.append(duration_ms)
+        fields: dict[str, object] = {"run": run.id, "duration_ms": round(duration_ms, 3)}
+        if isinstance(result, Failed):
+            fields |= {"kind": result.kind, "message": result.message}
+        self.line(
+            "failed" if isinstance(result, Failed) else "done", binding=follower.text, **fields
+        )
+        self._keep_output(follower, run.id, result)
+
+    def _keep_output(self, follower: Follower, run_id: str, result: Done | Failed) -> None:
+        """Every line with the id of its run."""
+        prefix = run_id.rpartition("/")[2].encode()
+        lines = [*result.output.splitlines()]
+        lines += [
+            f"{entry.level}: {entry.message}".encode(errors="replace") for entry in result.log
+        ]
+        if isinstance(result, Failed):
+            text = result.traceback or result.message
+            lines += text.encode(errors="replace").splitlines()
+        for line in lines:
+            follower.output.append(prefix + b" " + line + b"\n")

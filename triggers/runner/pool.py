@@ -1,0 +1,391 @@
+"""Runs in sandboxed worker processes: a pool per version of a script.
+
+Theory of operation. A worker belongs to one script version, level of trust and bound of memory; loading is what its
+life begins with, so that the one that checked a script at activation is warm when the first event comes. A run takes
+the free worker that ran last (its caches are warm), or a new one while the node has room, or waits. Room is made by ending the idle
+worker that ran longest ago. What is idle ends by itself, first all but one of a pool, later that one too.
+
+Whatever a script does ends in its worker. The daemon believes a worker nothing: messages are decoded by type, memory is
+mapped only if sealed, questions are answered for runs that it has.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import trio
+
+from triggers.handler.copies import Copies
+from triggers.run import Failed, LoadFailed
+from triggers.runner.executable import Executables
+from triggers.runner.inproc import InprocRunner
+from triggers.runner.inputs import Inputs
+from triggers.runner.spawner import NotStarted, Spawner
+from triggers.runner.worker import Worker
+from triggers.worker import bubblewrap
+from triggers.worker.channel import pair
+from triggers.worker.message import Limits, Spawn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from typing import TypeAlias
+
+    from triggers.run import Cut, Done, Run, Script
+
+__all__ = ["PoolRunner", "Settings", "State", "open_pool"]
+
+SURPLUS_SECONDS = 10
+IDLE_SECONDS = 600
+"""After which all but one of a pool's idle workers end, and after which all do."""
+
+LOAD_SECONDS = 60
+MEMORY_BYTES = 2 << 30
+"""Of a process whose binding says nothing, on top of what it starts with."""
+
+Sandbox: TypeAlias = Literal["strict", "normal"]
+Key: TypeAlias = tuple[str, str, int]
+"""Script version, level of trust, bytes of memory."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What an administrator decides."""
+
+    workers_max: int = 2 * (os.cpu_count() or 1)
+    """Of the node, executables included."""
+
+    allow_root: bool = False
+    """Whether scripts of root's are run."""
+
+    allow_inproc: bool = False
+    """Whether `sandbox = "inproc"` is obeyed; who may say so is the caller's check."""
+
+    memory_bytes: int = MEMORY_BYTES
+    open_files: int = 256
+    processes: int = 64
+
+
+class State(msgspec.Struct, frozen=True):
+    """For `.cascade/status`: what confines scripts here, what does not, and what there is."""
+
+    landlock: int
+    """Version of the interface; 0: none, or not known before the first script."""
+
+    seccomp: bool
+    bubblewrap: bool
+    problems: list[str]
+    workers: int
+    forks: int
+    copies: int
+    copied_bytes: int
+
+
+class PoolRunner:
+    """A `triggers.run.Runner` over worker processes. Made by `open_pool`."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        settings: Settings,
+        wall_ns: Callable[[], int],
+        steady_ns: Callable[[], int],
+    ) -> None:
+        self.copies = Copies()
+        self.settings = settings
+        self.spawner = Spawner(nursery)
+        self.workers: dict[Key, list[Worker]] = {}
+        self._nursery = nursery
+        self._wall_ns, self._steady_ns = wall_ns, steady_ns
+        self._inputs = Inputs(self.copies)
+        self._directory = tempfile.mkdtemp(prefix="cascadefs-")
+        os.chmod(self._directory, 0o711)
+        self._coroutines: dict[str, frozenset[str]] = {}
+        self._count = 0
+        self._freed = trio.Event()
+        self._inproc = InprocRunner(wall_ns, steady_ns, in_threads=True)
+        self._executables = Executables(
+            self.spawner, self._inputs, self._directory, wall_ns, steady_ns
+        )
+
+    # --- Runner -------------------------------------------------------------------------------------------------------
+
+    async def load(self, script: Script) -> list[dict[str, object]]:
+        """See `Runner.load`. The worker stays, warm."""
+        self._check(script)
+        key = (script.id, "strict", self.settings.memory_bytes)
+        await self._room()
+        worker = await self._start(script, key)
+        worker.promised -= 1
+        self._is_idle(key, worker)
+        return list(worker.loaded.tables)
+
+    async def run(self, run: Run, cut: Cut) -> Done | Failed:
+        """See `Runner.run`."""
+        try:
+            self._check(run.script)
+            if run.sandbox == "inproc":
+                if not self.settings.allow_inproc:
+                    return Failed("load", 'sandbox = "inproc" is not allowed here')
+                return await self._inproc.run(run, cut)
+            if run.handler is None:
+                return await self._run_executable(run, cut)
+            key = (run.script.id, run.sandbox, run.memory_bytes or self.settings.memory_bytes)
+            worker, mode = await self._acquire(run, key)
+        except LoadFailed as error:
+            return Failed("load", str(error), error.traceback)
+        try:
+            if run.handler not in self._known(worker):
+                return Failed("load", f"{run.script.name} registers no handler {run.handler}")
+            return await worker.run(run, cut, mode)
+        finally:
+            worker.promised -= 1
+            self._is_idle(key, worker)
+
+    def kill(self, run_id: str) -> bool:
+        """See `Runner.kill`."""
+        everybody = [worker for workers in self.workers.values() for worker in workers]
+        return (
+            any(worker.kill(run_id) for worker in everybody)
+            or self._executables.kill(run_id)
+            or self._inproc.kill(run_id)
+        )
+
+    async def retire(self, script_id: str) -> None:
+        """See `Runner.retire`. Runs that go on are not disturbed."""
+        self._coroutines.pop(script_id, None)
+        for key, workers in self.workers.items():
+            if key[0] == script_id:
+                for worker in workers:
+                    worker.is_doomed = True
+                    if not worker.promised:
+                        worker.retire()
+        self._executables.retire(script_id)
+        await self._inproc.retire(script_id)
+
+    async def close(self) -> None:
+        """See `Runner.close`."""
+        await self.spawner.close()
+        await self._inproc.close()
+        self._inputs.close()
+        await trio.to_thread.run_sync(shutil.rmtree, self._directory, True)
+
+    # --- for the daemon -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring the zygote up ahead of the first script.
+
+        Raises:
+            LoadFailed: it does not start.
+        """
+        try:
+            await self.spawner.start()
+        except NotStarted as error:
+            raise LoadFailed(str(error)) from error
+
+    def state(self) -> State:
+        """What `.cascade/status` says about the machine."""
+        ready = self.spawner.ready
+        problems = [] if ready is None else list(ready.problems)
+        if bubblewrap.find() is None:
+            problems.append("bubblewrap is not installed: executables are refused")
+        return State(
+            0 if ready is None else ready.landlock,
+            ready is not None and ready.seccomp,
+            bubblewrap.find() is not None,
+            problems,
+            self._count,
+            self.spawner.forks,
+            self.copies.count,
+            self.copies.size_bytes,
+        )
+
+    def shrink(self, now_ns: int) -> int:
+        """End workers idle for too long at a time of the steady clock; how many."""
+        ended = 0
+        for workers in list(self.workers.values()):
+            idle = sorted(
+                (w for w in workers if not w.promised and not w.is_doomed),
+                key=lambda w: w.idle_since_ns,
+                reverse=True,
+            )
+            for number, worker in enumerate(idle):
+                seconds = IDLE_SECONDS if number == 0 else SURPLUS_SECONDS
+                if now_ns - worker.idle_since_ns >= seconds * 1_000_000_000:
+                    worker.retire()
+                    ended += 1
+        return ended
+
+    async def sweep(self) -> None:
+        """Shrink now and then, until cancelled."""
+        while True:
+            with trio.move_on_after(SURPLUS_SECONDS):
+                await trio.sleep_forever()
+            self.shrink(self._steady_ns())
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def _check(self, script: Script) -> None:
+        if script.uid == 0 and not self.settings.allow_root:
+            raise LoadFailed(
+                f"{script.name} belongs to root; give it to another user, or allow root"
+            )
+
+    async def _acquire(self, run: Run, key: Key) -> tuple[Worker, str]:
+        """A worker with this run promised to it, and who is to call the handler.
+
+        Raises:
+            LoadFailed: none can be had.
+        """
+        free = self._free(key, run)
+        if free is None:
+            await self._room()
+            free = self._free(key, run)  # somebody may have become free while this one waited
+            if free is not None:
+                self._leave()
+        if free is None:
+            free = await self._start(run.script, key)
+        else:
+            free.promised += 1
+        return free, self._mode(run) or "plain"
+
+    def _mode(self, run: Run) -> str | None:
+        coroutines = self._coroutines.get(run.script.id)
+        if coroutines is None:
+            return None
+        return run.runtime if run.handler in coroutines else "plain"
+
+    def _free(self, key: Key, run: Run) -> Worker | None:
+        mode = self._mode(run)
+        most = 1 if mode == "plain" else run.inflight
+        fitting = [
+            worker
+            for worker in self.workers.get(key, ())
+            if not worker.is_doomed and worker.mode in (None, mode) and worker.promised < most
+        ]
+        # Idle before busy, then the one that ran last: its caches are warm.
+        return min(fitting, key=lambda w: (w.promised, -w.idle_since_ns), default=None)
+
+    async def _start(self, script: Script, key: Key) -> Worker:
+        """A new worker, loaded, with one run promised to it; the room for it is taken before.
+
+        Raises:
+            LoadFailed: there is none; the room is free again.
+        """
+        number = self.spawner.next_number()
+        scratch = f"{self._directory}/{number}"
+        try:
+            ours, theirs = pair()
+            with theirs:
+                output_fd = os.memfd_create("output", os.MFD_CLOEXEC)
+                os.mkdir(scratch, 0o700)
+                if os.getuid() == 0:
+                    os.chown(scratch, script.uid, script.gid)
+                order = Spawn(
+                    number,
+                    script.uid,
+                    script.gid,
+                    script.groups,
+                    key[1],
+                    self._limits(key[2]),
+                    [scratch],
+                    environment={"HOME": scratch, "TMPDIR": scratch, "PATH": os.defpath},
+                )
+                process = await self.spawner.spawn(order, [theirs.fileno(), output_fd])
+            worker = Worker(process, ours, output_fd, self._inputs, self._wall_ns)
+            with trio.fail_after(LOAD_SECONDS):
+                await worker.load(script)
+        except NotStarted as error:
+            self._leave()
+            raise LoadFailed(str(error)) from error
+        except trio.TooSlowError:
+            await process.signal(9)
+            self._leave()
+            raise LoadFailed(f"loading: no end after {LOAD_SECONDS} s") from None
+        except BaseException:
+            self._leave()
+            raise
+        worker.promised = 1
+        self._coroutines[script.id] = frozenset(worker.loaded.coroutines)
+        self.workers.setdefault(key, []).append(worker)
+        self._nursery.start_soon(self._attend, key, worker, scratch)
+        return worker
+
+    async def _attend(self, key: Key, worker: Worker, scratch: str) -> None:
+        """Be with a worker until its end, and clean up behind it."""
+        try:
+            await worker.listen()
+        finally:
+            workers = self.workers[key]
+            workers.remove(worker)
+            if not workers:
+                del self.workers[key]
+            self._leave()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _limits(self, memory_bytes: int) -> Limits:
+        settings = self.settings
+        return Limits(memory_bytes, memory_bytes, settings.open_files, settings.processes)
+
+    def _known(self, worker: Worker) -> set[object]:
+        return {table["handler"] for table in worker.loaded.tables}
+
+    # --- room ---------------------------------------------------------------------------------------------------------
+
+    async def _room(self) -> None:
+        """Wait until one more process may be started, and take its place."""
+        while self._count >= self.settings.workers_max:
+            idle = min(self._idle(), key=lambda worker: worker.idle_since_ns, default=None)
+            if idle is not None:
+                idle.retire()
+            await self._freed.wait()
+        self._count += 1
+
+    def _leave(self) -> None:
+        self._count -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        self._freed.set()
+        self._freed = trio.Event()
+
+    def _idle(self) -> list[Worker]:
+        everybody = (worker for workers in self.workers.values() for worker in workers)
+        return [worker for worker in everybody if not worker.promised and not worker.is_doomed]
+
+    def _is_idle(self, key: Key, worker: Worker) -> None:
+        """A worker may have nothing to do now."""
+        if worker.promised == 0:
+            worker.idle_since_ns = self._steady_ns()
+            if worker.is_doomed:
+                worker.retire()
+        self._wake()
+
+    async def _run_executable(self, run: Run, cut: Cut) -> Done | Failed:
+        await self._room()
+        try:
+            return await self._executables.run(run, cut, self._limits_of(run))
+        finally:
+            self._leave()
+
+    def _limits_of(self, run: Run) -> Limits:
+        return self._limits(run.memory_bytes or self.settings.memory_bytes)
+
+
+@asynccontextmanager
+async def open_pool(
+    settings: Settings, wall_ns: Callable[[], int], steady_ns: Callable[[], int]
+) -> AsyncIterator[PoolRunner]:
+    """A pool for the length of a block; every process has ended after it."""
+    async with trio.open_nursery() as nursery:
+        pool = PoolRunner(nursery, settings, wall_ns, steady_ns)
+        try:
+            nursery.start_soon(pool.sweep)
+            yield pool
+        finally:
+            with trio.CancelScope(shield=True):
+                await pool.close()
+            nursery.cancel_scope.cancel()

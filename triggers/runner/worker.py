@@ -1,0 +1,337 @@
+"""One worker process, as the daemon sees it: runs in it, its questions answered, its end explained."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from triggers.run import Done, Failed, FailureKind, LoadFailed
+from triggers.worker.channel import Channel, Closed
+from triggers.worker.message import (
+    Answer,
+    Ask,
+    Cancel,
+    Finished,
+    FromWorker,
+    Load,
+    Loaded,
+    NotLoaded,
+    Start,
+    decode_effects,
+)
+from triggers.worker.sealed import NotSealed, map_sealed
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from triggers.run import Content, Cut, Run, Script
+    from triggers.runner.inputs import Inputs
+    from triggers.runner.spawner import Process
+    from triggers.worker.message import WireContent
+
+__all__ = ["Worker"]
+
+GRACE_SECONDS = 2
+"""Between the request to end and SIGKILL."""
+
+EAGER_BYTES_MAX = 1 << 20
+"""An event's content up to this is sent with the run; more is sent when the handler looks at it."""
+
+OUTPUT_BYTES_MAX = 64 * 1024
+
+
+class Running:
+    """A run in a worker."""
+
+    def __init__(self, run: Run, cut: Cut, started_ns: int) -> None:
+        self.run = run
+        self.cut = cut
+        self.started_ns = started_ns
+        self.ended = trio.Event()
+        self.outcome: Done | Failed | None = None
+        self.scope = trio.CancelScope()
+        self.why: FailureKind = "timeout"
+        """What it means if the scope ends before the run."""
+
+
+class Worker:
+    """A process that has loaded one script. `mode` is None until its first run."""
+
+    def __init__(
+        self,
+        process: Process,
+        end: socket.socket,
+        output_fd: int,
+        inputs: Inputs,
+        wall_ns: Callable[[], int],
+    ) -> None:
+        end.setblocking(False)
+        self.process = process
+        self.mode: str | None = None
+        self.loaded = Loaded([], [])
+        self.running: dict[str, Running] = {}
+        self.promised = 0
+        """Runs on their way here."""
+        self.is_doomed = False
+        """No more runs: it has been told to end, or cannot be trusted."""
+        self.idle_since_ns = 0
+        self.runs = 0
+        self._channel: Channel[FromWorker] = Channel(end, FromWorker)
+        self._output_fd = output_fd
+        self._inputs = inputs
+        self._wall_ns = wall_ns
+
+    async def load(self, script: Script) -> None:
+        """Have it import its script; before anything else.
+
+        Raises:
+            LoadFailed: it does not import, or the worker dies of it.
+        """
+        try:
+            await self._send(Load(script))
+            await trio.lowlevel.wait_readable(self._channel.socket)
+            message, _ = self._channel.receive()
+        except Closed:
+            await self.process.exited.wait()
+            raise LoadFailed(f"loading: {self._explain().message}", self._output()) from None
+        match message:
+            case Loaded():
+                self.loaded = message
+            case NotLoaded(text, traceback):
+                raise LoadFailed(text, traceback)
+            case _:
+                raise LoadFailed(f"the worker answers with {type(message).__name__}")
+
+    async def listen(self) -> None:
+        """Answer questions and take results until the process has ended. A task for the worker's whole life."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._channel.socket)
+                with suppress(BlockingIOError):
+                    await self._hear(*self._channel.receive())
+        except (Closed, trio.BrokenResourceError):
+            pass
+        except (msgspec.MsgspecError, NotSealed, ValueError) as error:
+            # A worker may say anything: its script runs in it. Then it is not to be trusted any more.
+            for running in self.running.values():
+                running.outcome = self._failed(running, "death", f"broke the protocol: {error}")
+        self.is_doomed = True
+        await self.process.signal(signal.SIGKILL)
+        await self.process.exited.wait()
+        for running in list(self.running.values()):
+            if running.outcome is None:
+                running.outcome = msgspec.structs.replace(
+                    self._explain(), started_ns=running.started_ns, output=self._output().encode()
+                )
+            running.ended.set()
+        self._channel.close()
+        os.close(self._output_fd)
+
+    async def run(self, run: Run, cut: Cut, mode: str) -> Done | Failed:
+        """One run. Cancelled, it is killed, and the worker with it unless the handler is a coroutine."""
+        running = self.running[run.id] = Running(run, cut, self._wall_ns())
+        self.mode = mode
+        self.runs += 1
+        try:
+            content, fds = self._first_content(run, cut)
+            start = Start(
+                run.id,
+                run.handler or "",
+                run.binding,
+                run.events,
+                run.timestamp,
+                run.is_batch,
+                run.timeout_ms,
+                mode,
+                run.emit,
+                run.states,
+                content,
+            )
+            with suppress(Closed):  # then it has died, which `listen` sees
+                await self._send(start, fds)
+            running.scope.deadline = trio.current_time() + run.timeout_ms / 1000
+            with running.scope:
+                await running.ended.wait()
+            if running.outcome is None:
+                await self._end(running)
+            outcome = running.outcome
+            assert outcome is not None
+            if not isinstance(outcome, Done) and outcome.kind == "memory":
+                self.is_doomed = True  # who knows what else failed to get memory
+            return outcome
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._abandon(running)
+            raise
+        finally:
+            del self.running[run.id]
+
+    def kill(self, run_id: str) -> bool:
+        """Make a run end as "killed"; whether it runs here."""
+        running = self.running.get(run_id)
+        if running is None or running.ended.is_set():
+            return False
+        running.why = "killed"
+        running.scope.cancel()
+        return True
+
+    def retire(self) -> None:
+        """Have an idle worker end."""
+        self.is_doomed = True
+        with suppress(OSError):
+            self._channel.socket.shutdown(2)
+
+    # --- the end of runs ----------------------------------------------------------------------------------------------
+
+    async def _end(self, running: Running) -> None:
+        """Ask a run to end, then make it. Leaves its outcome set."""
+        run = running.run
+        failed = self._failed(running, running.why, REASONS[running.why].format(run.timeout_ms))
+        if self.mode == "plain":
+            self.is_doomed = True
+            await self.process.signal(signal.SIGTERM)
+        else:
+            with suppress(Closed):
+                await self._send(Cancel(run.id))
+        with trio.move_on_after(GRACE_SECONDS):
+            await running.ended.wait()
+        if not running.ended.is_set():
+            self.is_doomed = True
+            await self.process.signal(signal.SIGKILL)
+            await running.ended.wait()
+        if running.outcome is not None:
+            failed = msgspec.structs.replace(
+                failed, output=running.outcome.output, log=running.outcome.log
+            )
+        running.outcome = failed
+
+    async def _abandon(self, running: Running) -> None:
+        if running.ended.is_set():
+            return
+        if len(self.running) == 1:
+            self.is_doomed = True
+            await self.process.signal(signal.SIGKILL)
+        else:  # others' runs live on
+            with suppress(Closed):
+                await self._send(Cancel(running.run.id))
+
+    def _explain(self) -> Failed:
+        """Why the process has ended."""
+        exit = self.process.exit
+        if exit.code is not None:
+            return Failed("exit", f"the worker ended with status {exit.code}")
+        if exit.signal == 0:
+            return Failed("death", "the worker died with its zygote")
+        name = signal.Signals(exit.signal).name
+        if exit.signal == signal.SIGKILL:
+            return Failed("death", f"the worker was killed ({name}), as when memory runs out")
+        return Failed("signal", f"the worker died of {name}")
+
+    def _failed(self, running: Running, kind: FailureKind, message: str) -> Failed:
+        duration_ns = self._wall_ns() - running.started_ns
+        return Failed(kind, message, started_ns=running.started_ns, duration_ns=duration_ns)
+
+    def _output(self) -> str:
+        size = os.fstat(self._output_fd).st_size
+        data = os.pread(self._output_fd, OUTPUT_BYTES_MAX, max(0, size - OUTPUT_BYTES_MAX))
+        return data.decode(errors="replace")
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def _first_content(self, run: Run, cut: Cut) -> tuple[WireContent | None, Sequence[int]]:
+        event = run.events[0]
+        if event.kind == "delete" or event.size > EAGER_BYTES_MAX:
+            return None, []
+        try:
+            content = cut.event_content(event)
+        except (OSError, ValueError):
+            return None, []  # the handler meets it where it looks
+        return self._wire(content)
+
+    def _wire(
+        self, content: Content | None, held: tuple[int, int] | None = None
+    ) -> tuple[WireContent | None, Sequence[int]]:
+        return (None, []) if content is None else self._inputs.wire(content, held)
+
+    async def _send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        while True:
+            try:
+                return self._channel.send(message, fds)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._channel.socket)
+
+    async def _hear(self, message: FromWorker, fds: list[int]) -> None:
+        try:
+            match message:
+                case Ask(run_id):
+                    answer, sent = self._answer(message, self.running.get(run_id))
+                    await self._send(answer, sent)
+                case Finished(run_id):
+                    running = self.running.get(run_id)
+                    if running is not None and not running.ended.is_set():
+                        running.outcome = self._outcome(message, fds)
+                        running.ended.set()
+                case _:
+                    raise ValueError(f"{type(message).__name__} after loading")
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _answer(self, ask: Ask, running: Running | None) -> tuple[Answer, Sequence[int]]:
+        if running is None or running.ended.is_set():
+            return Answer(error=("OSError", "the run has ended")), []
+        cut = running.cut
+        try:
+            match ask.call:
+                case "get":
+                    content, fds = self._wire(cut.get(ask.path, latest=ask.latest), ask.held)
+                    return Answer(content=content), fds
+                case "event_content":
+                    content, fds = self._wire(cut.event_content(running.run.events[ask.event]))
+                    return Answer(content=content), fds
+                case "stat":
+                    return Answer(stat=cut.stat(ask.path, latest=ask.latest)), []
+                case "files":
+                    return Answer(paths=cut.files(ask.path)), []
+                case "history":
+                    found = cut.history(ask.path, since=ask.since, until=ask.until, limit=ask.limit)
+                    return Answer(history=found), []
+            return Answer(error=("ValueError", f"no such call: {ask.call}")), []
+        except (OSError, ValueError, LookupError) as error:
+            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            return Answer(error=(type(error).__name__, text)), []
+
+    def _outcome(self, message: Finished, fds: list[int]) -> Done | Failed:
+        self._inputs.copies.add(*message.copies)
+        if message.kind:
+            kind = msgspec.convert(message.kind, FailureKind)
+            return Failed(
+                kind,
+                message.message,
+                message.traceback,
+                message.after_ms,
+                message.output[-OUTPUT_BYTES_MAX:],
+                message.log,
+                message.started_ns,
+                message.duration_ns,
+            )
+        memory = map_sealed(fds[0]) if fds else memoryview(b"")
+        return Done(
+            decode_effects(message.effects, memory),
+            message.states,
+            message.failed,
+            message.output[-OUTPUT_BYTES_MAX:],
+            message.log,
+            message.result,
+            message.started_ns,
+            message.duration_ns,
+        )
+
+
+REASONS = {"timeout": "no end after {} ms", "killed": "ended by request"}
