@@ -45,6 +45,21 @@ LOG_BYTES_MAX: Final = 1024 * 1024
 
 LOG_FILES_MAX: Final = 2
 
+SCRUB_RECORDS_MAX: Final = 2000
+"""Read again in a second, whatever their size: some 20 ms of it."""
+
+SCRUB_ROWS_MAX: Final = 5000
+"""Rows of the index walked over in a second, while no request is served: some 2 ms."""
+
+RETENTION_REST_SECONDS: Final = 0.5
+"""Between two looks whether any history is to be let go."""
+
+RETENTION_STEP_SECONDS: Final = 0.01
+"""Between two steps of 2 ms each: a fifth of the time is nobody's to complain about."""
+
+SCRUB_PAUSE_SECONDS: Final = 24 * 3600.0
+"""From the end of one reading of everything to the next."""
+
 PROGRESS_AFTER_SECONDS: Final = 1.0
 PROGRESS_SECONDS: Final = 0.1
 """Before the first report of progress to the starter, and between two."""
@@ -68,6 +83,8 @@ class Settings:
     door: str = "auto"
     sync_interval_s: float = 1.0
     autocommit_s: float = 5.0
+    scrub_bytes_per_s: int = 4 * 1024 * 1024
+    """How fast the log is read again in the background; 0: not at all."""
     log: Path | None = None
 
     @property
@@ -281,6 +298,8 @@ class _Mount:
         code = 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_house)
+            nursery.start_soon(self._scrub)
+            nursery.start_soon(self._retain)
             nursery.start_soon(self._obey_signals)
             try:
                 await self.door.serve()
@@ -319,6 +338,58 @@ class _Mount:
                 if trouble != self.trouble:
                     _log.error("not everything is on the disk: %s", trouble, exc_info=error)
                 self.trouble = trouble
+
+    async def _retain(self) -> None:
+        """Let go of history as the policies say, a little at a time, and give its space back (SEMANTICS 7)."""
+        import trio
+
+        if self.settings.read_only or self.settings.data is None:
+            return
+        retention, said = self.store.retention, ""
+        while True:
+            await trio.sleep(RETENTION_REST_SECONDS)
+            try:
+                busy = True
+                while busy:
+                    with self.door.exclusive():
+                        busy = retention.step()
+                        job = None if busy else retention.choose()
+                    if job is not None:
+                        done = await trio.to_thread.run_sync(retention.cleaning.run, job)
+                        with self.door.exclusive():
+                            retention.cleaning.finish(job, done)
+                        busy = True
+                    await trio.sleep(RETENTION_STEP_SECONDS)
+                said = ""
+            except Exception as error:
+                trouble = f"{type(error).__name__}: {error}"
+                if trouble != said:
+                    _log.error("history could not be let go: %s", trouble, exc_info=error)
+                said = trouble
+
+    async def _scrub(self) -> None:
+        """Read log and index again, a bounded piece each second; what is damaged is said once, and in the status."""
+        import trio
+
+        scrub, bytes_per_s = self.store.scrub, self.settings.scrub_bytes_per_s
+        if scrub is None or not bytes_per_s:
+            return
+        said: set[str] = set()
+        in_log = in_index = True
+        while True:
+            await trio.sleep(1.0)
+            if in_log:
+                in_log = await trio.to_thread.run_sync(scrub.step, bytes_per_s, SCRUB_RECORDS_MAX)
+            if in_index:
+                with self.door.exclusive():
+                    in_index = self.store.index_scrub.step(SCRUB_ROWS_MAX)
+            for place in [*scrub.damage, *filter(None, [self.store.index_scrub.damage])]:
+                if place not in said:
+                    said.add(place)
+                    _log.error("scrub: damaged: %s", place)
+            if not in_log and not in_index:
+                await trio.sleep(SCRUB_PAUSE_SECONDS)
+                in_log = in_index = True
 
     async def _obey_signals(self) -> None:
         """SIGTERM, SIGINT and SIGHUP: save, unmount, and let `serve` come to its end. Later ones change nothing."""

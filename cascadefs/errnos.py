@@ -31,6 +31,9 @@ ERRNO: Final[dict[Reason, int]] = {
     Reason.READ_ONLY: errno.EROFS,
     # "Identifier removed": there was one. ENOENT would say that there never was.
     Reason.PRUNED: errno.EIDRM,
+    Reason.IS_NEWEST: errno.EBUSY,
+    # As for an immutable file: nobody may, whoever they are.
+    Reason.HELD: errno.EPERM,
     Reason.NOT_STABLE_YET: errno.EAGAIN,
     # The kernel looks the name up once more and asks again before a program sees it.
     Reason.CONDITION_FAILED: errno.ESTALE,

@@ -26,6 +26,8 @@ class Reason(enum.Enum):
     PAST_IS_READ_ONLY = "history cannot be changed"
     READ_ONLY = "mounted read-only"
     PRUNED = "the content was pruned; its record is still known"
+    IS_NEWEST = "it is what the file holds now; write or remove the file first"
+    HELD = "a hold keeps it"
     NOT_STABLE_YET = "that time is not stable yet; ask again"
     CONDITION_FAILED = "the version is not the one the condition names"
     NOT_PERMITTED = "only the owner or root may do that"

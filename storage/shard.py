@@ -27,7 +27,7 @@ from storage.namespace import DONE, ROOT, Counters, Namespace, Outcome
 from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from storage.attributes import Attributes
     from storage.clock import Clock, HybridClock
@@ -379,6 +379,15 @@ class Shard:
             self.publish()
         return more
 
+    def forget_frames(self, addresses: Iterable[int]) -> None:
+        """The payloads of dead frames are gone from the log."""
+        try:
+            for address in addresses:
+                self.namespace.frames.forget(address)
+            self._unpublished += 1
+        except (OSError, Corruption) as error:
+            self._start_over(error)
+
     def _reached(self, index: int, address: int, timestamp: int, checksum: int) -> None:
         self._position = Position(self._identity, index, address, timestamp, checksum)
         self._unpublished += 1
@@ -417,9 +426,13 @@ class Shard:
         if length <= 0:
             return b""
         parts: list[bytes | memoryview] = []
+        has_hole = False
         for chunk, start, size, _ in extents.split_by_chunk(offset, length):
             pieces = self.namespace.pieces(inode, attributes.generation, chunk, timestamp)
-            self._collect(pieces, start, start + size, parts)
+            has_hole |= self._collect(pieces, start, start + size, parts)
+        if has_hole and attributes.stored == attributes.size:
+            # A row that damage made unfindable must not read as zeros.
+            raise Corruption(f"the index has lost pieces of inode {inode}")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _collect(
@@ -428,9 +441,10 @@ class Shard:
         start: int,
         end: int,
         parts: list[bytes | memoryview],
-    ) -> None:
-        """Append the bytes [start, end) of one chunk to `parts`."""
+    ) -> bool:
+        """Append the bytes [start, end) of one chunk to `parts`; whether some of them lie in a hole."""
         at = start
+        has_hole = False
         for left, length, address, offset in pieces:
             right = left + length
             if right <= at:
@@ -439,12 +453,14 @@ class Shard:
                 break
             if left > at:
                 parts.append(ZEROS[: left - at])
-                at = left
+                at, has_hole = left, True
             take = min(right, end) - at
             parts.append(self.log.read(address, offset + at - left, take))
             at += take
         if at < end:
             parts.append(ZEROS[: end - at])
+            has_hole = True
+        return has_hole
 
     # --- durability --------------------------------------------------------------------------------------------
 

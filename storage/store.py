@@ -17,7 +17,9 @@ from storage.disk import RealDisk
 from storage.errors import Unusable
 from storage.index import LmdbIndex
 from storage.limits import SEGMENT_BYTES
+from storage.log import Log
 from storage.retention import Retention
+from storage.scrub import IndexScrub, Scrub
 from storage.shard import Shard
 from storage.superblock import DirectoryLock
 from storage.table import MemoryTable
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from storage.stream import Committed
 
 __all__ = ["LocalStore", "Store"]
+
+SPARE_SEGMENTS = 2
+"""The room below which a disk counts as full: for the next segment, and for one being written again."""
 
 
 class Store(Protocol):
@@ -96,6 +101,14 @@ class Store(Protocol):
 
     def content_state(self, inode: int, content: int) -> int:
         """See `Namespace`."""
+        ...
+
+    def keeps_instant(self, directory: int, timestamp: int) -> bool:
+        """See `Retention`."""
+        ...
+
+    def kept_instants(self, directory: int, commits: list[int], count_max: int) -> list[int]:
+        """See `Retention.instants`."""
         ...
 
     def chunks(
@@ -259,6 +272,10 @@ class LocalStore:
         self._disk = disk
         self._lock = lock
         self._read_only = read_only
+        self.scrub = Scrub(shard.log) if isinstance(shard.log, Log) else None
+        """Reads the log again, if somebody drives it; on one worker thread at a time."""
+        self.index_scrub = IndexScrub(opened.table)
+        """Likewise for the index; where nobody else calls."""
         self.directory = directory
         self.recovery: list[str] = opened.findings
         """What opening found and did, a sentence each; empty after a clean stop."""
@@ -298,6 +315,9 @@ class LocalStore:
         self.publish = shard.publish
         self.content_state = namespace.content_state
         self.retention = Retention(shard, clock)
+        self.retention.is_full = self._is_full
+        self.keeps_instant = self.retention.keeps_instant
+        self.kept_instants = self.retention.instants
 
     # --- opening -----------------------------------------------------------------------------------------------
 
@@ -475,6 +495,12 @@ class LocalStore:
             usage.f_bavail * usage.f_frsize,
         )
 
+    def _is_full(self) -> bool:
+        """Whether the disk has no room for a few segments more: time to let go of more than the policies ask for."""
+        if self.directory is None or isinstance(self._shard.log, VolatileLog):
+            return False
+        return self.space()[2] < SPARE_SEGMENTS * self._shard.log.segment_bytes
+
     def status(self) -> dict[str, object]:
         """Figures for people and programs, JSON-able."""
         log = self._shard.log
@@ -488,8 +514,11 @@ class LocalStore:
             "last_commit_us": self._hybrid.last_us,
             "live_inodes": counters.live_inodes,
             "live_bytes": counters.live_bytes,
+            "retention": self.retention.status(),
             "recovery": self.recovery,
             "index_trouble": self._shard.index_trouble,
+            "scrub": self.scrub.status() if self.scrub is not None else None,
+            "index_scrub": self.index_scrub.status(),
         }
 
     def close(self) -> None:

@@ -99,6 +99,16 @@ def mount(
             help="A file kept open gets a version this long after a write.",
         ),
     ] = 5.0,
+    scrub_mib_per_s: Annotated[
+        float,
+        typer.Option(
+            "--scrub-rate",
+            metavar="MIB",
+            min=0.0,
+            max=10_000.0,
+            help="How much of the log is read again each second, to find damage; 0: none.",
+        ),
+    ] = 4.0,
     log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Instead of DIR/daemon.log.", show_default=False),
@@ -121,6 +131,7 @@ def mount(
         door=door,
         sync_interval_s=sync_interval_s,
         autocommit_s=autocommit_s,
+        scrub_bytes_per_s=int(scrub_mib_per_s * 1024 * 1024),
         log=None if log is None else log.absolute(),
     )
     _check_device()
@@ -405,6 +416,13 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("errors", ", ".join(f"{name} {count:,}" for name, count in errors.items()) or "none"),
     ]
+    if damage := (store.get("scrub") or {}).get("damage"):
+        rows.append(
+            (
+                "damage",
+                f"{damage:,} places in the log; see: cascadefs fsck {found.get('mountpoint')}",
+            )
+        )
     if trouble := found.get("trouble"):
         rows.append(("trouble", str(trouble)))
     rows.extend(("recovery", sentence) for sentence in store.get("recovery", []))

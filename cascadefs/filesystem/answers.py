@@ -13,6 +13,7 @@ from cascadefs import vpath
 from cascadefs.filesystem.node import Live, Node, Past
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
+from storage.retention import HOLD, RETENTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ __all__ = ["EVENT_TIME", "IF_VERSION", "PREFIX", "STORED", "Answers"]
 
 PREFIX = b"user.cascade."
 
-STORED = frozenset({PREFIX + b"at_names"})
+STORED = frozenset({PREFIX + b"at_names", RETENTION, HOLD})
 """Those of ours that are settings of a directory, stored like any other attribute."""
 
 EVENT_TIME = PREFIX + b"event_time"

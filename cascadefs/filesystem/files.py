@@ -126,13 +126,13 @@ class Files:
                 raise Refused(Reason.EXISTS)
             opened = self.open(binding.inode, flags, caller)
             return opened, self._inodes.referenced(self._inodes.nodes.live(binding.inode))
+        mode = REGULAR | mode & 0o7777 & ~caller.umask
         if b"@" in name:
-            node = self._conditionals.create(parent, name, mode & ~caller.umask, caller)
+            node = self._conditionals.create(parent, name, mode, caller)
             if node is not None:
                 opened = Opened(self._handle(self._conditionals.open(node, flags, caller)))
                 node.lookups += 1
                 return opened, node.stat()
-        mode = REGULAR | mode & 0o7777 & ~caller.umask
         live = self._names.make(parent, name, mode, caller)
         self._inodes.draft(live, new=True)
         opened = self._open_live(live, flags, caller)
@@ -181,6 +181,8 @@ class Files:
         if not isinstance(node, Past) or node.is_directory:
             raise Refused(Reason.IS_A_DIRECTORY)
         self._inodes.check_now(node, caller, READ)
+        if self._store.content_state(node.inode, node.attributes.content):
+            raise Refused(Reason.PRUNED)  # since the kernel looked it up
         return Opened(self._handle(OpenFile(node, writable=False, synchronous=False)))
 
     def _open_live(self, live: Live, flags: int, caller: Caller) -> Opened:
@@ -229,6 +231,8 @@ class Files:
                 return node.draft.read(self._store, node.number, attributes, offset, length)
             return self._store.read(node.number, attributes, None, offset, length)
         assert isinstance(node, Past)
+        if node.gone:
+            raise Refused(Reason.PRUNED)
         return self._store.read(node.inode, node.attributes, node.timestamp, offset, length)
 
     def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:

@@ -14,7 +14,7 @@ from cascadefs.filesystem.interface import FOREVER_S
 from cascadefs.filesystem.listings import Listings
 from cascadefs.filesystem.logs import Logs
 from cascadefs.filesystem.node import Node, Past
-from storage.attributes import is_directory
+from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
 from storage.limits import NAME_BYTES_MAX
 from storage.namespace import ROOT
@@ -84,7 +84,7 @@ class History:
                 return self.version(directory, base, self._store.head(directory, base) - steps), 0.0
             case vpath.Time() | vpath.Ago() | vpath.Now() as instant:
                 timeout_s = FOREVER_S if isinstance(instant, vpath.Time) else 0.0
-                return self._at(directory, base, self._timestamp(instant)), timeout_s
+                return self._at(directory, base, self.timestamp(instant)), timeout_s
             case vpath.Tag(label):
                 return self._tagged(directory, base, label), 0.0
             case vpath.Deleted():
@@ -108,10 +108,10 @@ class History:
             if isinstance(parsed, vpath.Historic) and parsed.base == b".":
                 spec = parsed.spec
                 if isinstance(spec, vpath.Time | vpath.Ago | vpath.Now):
-                    return self._at(inode, b".", self._timestamp(spec))
+                    return self._at(inode, b".", self.timestamp(spec))
         return None
 
-    def _timestamp(self, instant: vpath.Instant) -> int:
+    def timestamp(self, instant: vpath.Instant) -> int:
         """The timestamp an instant means now; durations count back from the clock, to the whole second."""
         match instant:
             case vpath.Time(timestamp):
@@ -127,7 +127,8 @@ class History:
         binding = self._store.binding_at(directory.inode, name, directory.timestamp)
         if binding is None:
             raise Refused(Reason.ABSENT)
-        return self.past(binding.inode, directory.timestamp, (directory.inode, name, None))
+        alias = (directory.inode, name, None)
+        return self.kept(self.past(binding.inode, directory.timestamp, alias))
 
     def past(
         self, inode: int, timestamp: int, alias: tuple[int, bytes, int | None] | None = None
@@ -143,6 +144,24 @@ class History:
         node = Past(inode, timestamp, *found)
         node.alias = alias
         return node
+
+    def kept(self, node: Past) -> Past:
+        """The node, if its content is not gone, and if it is a directory, it is exact as of then (SEMANTICS 7).
+
+        Raises:
+            Refused: PRUNED.
+        """
+        attributes = node.attributes
+        is_file = attributes.mode & TYPE_MASK == REGULAR
+        if is_file and self._store.content_state(node.inode, attributes.content):
+            raise Refused(Reason.PRUNED)
+        return node
+
+    def _exact(self, node: Past) -> Past:
+        """`kept`, for what was asked for by a time of its own."""
+        if node.is_directory and not self._store.keeps_instant(node.inode, node.timestamp):
+            raise Refused(Reason.PRUNED)
+        return self.kept(node)
 
     def children(self, directory: Past, after: bytes) -> Iterator[tuple[bytes, Past]]:
         """The entries of a directory of the past, behind a name."""
@@ -229,19 +248,18 @@ class History:
         version = self._store.version(directory, base, number)
         if version is None or version.binding is None:
             raise Refused(Reason.ABSENT)
-        return self.past(
-            version.binding.inode, version.timestamp, (directory, base, version.number)
-        )
+        alias = (directory, base, version.number)
+        return self.kept(self.past(version.binding.inode, version.timestamp, alias))
 
     def _at(self, directory: int, base: bytes, timestamp: int) -> Past:
         if timestamp < 0 or not self._store.settle(timestamp):
             raise Refused(Reason.ABSENT)
         if base == b".":
-            return self.past(directory, timestamp)
+            return self._exact(self.past(directory, timestamp))
         binding = self._store.binding_at(directory, base, timestamp)
         if binding is None:
             raise Refused(Reason.ABSENT)
-        return self.past(binding.inode, timestamp, (directory, base, None))
+        return self._exact(self.past(binding.inode, timestamp, (directory, base, None)))
 
     def _tagged(self, directory: int, base: bytes, label: bytes) -> Past:
         """Labels belong to the directory, so they work under its last name when that is gone."""
@@ -309,8 +327,8 @@ class History:
         self, directory: int, base: bytes, event: vpath.Instant, known: vpath.Instant | None
     ) -> Node:
         """`f@e=T`, `d@e=T`, and the same among what was known at a time (SEMANTICS 3)."""
-        event_us = self._timestamp(event)
-        known_us = self._timestamp(known) if known is not None else None
+        event_us = self.timestamp(event)
+        known_us = self.timestamp(known) if known is not None else None
         if known_us is not None and (known_us < 0 or not self._store.settle(known_us)):
             raise Refused(Reason.ABSENT)
         return self.by_event(directory, base, event_us, known_us)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.logs import Logs
     from storage.binding import Binding
+    from storage.namespace import Version
     from storage.store import Store
 
 __all__ = ["Listings"]
@@ -91,7 +92,7 @@ class Listings:
             number = (number_of(after) or 0) + 1
             while number <= self._store.head(directory, base):
                 version = self._store.version(directory, base, number)
-                if version is not None and version.binding is not None:
+                if version is not None and self._is_kept(version):
                     yield b"v%d%s" % (number, extension)
                 number += 1
 
@@ -103,6 +104,14 @@ class Listings:
             gid=owner[1],
             time_ns=time_ns,
         )
+
+    def _is_kept(self, version: Version) -> bool:
+        """Whether a version can be opened: no tombstone, and not pruned."""
+        binding = version.binding
+        if binding is None:
+            return False
+        content = binding.base + version.number - binding.first
+        return not self._store.content_state(binding.inode, content)
 
     def instants(self, inode: int, alias: tuple[int, bytes]) -> Listing:
         """`dir@@/`: labels and the last commits at or below a directory, as canonical times."""
@@ -175,7 +184,7 @@ class Listings:
         hits = (stamp for stamp, directories in rows if any(map(touches, directories)))
         # What lies below now may be older than the directory, and was elsewhere then.
         own = takewhile(lambda stamp: self._store.attributes_at(inode, stamp) is not None, hits)
-        return list(islice(own, INSTANTS_MAX))
+        return self._store.kept_instants(inode, list(islice(own, INSTANTS_MAX)), INSTANTS_MAX)
 
     # --- by event time -----------------------------------------------------------------------------------------
 

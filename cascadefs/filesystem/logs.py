@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cascadefs import vpath
 from cascadefs.filesystem.node import Text
 from storage.attributes import REGULAR, TYPE_MASK
-from storage.namespace import ROOT
+from storage.namespace import KEPT, PRUNED, PURGED, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from storage.store import Store
 
 __all__ = ["LOG_NAME", "Logs"]
+
+_GONE = {KEPT: None, PRUNED: "pruned", PURGED: "purged"}
 
 LOG_NAME = b".log"
 """Hidden in `name@@/`."""
@@ -68,6 +70,7 @@ class Logs:
             "moved_from": None,
             "moved_to": None,
             "same": False,
+            "gone": None,
         }
         if version.binding is None:
             tombstone = version.tombstone
@@ -92,7 +95,8 @@ class Logs:
         }
         if version.number == binding.first and binding.origin_directory:
             line["moved_from"] = self.path_of(binding.origin_directory, binding.origin_name)
-        if attributes.mode & TYPE_MASK == REGULAR:
+        line["gone"] = _GONE[self._store.content_state(binding.inode, attributes.content)]
+        if attributes.mode & TYPE_MASK == REGULAR and line["gone"] is None:
             line["same"] = self._same_as_before(directory, base, version)
         return line
 
@@ -107,7 +111,10 @@ class Logs:
         before = self._store.version(directory, base, version.number - 1)
         if before is None or before.binding is None or version.binding is None:
             return False
-        if before.binding.mode != REGULAR:
+        content = before.binding.base + before.number - before.binding.first
+        if before.binding.mode != REGULAR or self._store.content_state(
+            before.binding.inode, content
+        ):
             return False  # of an exchange: a link's target and a directory have sizes too
         now = self._store.attributes_at(version.binding.inode, version.timestamp)
         then = self._store.attributes_at(before.binding.inode, before.timestamp)

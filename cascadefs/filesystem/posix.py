@@ -28,6 +28,7 @@ from cascadefs.filesystem.interface import Caller, Changes, FilesystemOptions, S
 from cascadefs.filesystem.names import Names
 from cascadefs.filesystem.privileges import Privileges, never
 from cascadefs.filesystem.ranges import Ranges
+from cascadefs.filesystem.retention import Keeping
 from cascadefs.filesystem.xattrs import Xattrs
 from storage import record
 from storage.errors import Reason, Refused
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from storage.store import LocalStore
 
 __all__ = ["Filesystem"]
-
-_NOTHING = Changes()
-"""What chown(2) of neither owner nor group comes as: it moves ctime all the same, and ends set-user-id bits."""
 
 
 def _kept(time_ns: int | None) -> int | None:
@@ -73,7 +71,10 @@ class Filesystem:
         )
         self._directories = directories = Directories(inodes, store, history, handles)
         self.ranges = Ranges(inodes, files, store, clock)
-        xattrs = Xattrs(inodes, files, conditionals, store, clock, history, self.invalidations)
+        keeping = Keeping(inodes, files, store, history, self.invalidations)
+        xattrs = Xattrs(
+            inodes, files, conditionals, store, clock, history, keeping, self.invalidations
+        )
 
         self.remember, self.forget = inodes.remember, inodes.forget
         self.getattr, self.birth_ns = inodes.getattr, inodes.birth_ns
@@ -105,14 +106,18 @@ class Filesystem:
             changes.atime_ns, changes.mtime_ns = _kept(changes.atime_ns), _kept(changes.mtime_ns)
             return self._conditionals.setattr(node, changes, through, caller)
         live = self.inodes.live(number)
-        is_chown = changes.uid is not None or changes.gid is not None or changes == _NOTHING
+        is_chown = self.privileges.is_chown(live, changes, caller)
         if changes.ends_set_id:
             self.privileges.end_by_write(live, caller, never)
         if changes.size is not None:
+            self.privileges.end_by_write(live, caller)
             self._truncate(live, changes.size, handle)
         mode, atime_ns, mtime_ns = changes.mode, _kept(changes.atime_ns), _kept(changes.mtime_ns)
         if is_chown and (left := self.privileges.left_by_chown(live, caller)) is not None:
             mode = left if mode is None else mode & left
+        if mode is not None and changes.size is not None:
+            # Asked for together by no program: the kernel clears what set-id bits it sees, and may leave others.
+            mode &= self.inodes.live_stat(live).mode
         fields = (mode, changes.uid, changes.gid, atime_ns, mtime_ns)
         if is_chown or any(field is not None for field in fields):
             self.inodes.propose(record.SetAttributes(number, *fields))

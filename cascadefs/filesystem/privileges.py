@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cascadefs.filesystem.interface import Caller, Changes
 from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
-from storage.errors import Reason, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cascadefs.filesystem.inodes import Inodes
-    from cascadefs.filesystem.interface import Caller
     from cascadefs.filesystem.node import Live
     from storage.attributes import Attributes
     from storage.store import LocalStore
@@ -28,6 +27,8 @@ __all__ = ["Privileges", "never"]
 
 _SET_USER_ID, _SET_GROUP_ID, _GROUP_EXECUTES = 0o4000, 0o2000, 0o010
 _SET_ID = _SET_USER_ID | _SET_GROUP_ID
+
+_NOTHING = Changes()
 
 
 def _always() -> bool:
@@ -73,21 +74,22 @@ class Privileges:
             self._invalidations.append((live.number, None))
 
     def left_by_chown(self, live: Live, caller: Caller) -> int | None:
-        """The permission bits that a change of owner or group leaves; None if all. Nobody is exempt (chown(2)).
-
-        Raises:
-            Refused: NOT_PERMITTED where there are bits to end, and neither owner nor root asks. The kernel lets a change
-                of neither owner nor group pass without asking whose file it is, unless it is a file system on a disk.
-        """
+        """The permission bits that a change of owner or group leaves; None if all. Nobody is exempt (chown(2))."""
         attributes = self._store.attributes(live.number)
         if attributes is None or is_directory(attributes.mode) or not attributes.mode & _SET_ID:
             return None
-        left = _without_set_id(attributes, caller)
-        if left == attributes.mode & 0o7777:
-            return None
-        if caller.uid not in (0, attributes.uid):
-            raise Refused(Reason.NOT_PERMITTED)
-        return left
+        return _without_set_id(attributes, caller)
+
+    def is_chown(self, live: Live, changes: Changes, caller: Caller) -> bool:
+        """Whether attributes change by chown(2).
+
+        Of neither owner nor group it comes as a change of nothing, which moves ctime all the same. From others than the
+        owner and root such a change is the kernel's announcement of a write, and the write itself ends the bits.
+        """
+        if changes != _NOTHING:
+            return changes.uid is not None or changes.gid is not None
+        attributes = self._store.attributes(live.number)
+        return attributes is not None and caller.uid in (0, attributes.uid)
 
 
 def _without_set_id(attributes: Attributes, caller: Caller) -> int:

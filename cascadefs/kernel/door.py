@@ -40,6 +40,10 @@ __all__ = ["Door", "MountRefused"]
 CLOSING_SECONDS: Final = 5.0
 """How long `Door.unmount` waits for the request being handled."""
 
+READ_AHEAD_BYTES: Final = 512 * 1024
+"""The kernel's own 128 KiB make four times as many requests of a sequential read, which costs a quarter of its speed. More
+gains little, and a page fault in a mapped file reads around it as much."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -240,6 +244,8 @@ class Door:
             return -errno.EPROTO
         self._reply(header[UNIQUE], answer)
         if self._agreement is not None:
+            if self._path is not None:
+                mountpoint.set_read_ahead(self._path, READ_AHEAD_BYTES)
             if self._agreement.passthrough and self._connection is not None:
                 self._backing.enable(self._connection.descriptor)
             self._on_ready()

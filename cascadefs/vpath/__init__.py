@@ -27,7 +27,7 @@ from cascadefs.vpath.component import (
     parse,
     split_extension,
 )
-from cascadefs.vpath.instant import Ago, Instant, Now, Time, format_time
+from cascadefs.vpath.instant import Ago, Instant, Now, Time, format_time, parse_time
 from cascadefs.vpath.phrase import parse_instant
 
 __all__ = [
@@ -50,5 +50,6 @@ __all__ = [
     "format_version",
     "parse",
     "parse_instant",
+    "parse_time",
     "split_extension",
 ]

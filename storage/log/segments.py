@@ -99,7 +99,7 @@ class Segments:
         mapped_max = MAPPED_SEGMENTS_MAX
         if segment_bytes:
             mapped_max = max(1, min(mapped_max, MAPPED_BYTES_MAX // segment_bytes))
-        self._maps: Recent[int, memoryview] = Recent(mapped_max, lambda n: self.file(n).map())
+        self._maps: Recent[int, tuple[File, memoryview]] = Recent(mapped_max, self._map)
 
     def _open(self, number: int) -> File:
         name = segment_name(number)
@@ -108,6 +108,10 @@ class Segments:
         if self.segment_bytes and Condensed.is_at_end_of(file, size):
             return Condensed(file, name, self.segment_bytes, size)
         return file
+
+    def _map(self, number: int) -> tuple[File, memoryview]:
+        file = self.file(number)
+        return file, file.map()  # Of this very file: another may take its name at any moment.
 
     def numbers(self) -> list[int]:
         """Numbers of the segments that exist, ascending. Files with other names are none of ours."""
@@ -120,13 +124,13 @@ class Segments:
 
     def slice(self, number: int, start: int, length: int) -> memoryview:
         """A range of a segment without a copy; shorter where the file ends early, or a gap is in the way."""
-        file = self.file(number)
+        file, view = self._maps.get(number)
         if isinstance(file, Condensed):
             place = file.place(start, length)
             if place is None:
                 return memoryview(b"")
             start = place
-        return self._maps.get(number)[start : start + length]
+        return view[start : start + length]
 
     def condensed(self, number: int) -> Condensed | None:
         """A segment, if it is condensed."""

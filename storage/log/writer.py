@@ -99,7 +99,8 @@ class Writer:
         self._named = slot.number
         self._refusal: str | None = None
         self._closed = False
-        self._syncing = threading.Lock()
+        # The owner may be in it when it syncs what it erased, and again in a simulation, where it is the worker too.
+        self._syncing = threading.RLock()
 
     def append(
         self, kind: int, timestamp: int, metadata: bytes, payload: Sequence[Buffer] = ()
@@ -166,13 +167,15 @@ class Writer:
         Synced, because the next frame goes to the same place: a power cut that lost both, and not what the failed
         append wrote, would bring back a record that was refused, and put later ones behind it.
         """
-        try:
-            if self._tail.pwritev([bytes(HEAD_BYTES)], offset) == HEAD_BYTES:
-                self._tail.fdatasync()
-                return
-        except OSError:
-            pass
-        self._refusal = "a write failed and what it left could not be erased"
+        # Not beside a sync: the kernel tells a failure to one of two who sync one descriptor, and it may be this one.
+        with self._syncing:
+            try:
+                if self._tail.pwritev([bytes(HEAD_BYTES)], offset) == HEAD_BYTES:
+                    self._tail.fdatasync()
+                    return
+            except OSError:
+                pass
+            self._refusal = "a write failed and what it left could not be erased"
 
     def _refuse(self) -> None:
         what = f"{self._refusal}; the log takes no more writes until it is opened again"
@@ -227,6 +230,8 @@ class Writer:
             except OSError as error:
                 self._refusal = f"a sync failed ({error})"
                 raise
+            if self._refusal is not None:
+                self._refuse()
             del self._unsynced[: len(unsynced) - 1]
             self.syncs += 1
             self.durable_index = target
@@ -251,6 +256,8 @@ class Writer:
             except OSError as error:
                 self._refusal = f"a sync failed ({error})"
                 raise
+            if self._refusal is not None:
+                self._refuse()
 
     def _mark(self, file: File, slot: Slot, durable_index: int) -> None:
         """Note in the tail's second header copy what is durable; the next sync takes it along at no cost.

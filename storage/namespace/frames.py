@@ -83,14 +83,10 @@ class Frames:
             if row == _NONE:
                 yield U64.unpack_from(key, 1)[0]
 
-    def abandon(self, address: int) -> None:
-        """A staged frame whose draft is no more: nothing will name it."""
-        self._table.delete(b"R" + U64.pack(address))
-        self._table.put(b"D" + U64.pack(address), _NONE)
-
     def forget(self, address: int) -> None:
-        """The payload of a dead frame is gone; nothing is left to remember."""
+        """The payload of a dead frame, or of one that nothing will name, is gone; nothing is left to remember."""
         self._table.delete(b"D" + U64.pack(address))
+        self._table.delete(b"R" + U64.pack(address))
 
 
 def _bytes_by_address(pieces: bytes | None) -> dict[int, int]:

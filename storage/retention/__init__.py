@@ -9,8 +9,11 @@ that hold many of those. Each step is short; what is left to do is in the table,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from storage import record
+from storage.retention.cleaning import Cleaning, Job
 from storage.retention.policy import MalformedPolicy, parse
 from storage.retention.rules import HOLD, RETENTION, Rules
 from storage.retention.thinning import Tally, Thinning
@@ -19,12 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from storage.clock import Clock
+    from storage.namespace import Outcome
     from storage.shard import Shard
 
-__all__ = ["HOLD", "RETENTION", "MalformedPolicy", "Retention", "Rules", "Tally", "parse"]
+__all__ = ["HOLD", "RETENTION", "Job", "MalformedPolicy", "Retention", "Rules", "Tally", "parse"]
 
 PASS_INTERVAL_US: Final = 60_000_000
 """From the end of a pass to the next: boundaries are minutes apart at least."""
+
+PRESSED_INTERVAL_US: Final = 5_000_000
+"""From one pass to the next while the disk is full."""
 
 STEP_VERSIONS_MAX: Final = 128
 """Versions judged in a step: about 2 ms."""
@@ -33,58 +40,128 @@ STEP_ROWS_MAX: Final = 256
 """Rows swept in a step: about 2 ms, if all are dropped."""
 
 
+class _Pass(NamedTuple):
+    """A pass under way, and why."""
+
+    thinning: Thinning
+    dry: bool
+    asked: bool
+    pressed: bool
+
+
 class Retention:
-    """The housekeeping of one shard's history. `pinned` is set by whoever has files open."""
+    """The housekeeping of one shard's history.
+
+    Whoever has files open sets `pinned` (the contents open there) and `in_use` (the frames its drafts refer to);
+    whoever has the disk sets `is_full` (is there little room left?).
+    """
 
     def __init__(self, shard: Shard, clock: Clock) -> None:
         self._shard = shard
         self._clock = clock
-        self.pinned: Callable[[int], bool] = lambda inode: False
-        self._pass: Thinning | None = None
-        self._pass_ended_us = 0
+        self.pinned: Callable[[], set[tuple[int, int]]] = set
+        self.in_use: Callable[[], set[int]] = set
+        self.is_full: Callable[[], bool] = lambda: False
+        self.cleaning = Cleaning(shard)
+        self._pass: _Pass | None = None
+        self._asked: deque[bool] = deque()
+        self._asked_count = self._done_count = 0
+        self._is_thorough = (
+            False  # What was asked for is done but for the segments that are worth it.
+        )
+
+        self._is_pressed = False
+        self._last_us = self._last_pressed_us = 0
+        self._passes = 0
+        self._report: dict[str, Tally] = {}
+
+    # --- work, a little at a time --------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Do a little of what is due; False when nothing is left for now.
+        """Do a little of what is due; False when nothing is left for now but segments to write again (`choose`).
 
         Raises:
             OSError: the log could not take a record; nothing is lost, a later step goes on.
         """
         if self._shard.sweep(STEP_ROWS_MAX):
             return True
-        thinning = self._pass or self._begin()
-        if thinning is None:
+        if self._pass is None:
+            self._pass = self._begin()
+        if self._pass is None:
             return False
-        if not thinning.step(STEP_VERSIONS_MAX):
-            self._pass, self._pass_ended_us = None, self._now_us()
+        if not self._pass.thinning.step(STEP_VERSIONS_MAX):
+            self._end(self._pass)
+            self._pass = None
         return True
 
-    def run(self, *, dry: bool = False, pressed: bool = False) -> dict[str, Tally]:
-        """A whole pass at once, and the sweep behind it; how many versions each line of the policies keeps.
+    def choose(self) -> Job | None:
+        """A segment of the log worth writing again: `cleaning.run` it on a worker thread, then `cleaning.finish`.
 
-        Args:
-            dry: change nothing.
-            pressed: keep only what `min`, labels and holds keep.
+        For `step` to have nothing more to do, and this to answer None, is to be done with all that was asked for.
         """
-        thinning = self._thinning(None if dry else self._shard.propose, pressed=pressed)
-        while thinning.step(STEP_VERSIONS_MAX):
-            pass
-        if not dry:
-            while self._shard.sweep(STEP_ROWS_MAX):
-                pass
-            self._pass, self._pass_ended_us = None, self._now_us()
-        return thinning.tallies
+        job = self.cleaning.choose(
+            self.in_use, pressed=self._is_pressed, thorough=self._is_thorough
+        )
+        if job is None:
+            self._is_pressed = False
+            if self._is_thorough:
+                self._is_thorough = False
+                self._done_count += 1
+        return job
 
-    def _begin(self) -> Thinning | None:
-        due = self._now_us() - self._pass_ended_us >= PASS_INTERVAL_US
-        if not due or not self._shard.namespace.has_policies():
+    def ask(self, *, dry: bool) -> None:
+        """Let there be a pass soon; a dry one changes nothing. `status` says when it is done."""
+        self._asked.append(dry)
+        self._asked_count += 1
+
+    def status(self) -> dict[str, object]:
+        """Figures for people and programs, JSON-able. `lines` is what the last pass asked for, or any, found."""
+        return {
+            "asked": self._asked_count,
+            "done": self._done_count,
+            "passes": self._passes,
+            "busy": self._pass is not None,
+            "lines": {line: tally._asdict() for line, tally in sorted(self._report.items())},
+            "pruned_versions": self._shard.namespace.counters.pruned_contents,
+            "segments_condensed": self.cleaning.segments,
+            "bytes_won": self.cleaning.bytes_won,
+            "bytes_written": self.cleaning.bytes_written,
+        }
+
+    def _begin(self) -> _Pass | None:
+        if self._is_thorough:
+            return None  # One after the other.
+        now = self._now_us()
+        if self._asked:
+            dry = self._asked.popleft()
+            return _Pass(self._thinning(dry=dry, pressed=False), dry=dry, asked=True, pressed=False)
+        if not self._shard.namespace.has_policies():
             return None
-        self._pass = self._thinning(self._shard.propose, pressed=False)
-        return self._pass
+        if now - self._last_pressed_us >= PRESSED_INTERVAL_US and self.is_full():
+            self._last_pressed_us = now
+            return _Pass(self._thinning(dry=False, pressed=True), False, asked=False, pressed=True)
+        if now - self._last_us >= PASS_INTERVAL_US:
+            return _Pass(
+                self._thinning(dry=False, pressed=False), False, asked=False, pressed=False
+            )
+        return None
 
-    def _thinning(self, propose: Callable[..., object] | None, *, pressed: bool) -> Thinning:
+    def _end(self, ended: _Pass) -> None:
+        self._passes += 1
+        self._report = ended.thinning.tallies
+        if not ended.dry:
+            self._last_us = self._now_us()
+        self._is_pressed = self._is_pressed or ended.pressed
+        if ended.asked:
+            if ended.dry:
+                self._done_count += 1
+            else:
+                self._is_thorough = True
+
+    def _thinning(self, *, dry: bool, pressed: bool) -> Thinning:
         return Thinning(
             self._shard.namespace,
-            propose,
+            None if dry else self._shard.propose,
             now=self._now_us(),
             pinned=self.pinned,
             pressed=pressed,
@@ -92,3 +169,64 @@ class Retention:
 
     def _now_us(self) -> int:
         return self._clock.now_ns() // 1000
+
+    # --- all at once ---------------------------------------------------------------------------------------------
+
+    def run(self, *, dry: bool = False, pressed: bool = False) -> dict[str, Tally]:
+        """A whole pass and the sweep behind it, in this thread; how many versions each line of the policies keeps.
+
+        Args:
+            dry: change nothing.
+            pressed: keep only what `min`, labels and holds keep.
+        """
+        thinning = self._thinning(dry=dry, pressed=pressed)
+        while thinning.step(STEP_VERSIONS_MAX):
+            pass
+        while not dry and self._shard.sweep(STEP_ROWS_MAX):
+            pass
+        return thinning.tallies
+
+    def clean(self, *, pressed: bool = False) -> None:
+        """Write again every segment that is worth it, in this thread.
+
+        Raises:
+            OSError: the disk refused; what was done is done.
+        """
+        while (
+            job := self.cleaning.choose(self.in_use, pressed=pressed, thorough=True)
+        ) is not None:
+            self.cleaning.finish(job, self.cleaning.run(job))
+
+    # --- questions and purge ---------------------------------------------------------------------------------------
+
+    def keeps_instant(self, directory: int, timestamp: int) -> bool:
+        """Whether a directory can be asked for as of a timestamp: it is exact then (SEMANTICS 7)."""
+        rules = Rules(self._shard.namespace)
+        policy = rules.policy(directory)
+        if policy is None or policy.keeps_instant(self._now_us(), timestamp):
+            return True
+        return rules.is_held(directory) or timestamp in rules.labelled(directory)
+
+    def instants(self, directory: int, commits: list[int], count_max: int) -> list[int]:
+        """What a directory can be asked for: of these commits, newest first, those kept, and the policy's boundaries."""
+        rules = Rules(self._shard.namespace)
+        policy = rules.policy(directory)
+        if policy is None or rules.is_held(directory):
+            return commits
+        now, labelled = self._now_us(), set(rules.labelled(directory))
+        kept = {at for at in commits if at in labelled or policy.keeps_instant(now, at)}
+        born = self._shard.namespace.attributes_at
+        grid = {at for at in policy.instants(now, count_max) if born(directory, at) is not None}
+        return sorted(kept | grid, reverse=True)[:count_max]
+
+    def purge(self, inode: int, content: int) -> Outcome:
+        """Let go of one content because somebody asked for it by name; whether they may is theirs to know.
+
+        Raises:
+            OSError: the log could not take the record.
+        """
+        return self._shard.propose(record.Prune(inode, [(content, content)], purged=True))
+
+    def is_held(self, inode: int) -> bool:
+        """Whether a hold is on a file or directory, or above."""
+        return Rules(self._shard.namespace).is_held(inode)

@@ -2,7 +2,7 @@
 
 ``all:24h,hour:7d,day:90d,week:2y;min=3;max=10000;ephemeral=60s``: everything for a day; then for a week what was
 there at each full hour, for 90 days at each midnight, for two years at each Monday's; always at least three versions of
-a name and never more than 10,000; and names that came and went within a minute are forgotten. All times are UTC.
+a name that exists and never more than 10,000; and names that came and went within a minute are forgotten. All times are UTC.
 
 A version holds from its own timestamp until the next one's, and is kept for every *boundary* in between: it is the
 last one before it. So a directory at a boundary is exact, whatever happened between two.
@@ -84,11 +84,13 @@ class Policy:
     """See the module. Timestamps and lengths in microseconds."""
 
     windows: tuple[Window, ...]
-    versions_min: int = 1
+    versions_min: int = 0
     versions_max: int | None = None
     ephemeral_us: int = 0
 
-    def why_kept(self, now: int, start: int, end: int, rank: int) -> str | None:
+    def why_kept(
+        self, now: int, start: int, end: int, rank: int, *, exists: bool = True
+    ) -> str | None:
         """The line of the policy that keeps a version, None if none does.
 
         Args:
@@ -96,8 +98,9 @@ class Policy:
             start: when the version was committed.
             end: when the next one was, or the name ended.
             rank: how many newer versions of the name are kept; 0 is the newest.
+            exists: whether the name means something now; `min` is for those that do.
         """
-        if rank < self.versions_min:
+        if exists and rank < self.versions_min:
             return "min"
         if self.versions_max is not None and rank >= self.versions_max:
             return None
@@ -142,7 +145,7 @@ def parse(text: bytes) -> Policy:
     options = _options(parts[1:])
     policy = Policy(
         _windows(parts[0]),
-        _number("min", options.get("min", "1"), least=0),
+        _number("min", options.get("min", "0"), least=0),
         _number("max", options["max"], least=1) if "max" in options else None,
         _duration("ephemeral", options["ephemeral"]) if "ephemeral" in options else 0,
     )

@@ -55,7 +55,7 @@ class Thinning:
         propose: Callable[[record.Record], object] | None,
         *,
         now: int,
-        pinned: Callable[[int], bool],
+        pinned: Callable[[], set[tuple[int, int]]],
         pressed: bool = False,
     ) -> None:
         """Nothing is looked at yet.
@@ -64,7 +64,7 @@ class Thinning:
             namespace: whose history.
             propose: records a change; None for a dry pass.
             now: the time the policies are asked at, in microseconds.
-            pinned: whether somebody has an inode open, now or in the past.
+            pinned: the contents that somebody has open: (inode, content commit).
             pressed: the disk is full: keep only what `min`, labels and holds keep.
         """
         self._namespace = namespace
@@ -73,12 +73,14 @@ class Thinning:
         self._pinned = pinned
         self._pressed = pressed
         self._rules = Rules(namespace)
+        self._open: set[tuple[int, int]] = set()
         self._walk = self._entries()
         self.tallies: dict[str, Tally] = {}
 
     def step(self, versions_max: int) -> bool:
         """Look at so many versions; False at the end of the pass."""
         self._rules = Rules(self._namespace)
+        self._open = self._pinned()
         looked = sum(1 for _ in islice(self._walk, versions_max))
         return looked == versions_max
 
@@ -100,6 +102,7 @@ class Thinning:
         """Judge the versions of one name, newest first."""
         chosen: dict[int, list[int]] = {}
         rank, end = 0, None
+        exists = self._namespace.binding(directory, name) is not None
         for number in range(self._namespace.head(directory, name), 0, -1):
             yield
             version = self._namespace.version(directory, name, number)
@@ -112,7 +115,7 @@ class Thinning:
             content = binding.base + number - binding.first
             if self._namespace.content_state(binding.inode, content) != KEPT:
                 continue
-            why = self._why_kept(directory, version, content, until, rank)
+            why = self._why_kept(directory, version, content, until, rank, exists)
             self._count(why or PRUNED, binding.inode, version.timestamp)
             if why is not None:
                 rank += 1
@@ -125,7 +128,13 @@ class Thinning:
             self._prune(inode, contents)
 
     def _why_kept(
-        self, directory: int, version: Version, content: int, end: int | None, rank: int
+        self,
+        directory: int,
+        version: Version,
+        content: int,
+        end: int | None,
+        rank: int,
+        exists: bool,
     ) -> str | None:
         """What keeps a version that held until `end`; None if nothing does."""
         assert version.binding is not None
@@ -135,25 +144,28 @@ class Thinning:
             return "head"
         if attributes.nlink and content == attributes.content:
             return "head"
-        if self._pinned(inode):
+        if (inode, content) in self._open:
             return "open"
         if self._rules.is_held(inode):
             return "hold"
         names = self._namespace.names(inode)
         if len(names) == 1:
-            return self._why_kept_there(directory, version.timestamp, end, rank)
+            return self._why_kept_there(directory, version.timestamp, end, rank, exists)
         life = self._life(inode, attributes, content)
-        own = self._why_kept_there(directory, life[0], life[1], rank)
+        own = self._why_kept_there(directory, life[0], life[1], rank, exists)
         if own is not None:
             return own
         for other, name in names:
             rank_there = self._rank(other, name, inode, content, life)
-            why = self._why_kept_there(other, life[0], life[1], rank_there)
+            there = self._namespace.binding(other, name) is not None
+            why = self._why_kept_there(other, life[0], life[1], rank_there, there)
             if why is not None:
                 return why
         return None
 
-    def _why_kept_there(self, directory: int, start: int, end: int, rank: int) -> str | None:
+    def _why_kept_there(
+        self, directory: int, start: int, end: int, rank: int, exists: bool
+    ) -> str | None:
         if self._rules.is_labelled(directory, start, end):
             return "label"
         policy = self._rules.policy(directory)
@@ -163,7 +175,7 @@ class Thinning:
             return "hold"
         if self._pressed:
             return "min" if rank < policy.versions_min else None
-        return policy.why_kept(self._now, start, end, rank)
+        return policy.why_kept(self._now, start, end, rank, exists=exists)
 
     def _life(self, inode: int, attributes: Attributes, content: int) -> tuple[int, int]:
         """From when to when a content was the newest of its inode, which had a name."""
@@ -224,7 +236,7 @@ class Thinning:
             return False
         start, end, binding = life
         inode = binding.inode
-        if self._pinned(inode) or self._rules.is_held(inode):
+        if any(of == inode for of, _ in self._open) or self._rules.is_held(inode):
             return False
         if self._rules.is_labelled(directory, start, end):
             return False

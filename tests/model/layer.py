@@ -97,6 +97,7 @@ class Layer(Tree):
     """See the module."""
 
     prefix = ""
+    has_exact_times = True
 
     def __init__(self, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.clock = FakeClock()

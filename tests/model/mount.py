@@ -56,6 +56,8 @@ class Here:
 class MountDoor:
     """See the module. `ranges`: whether the daemon's door has fallocate(2) and SEEK_HOLE."""
 
+    has_exact_times = False
+
     def __init__(self, mount: Mount, name: str, *, ranges: bool) -> None:
         self.mount = mount
         self.ranges = ranges

@@ -522,6 +522,93 @@ def test_reading_files_again_reads_nothing(place: Path, counter: Counter) -> Non
     assert counter.during(read_all) == {"open": 1000, "release": 1000}
 
 
+_AN_EPOCH = """
+    import os, random, sys
+    files = [os.path.join(top, name) for top, _, names in os.walk(sys.argv[1]) for name in names]
+    random.Random(int(sys.argv[2])).shuffle(files)
+    workers, total = [], 0
+    for worker in range(4):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            count = 0
+            for path in files[worker::4]:
+                assert os.stat(path).st_size == 100
+                with open(path, "rb", buffering=0) as file:
+                    count += len(file.read())
+            os.write(writing, b"%d" % count)
+            os._exit(0)
+        workers.append(reading)
+    for reading in workers:
+        total += int(os.read(reading, 20))
+        os.wait()
+    print(len(files), total)
+"""
+
+
+def test_an_epoch_of_training_opens_and_closes(place: Path, counter: Counter) -> None:
+    """10,000 files in 20 directories, listed, shuffled, and read by 4 workers: in the end only opened.
+
+    Once, after a file's pages came, the kernel asks for its attributes again: it thinks that reading moved atime.
+    """
+    for number in range(20):
+        (place / f"class{number}").mkdir()
+        fill(place / f"class{number}", 500)
+
+    def epoch(seed: int) -> None:
+        said = run(sys.executable, "-c", textwrap.dedent(_AN_EPOCH), place, str(seed))
+        assert said == "10000 1000000\n"
+
+    epoch(0)
+    second, third = (counter.during(lambda seed=seed: epoch(seed)) for seed in (1, 2))
+    for again in (second, third):
+        assert again.pop("open") == again.pop("release") == 10_000
+        assert again.pop("opendir") == again.pop("releasedir") == 21
+        again.pop("ioctl", 0)  # is it a terminal? Python asks
+    assert second.pop("getattr") <= 10_021
+    assert second == third == {}
+
+
+def test_what_is_known_is_not_asked_again(place: Path, counter: Counter) -> None:
+    """stat, access, readlink, look-ups of what is there and what is not, listings: after the first time, no request."""
+    fill(place, 50)
+    os.symlink("0001", place / "link")
+
+    def ask() -> None:
+        for number in range(50):
+            os.stat(place / f"{number:04}")
+            os.access(place / f"{number:04}", os.R_OK)
+            assert not (place / f"absent{number}").exists()
+        os.stat(place)
+        os.readlink(place / "link")
+        os.stat(place / "link")
+
+    ask()
+    assert counter.during(ask) == {}
+    (place / "0007").write_bytes(b"longer than before, so that it shows" * 10)
+    (place / "absent3").write_bytes(b"")
+    assert (place / "0007").stat().st_size == 360
+    assert (place / "absent3").exists()
+    os.unlink(place / "absent3")
+    ask()
+    assert counter.during(ask) == {}
+
+
+def test_sequential_reads_are_large(place: Path, counter: Counter) -> None:
+    """The kernel reads half a MiB ahead, so 32 MiB that it does not have are about 64 requests."""
+    (place / "f").write_bytes(content(11, 32 << 20))
+    descriptor = os.open(place / "f", os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read_all() -> None:
+        while os.read(descriptor, 1 << 20):
+            pass
+
+    asked = counter.during(read_all)
+    os.close(descriptor)
+    assert asked.keys() <= {"read", "getattr"}, asked
+    assert asked["read"] <= 80
+
+
 def test_a_write_is_one_request(place: Path, counter: Counter) -> None:
     """Whether a file has capabilities is asked once, not before each write(2)."""
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,8 +63,8 @@ def cases() -> list[Case]:
         found += [
             Case(area, name, function)
             for name, function in vars(module).items()
-            if callable(function)
-            and getattr(function, "__module__", None) == module.__name__
+            if inspect.isfunction(function)
+            and function.__module__ == module.__name__
             and not name.startswith("_")
         ]
     return found
@@ -145,23 +147,22 @@ def ext4_below(directory: Path) -> Iterator[Path]:
 
 
 class Trees:
-    """The tree of ext4 and the mounts, made when they are first asked for; what ext4 does is asked once."""
+    """The tree of ext4 and the mounts by door; what ext4 does is asked once."""
 
-    def __init__(self, ext4: Path, make_mount: Callable) -> None:
+    def __init__(self, ext4: Path, mounts: dict[str, Path]) -> None:
         self._ext4 = ext4
-        self._make_mount = make_mount
-        self._mounts: dict[str, Path] = {}
+        self._mounts = mounts
         self._expected: dict[Case, dict[str, object]] = {}
         self._numbers = itertools.count()
 
     def expected(self, case: Case) -> dict[str, object]:
         if case not in self._expected:
-            self._expected[case] = run(case, self._ext4 / f"{case}.{next(self._numbers)}")
+            directory = self._ext4 / f"{case}.{next(self._numbers)}"
+            self._expected[case] = run(case, directory)
+            shutil.rmtree(directory)
         return self._expected[case]
 
     def observed(self, case: Case, door: str) -> dict[str, object]:
-        if door not in self._mounts:
-            self._mounts[door] = self._make_mount("--door", door, *OPTIONS).path
         return run(case, self._mounts[door] / f"{case}.{next(self._numbers)}")
 
 
@@ -169,7 +170,7 @@ class Trees:
 def trees(tmp_path_factory):
     directory = tmp_path_factory.mktemp("posix")
     with ext4_below(directory) as ext4, mounts_below(directory) as make_mount:
-        yield Trees(ext4, make_mount)
+        yield Trees(ext4, {door: make_mount("--door", door, *OPTIONS).path for door in DOORS})
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------

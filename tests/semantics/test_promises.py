@@ -10,6 +10,8 @@ import os
 
 import pytest
 
+from cascadefs.filesystem import Changes
+
 
 def test_a_write_is_visible_when_it_returns(tree):
     file = tree.open("f", os.O_WRONLY | os.O_CREAT)
@@ -150,6 +152,56 @@ def test_times_have_nanoseconds(tree):
     assert (stat.mtime_ns, stat.atime_ns) == (1_234_567_890_123_456_789, 987_654_321_987_654_321)
 
 
+def test_times_that_cannot_be_kept_become_the_nearest(tree, tmp_path):
+    tree.put("f", "x")
+    for asked_ns, kept_ns in ((2**65, 2**63 - 1), (-(2**65), -(2**63)), (-1, -1)):
+        tree.utime("f", asked_ns, asked_ns)
+        assert (tree.stat("f").mtime_ns, tree.stat("f").atime_ns) == (kept_ns, kept_ns)
+    other = tree.after_power_cut(tmp_path / "copy")
+    assert other.stat("f").mtime_ns == -1
+    other.close_all()
+
+
+def test_a_new_file_is_as_old_as_its_name(tree):
+    """One moment for all: while it is written to and after, unless it is."""
+    file = tree.open("f", os.O_CREAT | os.O_WRONLY)
+    tree.wait(1)
+    stat = tree.stat("f")
+    assert stat.mtime_ns == stat.ctime_ns == tree.stat(".").mtime_ns
+    tree.close(file)
+    assert tree.stat("f").mtime_ns == tree.stat("f").ctime_ns == stat.mtime_ns
+
+
+def test_chown_of_neither_owner_nor_group(tree):
+    """It moves ctime and ends set-user-id bits, for those who may; the kernel sends it, and others' writes, as no change."""
+    tree.put("f", "x")
+    tree.chown("f", 5, 6)
+    tree.chmod("f", 0o6755)
+    before = tree.stat("f")
+    tree.wait(1)
+    with tree.user(7):
+        tree._setattr("f", Changes())
+    assert (tree.stat("f").mode, tree.stat("f").ctime_ns) == (before.mode, before.ctime_ns)
+    with tree.user(5):
+        tree._setattr("f", Changes())
+    assert tree.stat("f").mode & 0o7777 == 0o755
+    assert tree.stat("f").ctime_ns > before.ctime_ns
+    assert tree.stat("f").mtime_ns == before.mtime_ns
+
+
+def test_the_dots_of_a_directory_are_itself_and_the_one_above(tree):
+    tree.mkdir("d")
+    tree.mkdir("d/e")
+    moment = tree.now()
+    for path, above in (("d/e", "d"), ("d", "."), (f"d@{moment}/e", f"d@{moment}"), ("d@@", ".")):
+        with tree._walk(path.encode(), follow=False) as stat:
+            handle = tree.fs.opendir(stat.number, tree.caller)
+            entries = tree.fs.readdir(handle, 0)
+            dots = [(name, dot.number) for name, dot, _ in (next(entries), next(entries))]
+            assert dots == [(b".", stat.number), (b"..", tree.stat(above).number)]
+            tree.fs.releasedir(handle)
+
+
 def test_a_set_group_id_directory_hands_its_group_down(tree):
     tree.mkdir("d")
     tree.chown("d", 0, 77)
@@ -172,6 +224,21 @@ def test_stored_attributes_and_acls(tree):
     for name in ("system.posix_acl_access", "security.selinux"):
         assert tree.errno("setxattr", "f", name, b"x") == "EOPNOTSUPP"
         assert tree.errno("getxattr", "f", name) == "EOPNOTSUPP"
+
+
+def test_names_of_attributes(tree):
+    """What xattr(7) knows: a name space, and a name in it; those of `trusted.` are for root to see."""
+    tree.put("f", "x")
+    for name in ("colour", "user", "os2.colour", "USER.colour", "system.colour"):
+        assert tree.errno("setxattr", "f", name, b"x") == "EOPNOTSUPP"
+        assert tree.errno("removexattr", "f", name) == "EOPNOTSUPP"
+    for name in ("user.", "trusted.", "security."):
+        assert tree.errno("setxattr", "f", name, b"x") == "EINVAL"
+        assert tree.errno("getxattr", "f", name) == "EINVAL"
+    tree.setxattr("f", "trusted.t", "x")
+    tree.setxattr("f", "user.u", "x")
+    with tree.user(5):
+        assert tree.listxattr("f") == [b"user.u"]
 
 
 def test_statfs_and_blocks(tree):

@@ -6,7 +6,6 @@ import pytest
 import xxhash
 
 NOT_YET_READ = [
-    "event_time",
     "writer",
     "pruned",
     "escapes",
@@ -14,7 +13,7 @@ NOT_YET_READ = [
     "history_bytes",
     "history_versions",
 ]
-NOT_YET_WRITTEN = ["event_time", "if_version", "retention", "hold", "label", "history_budget"]
+NOT_YET_WRITTEN = ["retention", "hold", "label", "history_budget"]
 
 
 def test_version_and_head(tree):

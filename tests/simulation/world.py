@@ -241,7 +241,8 @@ class World:
             else:
                 self._stop()
                 self.cut_power()
-                self.rot()
+                with self._calm():
+                    self.rot()
         except PowerCut:
             self.random.choice((self.kill, self.cut_power))()
         except (OSError, Corruption):
@@ -410,7 +411,7 @@ class World:
             self.index,
             self.clock,
             Random(self.seed),
-            boot_id=str(self.boot),
+            boot_id=f"{self.boot:x}" * 8,  # No bit turned makes one of another.
             recover=recover,
             segment_bytes=self.segment_bytes,
         )

@@ -331,6 +331,8 @@ REFUSALS = [
     (Rename(D, b"e", ROOT, b"d", EXCHANGE), Reason.MALFORMED),
     (Rename(ROOT, b"d", D, b"e", EXCHANGE), Reason.MALFORMED),
     (SetAttributes(NONE, mode=0), Reason.ABSENT),
+    (SetAttributes(F, mtime_ns=limits.TIME_NS_MAX + 1), Reason.MALFORMED),
+    (SetAttributes(F, atime_ns=limits.TIME_NS_MIN - 1), Reason.MALFORMED),
     (SetXattr(NONE, b"user.a", b""), Reason.ABSENT),
     (SetXattr(F, LONG, b""), Reason.NAME_TOO_LONG),
     (SetXattr(F, b"user.b", b"v" * 65_537), Reason.ARGUMENT_TOO_LARGE),

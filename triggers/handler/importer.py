@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import itertools
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -30,13 +31,16 @@ __all__ = ["PREFIX", "ScriptImporter"]
 PREFIX = "_cascade_"
 """Of the private names of scripts' modules."""
 
+_numbers = itertools.count(1)
+"""Two importers of one script, of two runners in a process, share nothing."""
+
 
 class ScriptImporter(MetaPathFinder, Loader):
     """Finder and loader (PEP 451) of one version of one script; one per script and process."""
 
     def __init__(self, script: Script, replaced: Mapping[str, Any] | None = None) -> None:
         """Make the script importable; `replaced` are built-ins that its modules get in place of Python's."""
-        self.prefix = f"{PREFIX}{script.id}"
+        self.prefix = f"{PREFIX}{script.id}_{next(_numbers)}"
         # A dot in the name of the script itself separates no packages.
         self._main = f"{self.prefix}.{script.name.removesuffix('.py').replace('.', '_')}"
         base = f"{script.base_path}/" if script.base_path else ""

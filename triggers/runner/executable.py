@@ -24,7 +24,7 @@ from triggers.runner.spawner import NotStarted
 from triggers.worker import bubblewrap
 from triggers.worker.limits import devices, has_gpu
 from triggers.worker.message import Limits, Spawn
-from triggers.worker.sealed import seal
+from triggers.worker.sealed import growing, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ class Executables:
         os.mkdir(scratch, 0o700)
         if os.getuid() == 0:
             os.chown(scratch, run.script.uid, run.script.gid)
-        output_fd = os.memfd_create("output", os.MFD_CLOEXEC)
+        output_fd = growing("output")
         try:
             outcome = await self._execute(run, cut, limits, bwrap, scratch, output_fd)
             output = tail(output_fd)

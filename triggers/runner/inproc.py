@@ -132,7 +132,7 @@ class InprocRunner:
             importer = ScriptImporter(script, {"print": captured_print})
             try:
                 loaded = (importer, importer.collect())
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise LoadFailed(one_line(error), shown(error)) from error
             self._loaded[script.id] = loaded
         return loaded[1]
@@ -144,10 +144,13 @@ class FromThread:
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
 
-    def __getattr__(self, name: str) -> Any:
-        return functools.partial(
-            trio.from_thread.run_sync, functools.partial(getattr(self._cut, name))
-        )
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._cut, name)
+
+        def in_trio_thread(*arguments: Any, **options: Any) -> Any:
+            return trio.from_thread.run_sync(functools.partial(call, *arguments, **options))
+
+        return in_trio_thread
 
 
 def captured_print(*values: object, **options: Any) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Literal
@@ -30,6 +31,7 @@ from triggers.runner.worker import Worker
 from triggers.worker import bubblewrap
 from triggers.worker.channel import pair
 from triggers.worker.message import Limits, Spawn
+from triggers.worker.sealed import growing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -240,17 +242,16 @@ class PoolRunner:
         Raises:
             LoadFailed: none can be had.
         """
-        free = self._free(key, run)
-        if free is None:
-            await self._room()
-            free = self._free(key, run)  # somebody may have become free while this one waited
+        while True:
+            free = self._free(key, run)
             if free is not None:
-                self._leave()
-        if free is None:
-            free = await self._start(run.script, key)
-        else:
-            free.promised += 1
-        return free, self._mode(run) or "plain"
+                free.promised += 1
+            elif self._has_room():
+                free = await self._start(run.script, key)
+            else:
+                await self._freed.wait()  # one that fits has become free, or there is room
+                continue
+            return free, self._mode(run) or "plain"
 
     def _mode(self, run: Run) -> str | None:
         coroutines = self._coroutines.get(run.script.id)
@@ -275,56 +276,76 @@ class PoolRunner:
         Raises:
             LoadFailed: there is none; the room is free again.
         """
-        number = self.spawner.next_number()
-        scratch = f"{self._directory}/{number}"
         try:
-            ours, theirs = pair()
-            with theirs:
-                output_fd = os.memfd_create("output", os.MFD_CLOEXEC)
-                os.mkdir(scratch, 0o700)
-                if os.getuid() == 0:
-                    os.chown(scratch, script.uid, script.gid)
-                order = Spawn(
-                    number,
-                    script.uid,
-                    script.gid,
-                    script.groups,
-                    key[1],
-                    self._limits(key[2]),
-                    [scratch],
-                    environment={"HOME": scratch, "TMPDIR": scratch, "PATH": os.defpath},
-                )
-                process = await self.spawner.spawn(order, [theirs.fileno(), output_fd])
-            worker = Worker(process, ours, output_fd, self._inputs, self._wall_ns)
-            with trio.fail_after(LOAD_SECONDS):
-                await worker.load(script)
-        except NotStarted as error:
-            self._leave()
-            raise LoadFailed(str(error)) from error
-        except trio.TooSlowError:
-            await process.signal(9)
-            self._leave()
-            raise LoadFailed(f"loading: no end after {LOAD_SECONDS} s") from None
+            worker = await self._fork(script, key)
         except BaseException:
             self._leave()
+            raise
+        self._nursery.start_soon(
+            self._attend, key, worker
+        )  # from here on the room is the task's to free
+        try:
+            with trio.fail_after(LOAD_SECONDS):
+                await worker.load(script)
+        except trio.TooSlowError:
+            worker.is_doomed = True
+            await worker.process.signal(signal.SIGKILL)
+            raise LoadFailed(f"loading: no end after {LOAD_SECONDS} s") from None
+        except BaseException:
+            worker.retire()
             raise
         worker.promised = 1
         self._coroutines[script.id] = frozenset(worker.loaded.coroutines)
         self.workers.setdefault(key, []).append(worker)
-        self._nursery.start_soon(self._attend, key, worker, scratch)
         return worker
 
-    async def _attend(self, key: Key, worker: Worker, scratch: str) -> None:
+    async def _fork(self, script: Script, key: Key) -> Worker:
+        """A process with a channel to it, a place for its output, and a scratch directory.
+
+        Raises:
+            LoadFailed: there is none.
+        """
+        number = self.spawner.next_number()
+        scratch = f"{self._directory}/{number}"
+        os.mkdir(scratch, 0o700)
+        if os.getuid() == 0:
+            os.chown(scratch, script.uid, script.gid)
+        order = Spawn(
+            number,
+            script.uid,
+            script.gid,
+            script.groups,
+            key[1],
+            self._limits(key[2]),
+            [scratch],
+            environment={"HOME": scratch, "TMPDIR": scratch, "PATH": os.defpath},
+        )
+        ours, theirs = pair()
+        output_fd = growing("output")
+        try:
+            with theirs:
+                process = await self.spawner.spawn(order, [theirs.fileno(), output_fd])
+        except BaseException as error:
+            ours.close()
+            os.close(output_fd)
+            shutil.rmtree(scratch, ignore_errors=True)
+            if isinstance(error, NotStarted):
+                raise LoadFailed(str(error)) from error
+            raise
+        return Worker(process, ours, output_fd, scratch, self._inputs, self._wall_ns)
+
+    async def _attend(self, key: Key, worker: Worker) -> None:
         """Be with a worker until its end, and clean up behind it."""
         try:
             await worker.listen()
         finally:
-            workers = self.workers[key]
-            workers.remove(worker)
-            if not workers:
-                del self.workers[key]
+            workers = self.workers.get(key, [])
+            if worker in workers:
+                workers.remove(worker)
+                if not workers:
+                    del self.workers[key]
             self._leave()
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(worker.scratch, ignore_errors=True)
 
     def _limits(self, memory_bytes: int) -> Limits:
         settings = self.settings
@@ -335,14 +356,20 @@ class PoolRunner:
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
+    def _has_room(self) -> bool:
+        """Take the place of one more process, if there is one; else make some if anybody is idle."""
+        if self._count < self.settings.workers_max:
+            self._count += 1
+            return True
+        idle = min(self._idle(), key=lambda worker: worker.idle_since_ns, default=None)
+        if idle is not None:
+            idle.retire()
+        return False
+
     async def _room(self) -> None:
         """Wait until one more process may be started, and take its place."""
-        while self._count >= self.settings.workers_max:
-            idle = min(self._idle(), key=lambda worker: worker.idle_since_ns, default=None)
-            if idle is not None:
-                idle.retire()
+        while not self._has_room():
             await self._freed.wait()
-        self._count += 1
 
     def _leave(self) -> None:
         self._count -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -60,7 +61,7 @@ class Spawner:
         self._number = 0
         self._waiting: dict[int, tuple[trio.Event, list[Spawned]]] = {}
         self._processes: dict[int, Process] = {}
-        self._zygote: trio.Process | None = None
+        self.zygote: trio.Process | None = None
 
     async def start(self) -> Ready:
         """What the machine can do; the zygote is up then.
@@ -75,7 +76,7 @@ class Spawner:
             ours.setblocking(False)
             command = [sys.executable, "-P", "-s", "-m", "triggers.worker.zygote"]
             with theirs:
-                self._zygote = await trio.lowlevel.open_process(
+                self.zygote = await trio.lowlevel.open_process(
                     command,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
@@ -91,7 +92,7 @@ class Spawner:
                 raise NotStarted("the zygote does not start; its complaint is above") from error
             assert isinstance(message, Ready)
             self._channel, self.ready = channel, message
-            self._nursery.start_soon(self._listen, channel)
+            self._nursery.start_soon(self._listen, channel, self.zygote)
             return message
 
     async def spawn(self, order: Spawn, fds: Sequence[int]) -> Process:
@@ -135,11 +136,11 @@ class Spawner:
     async def close(self) -> None:
         """End the zygote, and every process with it."""
         if self._channel is not None:
-            self._channel.socket.shutdown(2)
-        if self._zygote is not None:
-            await self._zygote.wait()
+            self._channel.socket.shutdown(socket.SHUT_RDWR)
+        if self.zygote is not None:
+            await self.zygote.wait()
 
-    async def _listen(self, channel: Channel[FromZygote]) -> None:
+    async def _listen(self, channel: Channel[FromZygote], zygote: trio.Process) -> None:
         try:
             while True:
                 await trio.lowlevel.wait_readable(channel.socket)
@@ -155,6 +156,8 @@ class Spawner:
             self._processes.clear()
             for ended, _ in self._waiting.values():
                 ended.set()
+            with trio.CancelScope(shield=True):
+                await zygote.wait()
 
     def _hear(self, message: FromZygote) -> None:
         match message:

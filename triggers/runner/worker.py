@@ -68,13 +68,18 @@ class Worker:
         process: Process,
         end: socket.socket,
         output_fd: int,
+        scratch: str,
         inputs: Inputs,
         wall_ns: Callable[[], int],
     ) -> None:
         end.setblocking(False)
         self.process = process
+        self.scratch = scratch
+        """The directory that it may write to."""
         self.mode: str | None = None
         self.loaded = Loaded([], [])
+        self._has_loaded = trio.Event()
+        self._load_answer: Loaded | NotLoaded = NotLoaded("", "")
         self.running: dict[str, Running] = {}
         self.promised = 0
         """Runs on their way here."""
@@ -93,20 +98,14 @@ class Worker:
         Raises:
             LoadFailed: it does not import, or the worker dies of it.
         """
-        try:
+        with suppress(Closed):  # then it has died, which `listen` sees
             await self._send(Load(script))
-            await trio.lowlevel.wait_readable(self._channel.socket)
-            message, _ = self._channel.receive()
-        except Closed:
-            await self.process.exited.wait()
-            raise LoadFailed(f"loading: {self._explain().message}", self._output()) from None
-        match message:
+        await self._has_loaded.wait()
+        match self._load_answer:
             case Loaded():
-                self.loaded = message
+                self.loaded = self._load_answer
             case NotLoaded(text, traceback):
                 raise LoadFailed(text, traceback)
-            case _:
-                raise LoadFailed(f"the worker answers with {type(message).__name__}")
 
     async def listen(self) -> None:
         """Answer questions and take results until the process has ended. A task for the worker's whole life."""
@@ -121,9 +120,15 @@ class Worker:
             # A worker may say anything: its script runs in it. Then it is not to be trusted any more.
             for running in self.running.values():
                 running.outcome = self._failed(running, "death", f"broke the protocol: {error}")
+        if self.is_doomed:  # told to end, so let it
+            with trio.move_on_after(GRACE_SECONDS):
+                await self.process.exited.wait()
         self.is_doomed = True
         await self.process.signal(signal.SIGKILL)
         await self.process.exited.wait()
+        if not self._has_loaded.is_set():
+            self._load_answer = NotLoaded(f"loading: {self._explain().message}", self._output())
+            self._has_loaded.set()
         for running in list(self.running.values()):
             if running.outcome is None:
                 running.outcome = msgspec.structs.replace(
@@ -277,8 +282,11 @@ class Worker:
                     if running is not None and not running.ended.is_set():
                         running.outcome = self._outcome(message, fds)
                         running.ended.set()
-                case _:
-                    raise ValueError(f"{type(message).__name__} after loading")
+                case Loaded() | NotLoaded():
+                    if self._has_loaded.is_set():
+                        raise ValueError("loaded twice")
+                    self._load_answer = message
+                    self._has_loaded.set()
         finally:
             for fd in fds:
                 os.close(fd)
@@ -309,6 +317,8 @@ class Worker:
 
     def _outcome(self, message: Finished, fds: list[int]) -> Done | Failed:
         self._inputs.copies.add(*message.copies)
+        if message.leftover:
+            self.is_doomed = True  # what a run starts ends with the run
         if message.kind:
             kind = msgspec.convert(message.kind, FailureKind)
             return Failed(

@@ -57,6 +57,7 @@ def command(
     parts += ["--ro-bind", watch, WATCH, "--bind", scratch, OUT]
     if cut_directory is not None:
         parts += ["--ro-bind", cut_directory, IN]
+    parts += ["--remount-ro", "/"]  # bubblewrap's own empty root
     return [*parts, "--chdir", "/tmp", "--seccomp", str(PROGRAM_FD), "--", f"{WATCH}/{name}"]
 
 

@@ -184,6 +184,9 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     copies: tuple[int, int] = (0, 0)
     """Made in the worker: count, bytes."""
 
+    leftover: bool = False
+    """Whether the handler has left processes behind."""
+
 
 FromWorker: TypeAlias = Ask | Loaded | NotLoaded | Finished
 

@@ -81,6 +81,8 @@ class Worker:
 
     def serve(self) -> None:
         """Load, then run until the channel closes."""
+        # A process that a handler forks is no worker: it shall not speak for this one.
+        os.register_at_fork(after_in_child=self._channel.close)
         message, _ = self._channel.receive()
         assert isinstance(message, Load)
         self._load(message.script)
@@ -252,6 +254,7 @@ class Worker:
                 started_ns=outcome.started_ns,
                 duration_ns=outcome.duration_ns,
                 copies=self._copies.taken(),
+                leftover=not self._cancels and has_children(),
             )
         else:
             message = Finished(
@@ -265,6 +268,7 @@ class Worker:
                 started_ns=outcome.started_ns,
                 duration_ns=outcome.duration_ns,
                 copies=self._copies.taken(),
+                leftover=not self._cancels and has_children(),
             )
         try:
             self._channel.send(message, fds)
@@ -327,6 +331,16 @@ def serve(end: socket.socket, output_fd: int) -> NoReturn:
         code = 1
     finally:
         os._exit(code)
+
+
+def has_children() -> bool:
+    """Whether processes that a handler started are still there; this process adopts their orphans."""
+    try:
+        while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
+            pass  # ended, and nobody asked for it
+    except ChildProcessError:
+        return False
+    return True
 
 
 def printing(fd: int) -> io.TextIOWrapper:

@@ -98,6 +98,7 @@ def become(spawn: Spawn) -> None:
     elif os.getuid() != spawn.uid:
         raise PermissionError(f"the daemon runs as user {os.getuid()}, cannot become {spawn.uid}")
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    adopt_orphans()
     # After the change of user, which clears it. The forking process may have died meanwhile.
     parent = os.getppid()
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from triggers.run import Buffer
 
-__all__ = ["NotSealed", "map_sealed", "seal"]
+__all__ = ["NotSealed", "growing", "map_sealed", "seal"]
 
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 MFD_NOEXEC_SEAL = 0x8  # linux/memfd.h, since 6.3
@@ -65,6 +65,13 @@ def map_sealed(fd: int) -> memoryview:
     if size == 0:
         return memoryview(b"")
     return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ))
+
+
+def growing(name: str) -> int:
+    """A descriptor of memory to which everybody appends, for what a process prints. The caller closes it."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # emptied in between, nobody's position moves
+    return fd
 
 
 def _create(name: str) -> int:

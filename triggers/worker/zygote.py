@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 from contextlib import suppress
 from typing import NoReturn
 
@@ -155,6 +156,7 @@ class Zygote:
         end, output_fd = socket.socket(fileno=fds[0]), fds[1]
         os.environ.clear()
         os.environ.update(spawn.environment)
+        tempfile.tempdir = None  # what the zygote found is not this one's
         try:
             sandbox.become(spawn)
             sandbox.confine(spawn, self._confinement)

@@ -177,7 +177,27 @@ def resolution(see: Observation) -> None:
     write("0")
     for number in range(1, 45):
         os.symlink(str(number - 1), str(number))
-        see.call(f"open by {number}", opened, str(number), os.O_RDONLY)
+        path = str(number)
+        for name, call in {
+            "open": lambda p: opened(p, os.O_RDONLY),
+            "creat": lambda p: opened(p, os.O_WRONLY | os.O_CREAT),
+            "creat below": lambda p: opened(f"{p}/x", os.O_WRONLY | os.O_CREAT),
+            "stat": lambda p: os.stat(p) and None,
+            "lstat": lambda p: os.lstat(p) and None,
+            "chmod": lambda p: os.chmod(p, 0o600),
+            "chown": lambda p: os.chown(p, 1, 1),
+            "lchown": lambda p: os.lchown(p, 1, 1),
+            "truncate": lambda p: os.truncate(p, 1),
+            "utime": os.utime,
+            "access": lambda p: os.access(p, os.R_OK),
+            "setxattr": lambda p: os.setxattr(p, "user.a", b""),
+            "link": lambda p: os.link(p, f"hard {p}"),
+            "link following": lambda p: libc.linkat(p, f"soft {p}", libc.AT_SYMLINK_FOLLOW),
+            "rename below": lambda p: os.rename(f"{p}/x", "y"),
+            "mkdir below": lambda p: os.mkdir(f"{p}/x"),
+            "unlink below": lambda p: os.unlink(f"{p}/x"),
+        }.items():
+            see.call(f"{name} by {number}", call, path)
     os.mkdir("d")
     os.symlink("d", "link")
     see.call("mkdir by a link", os.mkdir, "link/new")

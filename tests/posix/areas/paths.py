@@ -88,8 +88,6 @@ PATHS = {
     "link to directory": "to directory",
     "link to directory with a slash": "to directory/",
     "below link to directory": "to directory/x",
-    "chain of 40 links": "chain40",
-    "chain of 41 links": "chain41",
     "fifo": "fifo",
     "in a closed directory": "closed/x",
     "absent in a closed directory": "closed/absent",
@@ -127,9 +125,6 @@ def _stage(where: str) -> None:
     os.symlink("nowhere", "dangling")
     os.symlink("file", "to file")
     os.symlink("directory", "to directory")
-    os.symlink("file", "chain1")
-    for number in range(2, 42):
-        os.symlink(f"chain{number - 1}", f"chain{number}")
     for name, mode in (("closed", 0o700), ("readable", 0o744), ("enterable", 0o711)):
         os.mkdir(name)
         write(f"{name}/x")
@@ -139,11 +134,7 @@ def _stage(where: str) -> None:
 
 def _summary(where: str) -> str:
     """What a call may have left behind."""
-    return " ".join(
-        sorted(
-            name for name in os.listdir(where) if not name.startswith("chain") and len(name) < 100
-        )
-    )
+    return " ".join(sorted(name for name in os.listdir(where) if len(name) < 100))
 
 
 def _walk(see: Observation, names: list[str]) -> None:

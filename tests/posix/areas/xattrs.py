@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
 from tests.posix import libc
@@ -221,3 +222,13 @@ def capabilities(see: Observation) -> None:
         os.write(descriptor, b"x")
         os.close(descriptor)
     see.call("after a write", libc.getxattr, "f", b"security.capability", 100)
+
+
+FS_IOC_GETFLAGS = 0x80086601
+
+
+def inode_flags(see: Observation) -> None:
+    """What lsattr(1) asks with."""
+    write("f")
+    descriptor = os.open("f", os.O_RDONLY)
+    see.call("get", lambda: len(fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))))

@@ -40,7 +40,7 @@ class World:
         self.disk = MemoryDisk()
         self.segment_bytes = segment_bytes
         Log.create(self.disk, IDENTITY, segment_bytes=segment_bytes).close()
-        self.pinned: set[int] = set()
+        self.pinned: set[tuple[int, int]] = set()
         self.open()
         self.shard.format(0, 0, 0o755)
 
@@ -51,7 +51,7 @@ class World:
         self.shard.recover()
         self.space = self.shard.namespace
         self.retention = Retention(self.shard, self.clock)
-        self.retention.pinned = self.pinned.__contains__
+        self.retention.pinned = lambda: self.pinned
 
     def reopen(self) -> None:
         """Stop cleanly, lose the index, start again."""

@@ -133,9 +133,9 @@ def test_a_hold_keeps_everything_at_and_below(world, where):
 def test_what_is_open_is_kept(world):
     inode = hourly(world, b"f", 6)
     world.policy(b"all:1s")
-    world.pinned.add(inode)
+    world.pinned |= {(inode, 2), (inode, 4)}
     world.retention.run()
-    assert len(world.kept(b"f")) == 6
+    assert world.kept(b"f") == [2, 4, 6]
 
 
 def test_deleted_names_and_saves_by_rename_are_thinned_too(world):
@@ -146,12 +146,12 @@ def test_deleted_names_and_saves_by_rename_are_thinned_too(world):
         world.pass_time(HOUR)
     hourly(world, b"gone", 4)
     world.do(record.Unlink(ROOT, b"gone"))
-    world.policy(b"all:1s")
+    world.policy(b"all:1s;min=2")
     world.pass_time(DAY)
     world.retention.run()
-    # The name that is left shows its newest, and `min` keeps the last one of each deleted name.
-    assert world.kept(b"f") == [6]
-    assert world.kept(b"gone") == [4]
+    # `min` is for names that exist.
+    assert world.kept(b"f") == [5, 6]
+    assert world.kept(b"gone") == []
     assert world.versions(b"f")[6] == b"5"
 
 

@@ -1,0 +1,220 @@
+"""What a mount says about keeping history: settings, purge, what is open, and what of the past is gone (SEMANTICS 7).
+
+Deciding and letting go is `storage.retention`; here is who may say so, by which attributes, and what a name of the past
+answers when its content is no more: EIDRM, so that it does not look as if it had never been.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cascadefs import vpath
+from cascadefs.filesystem.files import OpenFile
+from cascadefs.filesystem.node import Live, Past
+from storage import record
+from storage.attributes import REGULAR, TYPE_MASK, is_directory
+from storage.errors import Reason, Refused
+from storage.namespace import ROOT
+from storage.retention import HOLD, RETENTION, MalformedPolicy, parse
+
+if TYPE_CHECKING:
+    from cascadefs.filesystem.files import Files
+    from cascadefs.filesystem.history import History
+    from cascadefs.filesystem.inodes import Inodes
+    from cascadefs.filesystem.interface import Caller
+    from storage.store import LocalStore
+
+__all__ = ["KEPT", "Keeping"]
+
+PURGE: Final = b"user.cascade.purge"
+"""Set on a directory to `NAME@vN`: that version's content is let go."""
+
+COLLECT: Final = b"user.cascade.gc"
+"""Set on the root to `dry` or `now`: a pass is made; `.cascade/status` says what it found."""
+
+KEPT: Final = frozenset({b"pruned", b"history_versions", b"history_bytes", b"live_bytes"})
+"""The answers this gives, less their prefix."""
+
+SETTINGS: Final = frozenset({RETENTION, HOLD})
+
+
+class Keeping:
+    """See the module. `invalidations` gathers what the kernel must forget after a purge."""
+
+    def __init__(
+        self,
+        inodes: Inodes,
+        files: Files,
+        store: LocalStore,
+        history: History,
+        invalidations: list[tuple[int, bytes | None]],
+    ) -> None:
+        self._inodes = inodes
+        self._files = files
+        self._store = store
+        self._history = history
+        self._invalidations = invalidations
+        store.retention.pinned = self.pinned
+        store.retention.in_use = self.in_use
+
+    # --- what must stay ----------------------------------------------------------------------------------------
+
+    def pinned(self) -> set[tuple[int, int]]:
+        """The contents somebody has open: (inode, content commit)."""
+        found = set()
+        for file in self._files.opened.values():
+            if not isinstance(file, OpenFile):
+                continue
+            node = file.node
+            if isinstance(node, Past):
+                found.add((node.inode, node.attributes.content))
+            elif (attributes := self._store.attributes(node.number)) is not None:
+                found.add((node.number, attributes.content))
+        return found
+
+    def in_use(self) -> set[int]:
+        """The frames of the log that unsaved writes refer to."""
+        return {
+            span.address
+            for live in self._inodes.drafts.values()
+            if live.draft is not None
+            for span in live.draft.dirty
+            if span.data is None
+        }
+
+    # --- what is said ------------------------------------------------------------------------------------------
+
+    def say(
+        self, number: int, name: bytes, value: bytes | None, flags: int, caller: Caller
+    ) -> bool:
+        """Set or remove (None) one of the attributes this is about; False for any other.
+
+        Raises:
+            Refused: NOT_PERMITTED unless owner or root, for these decide what is lost; MALFORMED for a value that is
+                none; NOT_A_DIRECTORY where only directories have it; and as `_purge`.
+        """
+        if name not in SETTINGS and (value is None or name not in (PURGE, COLLECT)):
+            return False
+        live = self._inodes.live(number)
+        attributes = self._store.attributes(live.number)
+        assert attributes is not None, "a live node has an inode"
+        if name != HOLD and not is_directory(attributes.mode):
+            raise Refused(Reason.NOT_A_DIRECTORY)
+        if name == PURGE:
+            assert value is not None
+            self._purge(live, value, caller)
+            return True
+        if caller.uid not in (0, attributes.uid):
+            raise Refused(Reason.NOT_PERMITTED)
+        if name == COLLECT:
+            self._collect(live, value)
+            return True
+        if value is not None:
+            _check(name, value)
+        self._inodes.propose(record.SetXattr(number, name, value, flags))
+        return True
+
+    def _collect(self, live: Live, value: bytes | None) -> None:
+        if live.number != ROOT or value not in (b"dry", b"now"):
+            raise Refused(Reason.MALFORMED)
+        self._store.retention.ask(dry=value == b"dry")
+
+    def _purge(self, directory: Live, spelled: bytes, caller: Caller) -> None:
+        """Let go of one version by name.
+
+        Raises:
+            Refused: ABSENT if there is none; PRUNED if it is gone already; IS_NEWEST if it is what the file holds now;
+                NOT_PERMITTED for anybody but the owner and root; HELD below a hold.
+        """
+        parsed = vpath.parse(spelled)
+        if not isinstance(parsed, vpath.Historic) or not isinstance(parsed.spec, vpath.Version):
+            raise Refused(Reason.MALFORMED)
+        node = self._history.version(directory.number, parsed.base, parsed.spec.number)
+        inode, content = node.inode, node.attributes.content
+        if node.attributes.mode & TYPE_MASK != REGULAR:
+            raise Refused(Reason.MALFORMED)
+        now = self._store.attributes(inode)
+        owners = {node.attributes.uid} | ({now.uid} if now is not None else set())
+        if caller.uid and owners != {caller.uid}:
+            raise Refused(Reason.NOT_PERMITTED)
+        if self._store.retention.is_held(directory.number) or self._store.retention.is_held(inode):
+            raise Refused(Reason.HELD)
+        if now is not None and now.nlink and content == now.content:
+            raise Refused(Reason.IS_NEWEST)
+        outcome = self._store.retention.purge(inode, content)
+        if outcome.reason is not None:
+            raise Refused(outcome.reason)
+        for other in self._inodes.nodes.items():
+            if not isinstance(other, Past) or other.inode != inode:
+                continue
+            if other.attributes.content == content:
+                other.gone = True
+                self._invalidations.append((other.number, None))
+
+    # --- what is answered --------------------------------------------------------------------------------------
+
+    def answer(self, node: Live | Past, name: bytes) -> bytes:
+        """One of `KEPT`: bytes are counted once however many versions share them.
+
+        Raises:
+            Refused: NO_SUCH_ATTRIBUTE where it says nothing about this node.
+        """
+        if name == b"live_bytes":
+            return b"%d" % self._stored(node)
+        alias = node.alias
+        if alias is None or self._mode(node) & TYPE_MASK != REGULAR:
+            raise Refused(Reason.NO_SUCH_ATTRIBUTE)
+        directory, base = alias[0], alias[1]
+        kept, bytes_kept, gone = 0, 0, 0
+        seen = self._frames(node) if name == b"history_bytes" else set()
+        for number in range(self._store.head(directory, base) - 1, 0, -1):
+            version = self._store.version(directory, base, number)
+            if version is None or version.binding is None:
+                continue
+            inode = version.binding.inode
+            content = version.binding.base + number - version.binding.first
+            if self._store.content_state(inode, content):
+                gone += 1
+                continue
+            kept += 1
+            if name == b"history_bytes":
+                then = self._store.attributes_at(inode, version.timestamp)
+                assert then is not None, "a version has attributes"
+                for _, pieces in self._store.chunks(inode, then[1].generation, version.timestamp):
+                    for _, length, address, offset in pieces:
+                        if (address, offset) not in seen:
+                            seen.add((address, offset))
+                            bytes_kept += length
+        return b"%d" % {b"pruned": gone, b"history_versions": kept}.get(name, bytes_kept)
+
+    def _frames(self, node: Live | Past) -> set[tuple[int, int]]:
+        """Where the pieces of what a file holds now are: history shares them."""
+        if isinstance(node, Past):
+            return set()
+        attributes = self._store.attributes(node.number)
+        assert attributes is not None, "a live node has an inode"
+        chunks = self._store.chunks(node.number, attributes.generation)
+        return {(address, offset) for _, pieces in chunks for _, _, address, offset in pieces}
+
+    def _mode(self, node: Live | Past) -> int:
+        if isinstance(node, Past):
+            return node.attributes.mode
+        attributes = self._store.attributes(node.number)
+        return attributes.mode if attributes is not None else 0
+
+    def _stored(self, node: Live | Past) -> int:
+        if isinstance(node, Past):
+            return node.attributes.stored
+        attributes = self._store.attributes(node.number)
+        return attributes.stored if attributes is not None else 0
+
+
+def _check(name: bytes, value: bytes) -> None:
+    """Refuse a value that says nothing."""
+    if name == HOLD and not value:
+        raise Refused(Reason.MALFORMED)
+    if name == RETENTION:
+        try:
+            parse(value)
+        except MalformedPolicy as error:
+            raise Refused(Reason.MALFORMED) from error

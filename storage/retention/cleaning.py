@@ -1,0 +1,116 @@
+"""Which segments of the log are worth writing again, and doing it (`Log.condense`).
+
+A segment is worth it when a third of what it takes on the disk is dead: then at most two bytes are written for each one
+won, and no more than half as much again is kept as somebody can ask for. A full disk asks for less: there everything
+that wins a block is worth it, most won first.
+
+Frames that a draft in memory refers to are spared, whatever the counts say: it may be about to name them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from storage.volatile import VolatileLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.log import Condensation
+    from storage.shard import Shard
+
+__all__ = ["Cleaning", "Job"]
+
+WORTH: Final = 1 / 3
+"""Of what a segment takes, dead: the least for which it is written again."""
+
+WORTH_BYTES_MIN: Final = 4096
+
+ABANDONED_BYTES: Final = 128 * 1024
+"""What a staged frame whose draft is no more is taken to hold: between 64 KiB and 256, and nobody noted it."""
+
+CHOSEN_MAX: Final = 64
+"""Segments looked at in a step."""
+
+
+class Job(NamedTuple):
+    """A segment to write again, without the payloads of these frames."""
+
+    number: int
+    dead: frozenset[int]
+    worth_bytes: int
+
+
+class Cleaning:
+    """Goes round the sealed segments. `choose` and `finish` on the owner's thread, `run` on any."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._frames = shard.namespace.frames
+        self._log = shard.log
+        # What was staged before and never named belonged to a draft of a process that is no more.
+        self._abandoned_below = shard.log.end_address
+        self._next = 0
+        # What was not worth it, and how much of it was dead then: looked at again when that is more.
+        self._refused: dict[int, int] = {}
+        self.bytes_won = 0
+        """Since the start, as are the next two."""
+        self.bytes_written = 0
+        self.segments = 0
+
+    def choose(
+        self, in_use: Callable[[], set[int]], *, pressed: bool = False, thorough: bool = False
+    ) -> Job | None:
+        """The next segment that is worth it among some; None if none of those is.
+
+        Args:
+            in_use: the addresses that drafts refer to.
+            pressed: the disk is full.
+            thorough: look at all of them, 5 us each.
+        """
+        log = self._log
+        if isinstance(log, VolatileLog):
+            return None
+        sealed = log.sealed()
+        if not sealed:
+            return None
+        if not sealed[0] <= self._next < sealed.stop:
+            self._next = sealed[0]
+        used: set[int] | None = None
+        for _ in range(len(sealed) if thorough else min(CHOSEN_MAX, len(sealed))):
+            number = self._next
+            self._next = number + 1 if number + 1 < sealed.stop else sealed[0]
+            start = number * log.segment_bytes
+            stop = start + log.segment_bytes
+            found = dict(self._frames.dead(start, stop))
+            abandoned = list(self._frames.unnamed(start, min(stop, self._abandoned_below)))
+            if not found and not abandoned:
+                continue
+            used = in_use() if used is None else used
+            found |= dict.fromkeys(abandoned, ABANDONED_BYTES)
+            dead = {address: length for address, length in found.items() if address not in used}
+            size = log.segment_size(number)
+            worth = WORTH_BYTES_MIN if pressed else int(size * WORTH)
+            if sum(dead.values()) >= worth and len(dead) > self._refused.get(number, 0):
+                self._refused[number] = len(dead)
+                return Job(number, frozenset(dead), worth // 2)
+        return None
+
+    def run(self, job: Job) -> Condensation | None:
+        """Write the segment again; blocks.
+
+        Raises:
+            OSError: as `Log.condense`.
+        """
+        assert not isinstance(self._log, VolatileLog)
+        return self._log.condense(job.number, job.dead, job.worth_bytes)
+
+    def finish(self, job: Job, done: Condensation | None) -> None:
+        """Forget the dead frames of a segment that was written again."""
+        if done is None:
+            return
+        self._shard.forget_frames(job.dead)
+        self._refused.pop(job.number, None)
+        self.segments += 1
+        self.bytes_won += done.bytes_won
+        self.bytes_written += done.bytes_written

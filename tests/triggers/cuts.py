@@ -1,0 +1,61 @@
+"""A cut that is a dictionary: the dumb twin of the store for tests of runners. It notes what was read."""
+
+from __future__ import annotations
+
+import fnmatch
+
+from triggers.run import Content, Event, Stat
+
+
+class DictCut:
+    """Files by path, each a list of versions (bytes or None for a deletion), version n committed at timestamp n."""
+
+    def __init__(self, files: dict[str, list[bytes | None]], timestamp: int = 1 << 60) -> None:
+        self.files_ = files
+        self.timestamp = timestamp
+        self.reads: list[tuple[str, str]] = []
+        self.forbidden: set[str] = set()
+
+    def event(self, path: str, version: int = 1, **fields) -> Event:
+        data = self.files_[path][version - 1]
+        size = len(data or b"")
+        event = Event(f"{path}@v{version}", path, path, version, version, size=size)
+        return Event(**{**{f: getattr(event, f) for f in Event.__struct_fields__}, **fields})
+
+    def content(self, path: str, version: int) -> Content | None:
+        data = self.files_[path][version - 1]
+        if data is None:
+            return None
+        identity = (hash(path) & 0xFFFF_FFFF, version)
+        parts = [memoryview(data).toreadonly()]
+        return Content(path, version, version, len(data), parts, identity)
+
+    def event_content(self, event: Event) -> Content | None:
+        return None if event.kind == "delete" else self.content(event.path, event.version)
+
+    def get(self, path: str, *, latest: bool = False) -> Content | None:
+        self.reads.append(("latest" if latest else "get", path))
+        if path in self.forbidden:
+            raise PermissionError(f"{path}: not for this user")
+        if path.endswith("/"):
+            raise IsADirectoryError(f"{path} is a directory")
+        versions = self.files_.get(path, [])
+        last = len(versions) if latest else min(len(versions), self.timestamp)
+        return self.content(path, last) if last else None
+
+    def stat(self, path: str, *, latest: bool = False) -> Stat | None:
+        found = self.get(path, latest=latest)
+        if found is None:
+            return None
+        return Stat(path, found.version, found.timestamp, found.size, 0o644)
+
+    def files(self, glob: str) -> list[str]:
+        return sorted(p for p in self.files_ if fnmatch.fnmatch(p, glob) and self.get(p))
+
+    def history(self, path, *, since=None, until=None, limit=None) -> list[Stat]:
+        found = [
+            Stat(path, n, n, len(data), 0o644)
+            for n, data in enumerate(self.files_.get(path, []), 1)
+            if data is not None and n <= self.timestamp and (since or 0) <= n <= (until or 1 << 60)
+        ]
+        return found[-limit:] if limit else found

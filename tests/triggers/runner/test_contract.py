@@ -1,0 +1,209 @@
+"""Goal: a script means the same wherever it runs. Method: one suite over every runner of modules."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from tests.triggers.cuts import DictCut
+from tests.triggers.runner.conftest import run_of, script
+from triggers.run import Append, Delete, Done, Failed, LoadFailed, Put
+from triggers.runner.inproc import InprocRunner
+from triggers.runner.pool import open_pool
+
+SOURCE = """
+from cascadefs.triggers import watch
+from lib.scale import scaled
+
+@watch("plain/*", emit="out/", timeout="5s")
+def plain(event, ctx):
+    print("seen", event.path)
+    ctx.state["n"] = ctx.state.get("n", 0) + 1
+    model = ctx.get("model")
+    total = int(event.array("int32").sum())
+    ctx.emit(event.stem, {"sum": scaled(total), "n": ctx.state["n"], "model": model.version})
+    ctx.put("big", bytes(event.data) * 2)
+    ctx.append("log", b"x")
+    ctx.delete("gone")
+    ctx.log("done", total=total)
+    return f"{len(ctx.list('model*'))} {len(ctx.history('model'))} {ctx.stat('model').size} {ctx.get('none')}"
+
+@watch("trio/*", emit="out/")
+async def in_trio(event, ctx):
+    import trio
+    await trio.lowlevel.checkpoint()
+    await coroutine(event, ctx)
+
+@watch("asyncio/*", runtime="asyncio", emit="out/")
+async def in_asyncio(event, ctx):
+    import asyncio
+    await asyncio.sleep(0)
+    await coroutine(event, ctx)
+
+async def coroutine(event, ctx):
+    print("seen", event.path)
+    model = await ctx.get("model")
+    latest = await ctx.get("model", at="latest")
+    versions = await ctx.history("model")
+    names = await ctx.list("model*")
+    await ctx.emit(event.stem, [model.version, latest.version, len(versions), names])
+
+@watch("errors/*")
+def errors(event, ctx):
+    for path in ("secret", "directory/"):
+        try:
+            ctx.get(path)
+        except (PermissionError, IsADirectoryError) as error:
+            ctx.log(f"{type(error).__name__}: {error}")
+
+@watch("raise/*")
+def raises(event, ctx):
+    ctx.put("x", b"never")
+    print("before")
+    raise KeyError("here")
+
+@watch("again/*")
+def again(event, ctx):
+    ctx.retry(after=2)
+
+@watch("never/*")
+def never(event, ctx):
+    ctx.reject("no cow")
+
+@watch("batch/*", batch=8)
+def batch(events, ctx):
+    for event in events:
+        event.state["seen"] = event.version
+        if bytes(event.data) == b"bad":
+            event.fail("bad")
+    ctx.put("count", str(len(events)))
+
+@watch("gpu/*")
+def model(event, ctx):
+    first = ctx.gpu("model")
+    ctx.put("same", str(first is ctx.gpu("model")) + str(first.sum()))
+
+@watch("late/*")
+async def late(event, ctx):
+    import trio
+    await trio.sleep_forever()
+"""
+SCRIPT = script(SOURCE, scale="def scaled(x): return 10 * x")
+NUMBERS = np.arange(5000, dtype="<i4").tobytes()
+
+
+@pytest.fixture(params=["inproc", "threads", "pool"])
+async def runner(request, settings):
+    clocks = time.time_ns, time.monotonic_ns
+    if request.param == "pool":
+        async with open_pool(settings, *clocks) as pool:
+            yield pool
+    else:
+        inproc = InprocRunner(*clocks, in_threads=request.param == "threads")
+        yield inproc
+        await inproc.close()
+
+
+@pytest.fixture
+def cut():
+    cut = DictCut({"model": [b"one", b"two!", b"three"], "secret": [b"s"]}, timestamp=2)
+    cut.forbidden = {"secret"}
+    for path in ("plain/1.npy", "trio/1.npy", "asyncio/1.npy"):
+        cut.files_[path] = [NUMBERS]
+    for path in ("errors/1", "raise/1", "again/1", "never/1", "gpu/1", "late/1"):
+        cut.files_[path] = [b""]
+    return cut
+
+
+async def test_every_runner_says_and_does_the_same(runner, cut):
+    tables = await runner.load(SCRIPT)
+    assert tables[0] == {
+        "watch": ["plain/*"],
+        "emit": "out/",
+        "timeout": "5s",
+        "handler": "plain",
+    }
+    assert len(tables) == 10
+
+    async def go(handler, path, **fields):
+        return await runner.run(run_of(SCRIPT, handler, cut.event(path), **fields), cut)
+
+    done = await go("plain", "plain/1.npy", emit="out/", states={"plain/1.npy": b"\x81\xa1n\x04"})
+    assert isinstance(done, Done), done
+    wanted = b'{"sum":%d,"n":5,"model":2}' % (10 * sum(range(5000)))
+    assert done.effects == [
+        Put("out/1", wanted),
+        Put("big", NUMBERS * 2),
+        Append("log", b"x"),
+        Delete("gone"),
+    ]
+    assert done.states == {"plain/1.npy": b"\x81\xa1n\x05"}
+    assert done.output == b"seen plain/1.npy\n"
+    assert [line.message for line in done.log] == [f'done {{"total":{sum(range(5000))}}}']
+    assert done.result == b"1 2 4 None"
+    assert done.started_ns > 0
+
+    for handler, path, runtime in (
+        ("in_trio", "trio/1.npy", "trio"),
+        ("in_asyncio", "asyncio/1.npy", "asyncio"),
+    ):
+        done = await go(handler, path, runtime=runtime, emit="out/")
+        assert isinstance(done, Done), done
+        assert done.effects == [Put("out/1", b'[2,3,2,["model"]]')]
+        assert done.output == f"seen {path}\n".encode()
+
+    done = await go("errors", "errors/1")
+    assert [line.message for line in done.log] == [
+        "PermissionError: secret: not for this user",
+        "IsADirectoryError: directory/ is a directory",
+    ]
+
+    failed = await go("raises", "raise/1")
+    assert isinstance(failed, Failed)
+    assert (failed.kind, failed.message) == ("exception", "KeyError: 'here'")
+    assert failed.traceback.startswith("Traceback")
+    assert '.cascade/watch/s.py", line' in failed.traceback
+    assert 'raise KeyError("here")' in failed.traceback
+    assert failed.output == b"before\n"
+
+    failed = await go("again", "again/1")
+    assert (failed.kind, failed.after_ms) == ("retry", 2000)
+    failed = await go("never", "never/1")
+    assert (failed.kind, failed.message) == ("reject", "no cow")
+    failed = await go("nobody", "never/1")
+    assert failed.kind == "load"
+    failed = await go("late", "late/1", timeout_ms=20)
+    assert failed.kind == "timeout"
+
+    done = await go("model", "gpu/1")
+    assert done.effects == [Put("same", b"True%d" % sum(b"two!"))]
+
+
+async def test_a_batch_reads_each_version_and_marks_single_ones(runner, cut):
+    cut.files_["batch/1"] = [b"good", b"bad", b"g"]
+    await runner.load(SCRIPT)
+    events = [cut.event("batch/1", n, key=f"k{n}") for n in (1, 2, 3)]
+    done = await runner.run(run_of(SCRIPT, "batch", *events, is_batch=True), cut)
+    assert isinstance(done, Done), done
+    assert done.failed == {"batch/1@v2": "bad"}
+    assert done.states == {f"k{n}": b"\x81\xa4seen%c" % n for n in (1, 2, 3)}
+    assert done.effects == [Put("count", b"3")]
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("import nonsuch", "ModuleNotFoundError"),
+        ("def f(:", "SyntaxError"),
+        ("from lib import missing", "ImportError"),
+        ("raise SystemExit(3)", "SystemExit"),
+    ],
+)
+async def test_a_script_that_does_not_load_says_where(runner, cut, source, complaint):
+    with pytest.raises(LoadFailed, match=complaint) as caught:
+        await runner.load(script(source, id="broken", scale=""))
+    assert "s.py" in caught.value.traceback or complaint == "SystemExit"
+    failed = await runner.run(run_of(script(source, id="broken"), "f", cut.event("late/1")), cut)
+    assert failed.kind == "load"

@@ -1,0 +1,122 @@
+"""The dispatcher: drives an engine with tasks and a runner, for as long as the store is open.
+
+One loop looks at what was committed, starts what may run and sleeps until there is a commit, a result or a moment to
+wait for. Each run is a task of its own. The store is held only while the engine works, never while a script does.
+
+Source: docs/TRIGGERS.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from triggers.loading import Loading
+from triggers.run import Failed, LoadFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from triggers.engine import Engine, Started
+    from triggers.loading import Job
+    from triggers.run import Runner
+
+__all__ = ["Dispatcher"]
+
+SLEEP_MS_MAX = 60_000
+"""Without any reason to wake up: the wall clock may have been set meanwhile."""
+
+_log = logging.getLogger("cascadefs.triggers")
+
+
+class Dispatcher:
+    """See the module."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        runner: Runner,
+        held: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        """`held` keeps everybody else from the store while it is entered."""
+        self.engine = engine
+        self.loading = Loading(engine)
+        self.runner = runner
+        self._held = held
+        self._awake = trio.Event()
+        self._woken = False
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    async def run(self) -> None:
+        """Until cancelled: runs under way are killed then, have no effect, and run again after the next start."""
+        self._token = trio.lowlevel.current_trio_token()
+        self.engine.wake = self.wake
+        with self._held():
+            self.engine.open()
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await self._turn(nursery)
+        finally:
+            with self._held():
+                self.engine.close()
+            with trio.CancelScope(shield=True):
+                await self.runner.close()
+
+    def wake(self) -> None:
+        """There is something to look at. From any thread, and cheap while the loop is awake anyway."""
+        if self._woken or self._token is None:
+            return
+        self._woken = True
+        try:
+            trio.lowlevel.current_trio_token()
+        except RuntimeError:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._awake.set, idempotent=True)
+        else:
+            self._awake.set()
+
+    async def _turn(self, nursery: trio.Nursery) -> None:
+        self._awake = trio.Event()
+        self._woken = False
+        with self._held():
+            more = self.engine.pump()
+            jobs = self.loading.jobs()
+            started = self.engine.start()
+            due_ms = self.engine.next_ms()
+            now_ms = self.engine.now_ms()
+        for job in jobs:
+            nursery.start_soon(self._load, job)
+        for one in started:
+            nursery.start_soon(self._execute, one)
+        if more or started:
+            await trio.lowlevel.checkpoint()
+            return
+        delay_ms = SLEEP_MS_MAX if due_ms is None else min(max(due_ms - now_ms, 1), SLEEP_MS_MAX)
+        with trio.move_on_after(delay_ms / 1000):
+            await self._awake.wait()
+
+    async def _load(self, job: Job) -> None:
+        tables: list[dict[str, object]] | LoadFailed
+        try:
+            tables = await self.runner.load(job.found.script)
+        except LoadFailed as error:
+            tables = error
+        with self._held():
+            self.loading.loaded(job, tables)
+        self.wake()
+
+    async def _execute(self, started: Started) -> None:
+        try:
+            result = await self.runner.run(started.run, started.cut)
+        except Exception as error:
+            # A runner raises nothing that a script can cause: this is ours, and one event must not stop the others.
+            _log.exception("%s: the runner failed", started.run.id)
+            result = Failed("death", f"the runner failed: {error}")
+        with self._held():
+            self.engine.finish(started, result)
+        self.wake()
