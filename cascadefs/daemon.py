@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem import Filesystem
     from cascadefs.fuse.door import Door
+    from cascadefs.host import Host
     from cascadefs.kernel.door import Door as KernelDoor
     from storage.store import LocalStore
 
@@ -86,6 +87,8 @@ class Settings:
     scrub_bytes_per_s: int = 4 * 1024 * 1024
     """How fast the log is read again in the background; 0: not at all."""
     log: Path | None = None
+    triggers: str = "off"
+    """Whose scripts run: "off" nobody's, "owner" those of users this process may run as, "root" root's only."""
 
     @property
     def log_file(self) -> Path | None:
@@ -272,6 +275,7 @@ class _Mount:
     door: Door | KernelDoor = field(init=False)
     started_ns: int = 0
     trouble: str | None = None
+    host: Host | None = None
 
     def status(self) -> dict[str, object]:
         """The daemon's part of the status."""
@@ -288,6 +292,7 @@ class _Mount:
             "started_ns": self.started_ns,
             "uptime_s": round((self.clock.now_ns() - self.started_ns) / 1e9, 3),
             "trouble": self.trouble,
+            "triggers": self.host.status() if self.host is not None else {"mode": "off"},
             **self.door.status(),
         }
 
@@ -301,6 +306,8 @@ class _Mount:
             nursery.start_soon(self._scrub)
             nursery.start_soon(self._retain)
             nursery.start_soon(self._obey_signals)
+            if self.settings.triggers != "off":
+                nursery.start_soon(self._run_scripts)
             try:
                 await self.door.serve()
             except Exception:
@@ -313,6 +320,28 @@ class _Mount:
             _log.critical("not everything is saved", exc_info=True)
             code = 1
         return code
+
+    async def _run_scripts(self) -> None:
+        """As long as the mount is served. That they cannot is trouble, and no reason to end the mount."""
+        from cascadefs.host import Host
+
+        self.host = Host(
+            self.store,
+            self.filesystem,
+            self.clock,
+            random.Random(),
+            mode=self.settings.triggers,
+            mountpoint=self.settings.mountpoint,
+            exclusive=self.door.exclusive,
+            notify=self.door.notify,
+            steady_ns=time.monotonic_ns,
+        )
+        try:
+            await self.host.run()
+        except Exception as error:
+            _log.critical("no scripts run any more", exc_info=True)
+            self.trouble = f"triggers: {type(error).__name__}: {error}"
+            self.host = None
 
     async def _save(self) -> None:
         with self.door.exclusive():

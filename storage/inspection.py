@@ -18,8 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import msgspec
-
 from storage import extents, record
 from storage.errors import Corruption, Unusable
 from storage.index import read_mark, why_not
@@ -192,8 +190,10 @@ def _read_all(
             )
         try:
             built.apply(frame.timestamp, frame.address, record.decode(frame.metadata))
-        except msgspec.DecodeError as error:
-            found.add("log", f"record {frame.index} cannot be read by this version: {error}")
+        except MemoryError:
+            raise
+        except Exception as error:  # Whatever its words make of it: this is where it is said.
+            found.add("log", f"record {frame.index} makes no sense to this version: {error!r}")
             return
         found.records += 1
         if kept is not None and frame.index == kept.position.index:

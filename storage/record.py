@@ -132,11 +132,12 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
 
 
 class Label(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
-    """Name an instant of a directory (SEMANTICS 7)."""
+    """Name an instant of a directory (SEMANTICS 7); `move`: whatever the label named before."""
 
     directory: int
     label: bytes
     timestamp: int
+    move: bool = False
 
 
 class Unlabel(msgspec.Struct, frozen=True, array_like=True, tag=10, gc=False):

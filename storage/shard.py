@@ -165,7 +165,14 @@ class Shard:
                 raise Corruption(
                     f"record {frame.index} of the log cannot be read by this version: {error}"
                 ) from error
-            outcome = self.namespace.apply(frame.timestamp, frame.address, decoded)
+            try:
+                outcome = self.namespace.apply(frame.timestamp, frame.address, decoded)
+            except (OSError, MemoryError, Corruption):
+                raise
+            except Exception as error:  # Numbers that fit no field, pieces that fit no file.
+                raise Corruption(
+                    f"record {frame.index} of the log makes no sense to this version: {error!r}"
+                ) from error
             self._reached(frame.index, frame.address, frame.timestamp, frame.checksum)
             yield outcome
 
@@ -192,7 +199,7 @@ class Shard:
             return
         try:
             self._publish()
-        except OSError as error:
+        except Exception as error:
             self._start_over(error)
 
     def _publish(self) -> None:
@@ -209,7 +216,10 @@ class Shard:
 
         Answers the outcome of the last record.
         """
-        self.index_trouble = str(error)
+        self.index_trouble = str(error) or type(error).__name__
+        if isinstance(self.log, VolatileLog):
+            self._failure = f"the index is lost ({self.index_trouble}), and there is nothing to make it from"
+            raise OSError(errno.EIO, self._failure) from error
         outcome = DONE
         try:
             self._table.abandon()
@@ -218,16 +228,19 @@ class Shard:
             self._unpublished = 0
             for outcome in self._apply_tail():  # noqa: B007  the last one is what the caller waits for
                 pass
-        except (OSError, Corruption) as again:
-            self._failure = f"the index could not be brought up to the log ({again}); start again"
-            self._refuse_failed()
+        except Exception as again:
+            why = str(again) or type(again).__name__
+            self._failure = f"the index could not be brought up to the log ({why})"
+            raise OSError(errno.EIO, self._failure) from again
         # Every attempt costs a tail as long as this one: wait till twice as much has come together.
         self._publish_at = 2 * max(self._unpublished, PUBLISH_RECORDS_MAX)
         return outcome
 
     def _refuse_failed(self) -> None:
+        """Try again to bring up an index that could not be; nothing is taken before."""
         if self._failure is not None:
-            raise OSError(errno.EIO, self._failure)
+            failure, self._failure = OSError(errno.EIO, self._failure), None
+            self._start_over(failure)
 
     # --- changes -----------------------------------------------------------------------------------------------
 
@@ -340,7 +353,7 @@ class Shard:
             if self.namespace.released:
                 self._release()
             self._reached(log.last_index, address, timestamp, log.last_checksum)
-        except (OSError, Corruption) as error:
+        except Exception as error:  # Whatever it is, no memory or a bug: the record stands, and the index must have it.
             outcome = self._start_over(error)
         if self._unpublished >= self._publish_at:
             self.publish()
@@ -356,7 +369,7 @@ class Shard:
         try:
             self.namespace.apply(timestamp, address, proposal)
             self._reached(self.log.last_index, address, timestamp, self.log.last_checksum)
-        except (OSError, Corruption) as error:
+        except Exception as error:
             self._start_over(error)
         if self._unpublished >= self._publish_at:
             self.publish()
@@ -372,7 +385,7 @@ class Shard:
             more = self.namespace.sweep.step(rows_max)
             # No record, but the table wants to be published, at the position it has.
             self._unpublished += more
-        except (OSError, Corruption) as error:
+        except Exception as error:
             self._start_over(error)
             return False
         if self._unpublished >= self._publish_at:
@@ -385,7 +398,7 @@ class Shard:
             for address in addresses:
                 self.namespace.frames.forget(address)
             self._unpublished += 1
-        except (OSError, Corruption) as error:
+        except Exception as error:
             self._start_over(error)
 
     def _reached(self, index: int, address: int, timestamp: int, checksum: int) -> None:

@@ -76,6 +76,20 @@ class StoreCut:
         """See `triggers.run.Cut`."""
         return self._content(path, None if latest else self._timestamp, note=True)
 
+    def version(self, path: str, number: int) -> Content | None:
+        """See `triggers.run.Cut`."""
+        *above, name = parts_of(path)
+        directory = self._directory(above, self._timestamp)
+        found = None if directory is None else self._store.version(directory, name, number)
+        if found is None or found.binding is None or found.timestamp > self._timestamp:
+            return None
+        attributes = self._attributes(found.binding.inode, found.timestamp)
+        if attributes is None or attributes.mode & TYPE_MASK != REGULAR:
+            return None
+        content = self._readable(path, number, found.binding.inode, attributes, found.timestamp)
+        self._note(path, number)
+        return content
+
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """See `triggers.run.Cut`."""
         timestamp = None if latest else self._timestamp
@@ -149,13 +163,19 @@ class StoreCut:
                 self._note(path, 0, latest=timestamp is None)
             return None
         binding, attributes = found
-        self._check(attributes, binding.inode, READ, path)
         version = binding.version_of(attributes.content)
+        content = self._readable(path, version, binding.inode, attributes, timestamp)
         if note:
             self._note(path, version, latest=timestamp is None)
+        return content
+
+    def _readable(
+        self, path: str, version: int, inode: int, attributes: Attributes, timestamp: int | None
+    ) -> Content:
+        """A file's bytes, after asking whether the script's owner may read them."""
+        self._check(attributes, inode, READ, path)
         parts = [
-            memoryview(part).toreadonly()
-            for part in self._parts(binding.inode, attributes, timestamp)
+            memoryview(part).toreadonly() for part in self._parts(inode, attributes, timestamp)
         ]
         return Content(
             path,
@@ -163,7 +183,7 @@ class StoreCut:
             attributes.content_timestamp,
             attributes.size,
             parts,
-            (binding.inode, attributes.content),
+            (inode, attributes.content),
         )
 
     def _parts(

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from triggers.loading import Loading
+from triggers.operator import Operator
 from triggers.run import Failed, LoadFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from triggers.cut import StoreCut
     from triggers.engine import Engine, Started
     from triggers.loading import Job
     from triggers.run import Runner
@@ -31,6 +33,24 @@ SLEEP_MS_MAX = 60_000
 """Without any reason to wake up: the wall clock may have been set meanwhile."""
 
 _log = logging.getLogger("cascadefs.triggers")
+
+
+class Held:
+    """A cut whose every call holds the store: runners read while others are served."""
+
+    def __init__(self, cut: StoreCut, held: Callable[[], AbstractContextManager[object]]) -> None:
+        self._cut = cut
+        self._held = held
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        """A call of the cut's."""
+        call = getattr(self._cut, name)
+
+        def holding(*arguments: object, **options: object) -> object:
+            with self._held():
+                return call(*arguments, **options)
+
+        return holding
 
 
 class Dispatcher:
@@ -45,6 +65,7 @@ class Dispatcher:
         """`held` keeps everybody else from the store while it is entered."""
         self.engine = engine
         self.loading = Loading(engine)
+        self.operator = Operator(engine, runner.kill)
         self.runner = runner
         self._held = held
         self._awake = trio.Event()
@@ -87,6 +108,7 @@ class Dispatcher:
             more = self.engine.pump()
             jobs = self.loading.jobs()
             started = self.engine.start()
+            self.operator.finish_replays()
             due_ms = self.engine.next_ms()
             now_ms = self.engine.now_ms()
         for job in jobs:
@@ -112,7 +134,7 @@ class Dispatcher:
 
     async def _execute(self, started: Started) -> None:
         try:
-            result = await self.runner.run(started.run, started.cut)
+            result = await self.runner.run(started.run, Held(started.cut, self._held))  # type: ignore[arg-type]
         except Exception as error:
             # A runner raises nothing that a script can cause: this is ours, and one event must not stop the others.
             _log.exception("%s: the runner failed", started.run.id)

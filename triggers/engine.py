@@ -186,14 +186,16 @@ class Engine:
         self.registry.add(follower)
         self.schedule.add(key)
         for position, letter in deliveries.rearmed(*key).items():
-            self._rearmed(follower, position, letter)
+            self.rearm(follower, position, letter)
         return follower
 
-    def _rearmed(self, follower: Follower, position: Position, letter: bytes) -> None:
+    def rearm(self, follower: Follower, position: Position, letter: bytes) -> None:
+        """A dead letter is to be done again, by the newest version of its binding."""
         dead = provenance.decode_letter(letter)
         pending = Pending(dead.event, dead.address, position[0] // 1000)
         pending.rearmed = True
-        pending.definition = follower.since if follower.active else dead.definition
+        newest = next(since for since, definition in follower.definitions if definition)
+        pending.definition = newest
         follower.queue.add(pending)
 
     # --- commits -----------------------------------------------------------------------------------------------
@@ -607,6 +609,11 @@ class Engine:
             self._finish_without(follower, [pending], FINISH_DEAD, provenance.encode(letter))
             self.report.event("dead", follower, pending.event, message=failure.message)
         follower.queue.done(events, partial=partial)
+
+    def skip(self, follower: Follower, pending: Pending) -> None:
+        """An event taken out of its queue is done without a run."""
+        self._finish_without(follower, [pending], FINISH_SKIPPED)
+        follower.queue.done([pending], ran=False)
 
     def _finish_without(
         self, follower: Follower, events: list[Pending], verdict: int, letter: bytes = b""

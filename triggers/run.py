@@ -213,6 +213,10 @@ class Cut(Protocol):
         """
         ...
 
+    def version(self, path: str, number: int) -> Content | None:
+        """The content of one version of a name, as `history` tells them; None if there is none up to the cut."""
+        ...
+
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """What is there; None where nothing is."""
         ...

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 from storage import record
 from storage.attributes import DIRECTORY, REGULAR, is_directory
 from storage.disk import MemoryDisk
-from storage.limits import SEGMENT_BYTES
 from storage.namespace import ROOT
 from storage.store import LocalStore
 from storage.table import MemoryTable
 from triggers.engine import Engine, Options
 from triggers.loading import Loading
+from triggers.operator import Operator
 from triggers.provenance import Letter, Provenance, decode, decode_letter
 from triggers.run import LoadFailed
 from triggers.runner.inproc import InprocRunner
@@ -42,6 +42,9 @@ START_NS = 1_763_719_200_000_000_000
 """2025-11-21T10:00:00Z."""
 
 IDLE_ROUNDS_MAX = 100_000
+
+SEGMENT_BYTES = 1024 * 1024
+"""Small, because memory is zeroed for each."""
 
 
 class Crash(BaseException):
@@ -113,13 +116,14 @@ class Cascade:
             random.Random(self._seed),
             boot_id="test",
             owner=(self.uid, self.uid),
-            segment_bytes=min(SEGMENT_BYTES, 32 * 1024 * 1024),
+            segment_bytes=SEGMENT_BYTES,
         )
         self.runner = self._make_runner(self.clock)
         self.engine = Engine(
             self.store, self.clock, random.Random(self._seed), self._options, point=self._passed
         )
         self.loading = Loading(self.engine)
+        self.operator = Operator(self.engine, self.runner.kill)
         self.engine.open()
 
     def _passed(self, name: str) -> None:
@@ -246,6 +250,7 @@ class Cascade:
                 more = True
             if more:
                 continue
+            self.operator.finish_replays()
             due_ms = self.engine.next_ms()
             if due_ms is None:
                 return

@@ -113,6 +113,13 @@ def mount(
         Path | None,
         typer.Option(metavar="FILE", help="Instead of DIR/daemon.log.", show_default=False),
     ] = None,
+    triggers: Annotated[
+        str,
+        typer.Option(
+            metavar="off|owner|root",
+            help="Whose scripts in .cascade/watch/ run: nobody's, their owners', root's only.",
+        ),
+    ] = "off",
 ) -> None:
     """Mount a file system; return when it answers."""
     from cascadefs import daemon
@@ -122,17 +129,28 @@ def mount(
     if door not in ("auto", "kernel", "pyfuse3"):
         raise typer.BadParameter(f"there is no door {door!r}; there are kernel and pyfuse3")
     given = [word for text in options or [] for word in text.split(",") if word]
+    said = [word.removeprefix("triggers=") for word in given if word.startswith("triggers=")]
+    triggers = said[-1] if said else triggers
+    if triggers not in ("off", "owner", "root"):
+        raise typer.BadParameter(f"triggers={triggers}: there are off, owner and root")
+    if triggers != "off" and (volatile or read_only or "ro" in given):
+        raise typer.BadParameter(
+            "triggers need a past and somewhere to write: not with --volatile or --ro"
+        )
     settings = daemon.Settings(
         mountpoint=_checked_mountpoint(mountpoint),
         data=None if data is None else Path(os.path.realpath(data)),
         read_only=read_only or "ro" in given,
         recover=recover,
-        fuse_options=tuple(word for word in given if word not in ("ro", "rw")),
+        fuse_options=tuple(
+            word for word in given if word not in ("ro", "rw") and not word.startswith("triggers=")
+        ),
         door=door,
         sync_interval_s=sync_interval_s,
         autocommit_s=autocommit_s,
         scrub_bytes_per_s=int(scrub_mib_per_s * 1024 * 1024),
         log=None if log is None else log.absolute(),
+        triggers=triggers,
     )
     _check_device()
     if settings.data is not None:

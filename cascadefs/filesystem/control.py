@@ -1,4 +1,4 @@
-"""The root's `.cascade` directory: served, not stored, never listed (SEMANTICS 9).
+"""The root's `.cascade` directory: served, never listed (SEMANTICS 9), and what is served in those that hold scripts.
 
 `README` for people who stumble on it, `status` as JSON, `at/<time>/` the whole tree as of any instant, and
 `by-id/<inode>/v<N>` content by inode number whatever its names are.
@@ -10,12 +10,14 @@ import json
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.node import Listing, Node, Text
+from cascadefs.filesystem.scripts import SERVED
 from storage.namespace import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cascadefs.filesystem.history import History
+    from cascadefs.filesystem.scripts import Scripts
     from storage.store import Store
 
 __all__ = ["Control"]
@@ -39,20 +41,44 @@ class Control:
     """Builds the nodes of the control directory."""
 
     def __init__(
-        self, store: Store, history: History, status: Callable[[], dict[str, object]]
+        self,
+        store: Store,
+        history: History,
+        status: Callable[[], dict[str, object]],
+        name: bytes = b".cascade",
     ) -> None:
         self._store = store
         self._history = history
         self._status = status
-
-    def root(self) -> Listing:
-        """`.cascade` itself."""
-        children: dict[bytes, Callable[[], Node]] = {
+        self.name = name
+        self._children: dict[bytes, Callable[[], Node]] = {
             b"README": lambda: self._text(b"README", lambda: iter((README,))),
             b"at": lambda: self._listing(("at",), self._at, {}),
             b"by-id": lambda: self._listing(("by-id",), self._by_id, {}),
             b"status": lambda: self._text(b"status", self._status_text),
         }
+        self.served = SERVED | self._children.keys()
+        """The names that may be served in a `.cascade` that is stored: a look at the name tells whether to ask."""
+        self.scripts: Scripts | None = None
+        """What is known of scripts, where triggers are on."""
+
+    def base_of(self, directory: int) -> int | None:
+        """The directory in which this one is stored as `.cascade`; None if it is called otherwise."""
+        names = self._store.names_at(directory)
+        return names[0][0] if len(names) == 1 and names[0][1] == self.name else None
+
+    def within(self, directory: int, name: bytes) -> Node | None:
+        """What a name means that is not stored in a directory: something served, if that is a `.cascade`."""
+        base = self.base_of(directory)
+        if base is None:
+            return None
+        if base == ROOT and name in self._children:
+            return self._children[name]()
+        return self.scripts.lookup(base, name) if self.scripts is not None else None
+
+    def root(self) -> Listing:
+        """`.cascade` itself."""
+        children = self._children
 
         def lookup(name: bytes) -> Node | None:
             make = children.get(name)

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Directories"]
 
-LISTING_BATCH = 128
-"""Entries fetched from the store at a time while a directory is read."""
-
-
 class OpenDirectory:
     """An open directory: `given` are the names handed out, so an offset is a place in it, stable under changes."""
 
@@ -115,24 +111,15 @@ class Directories:
                 yield name, child
 
     def _live_entries(self, directory: int, after: bytes) -> Iterator[tuple[bytes, Stat]]:
-        store = self._store
-        while True:
-            batch = []
-            for entry in store.children(directory, after):
-                batch.append(entry)
-                if len(batch) == LISTING_BATCH:
-                    break
-            for name, binding in batch:
-                node = self._inodes.nodes.get(binding.inode)
-                if type(node) is Live and node.draft is not None:
-                    yield name, self._inodes.live_stat(node)
-                else:
-                    attributes = store.attributes(binding.inode)
-                    if attributes is not None:
-                        yield name, Stat.of(binding.inode, attributes)
-            if len(batch) < LISTING_BATCH:
-                return
-            after = batch[-1][0]
+        # Held open while an answer is filled, in which nothing changes: whoever reads on begins anew behind a name.
+        attributes_of, nodes = self._store.attributes, self._inodes.nodes
+        for name, binding in self._store.children(directory, after):
+            number = binding.inode
+            node = nodes.get(number)
+            if type(node) is Live and node.draft is not None:
+                yield name, self._inodes.live_stat(node)
+            elif (attributes := attributes_of(number)) is not None:
+                yield name, Stat.of(number, attributes)
 
     def _made_entries(
         self, parent: Node, children: Iterator[tuple[bytes, Node]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.conditional import Conditional, OpenConditional
 from cascadefs.filesystem.interface import READ, Caller, FilesystemOptions, Opened, Stat
-from cascadefs.filesystem.node import Live, Node, Past, Text
+from cascadefs.filesystem.node import Live, Node, Past, Served, Text
 from storage.attributes import REGULAR
 from storage.errors import Reason, Refused
 from storage.limits import FILE_BYTES_MAX, RECORD_INODE_MAX
@@ -174,6 +174,8 @@ class Files:
             return opened
         if isinstance(node, Conditional):
             return Opened(self._handle(self._conditionals.open(node, flags, caller)))
+        if isinstance(node, Served):
+            return Opened(self._handle(node.open()), keep_cache=False, direct_io=True)
         if writes:
             raise Refused(Reason.PAST_IS_READ_ONLY)
         if isinstance(node, Text):

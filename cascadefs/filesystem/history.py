@@ -261,6 +261,14 @@ class History:
             raise Refused(Reason.ABSENT)
         return self._exact(self.past(binding.inode, timestamp, (directory, base, None)))
 
+    def at(self, directory: int, timestamp: int) -> Past:
+        """A directory as of a timestamp.
+
+        Raises:
+            Refused: ABSENT if it was not there, or that is in the future; PRUNED if it is not exact any more.
+        """
+        return self._at(directory, b".", timestamp)
+
     def _tagged(self, directory: int, base: bytes, label: bytes) -> Past:
         """Labels belong to the directory, so they work under its last name when that is gone."""
         inode = self._named_last(directory, base)

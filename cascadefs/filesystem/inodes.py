@@ -198,8 +198,9 @@ class Inodes:
                 raise Refused(Reason.ABSENT)
             if attributes.mode & TYPE_MASK != REGULAR:
                 raise Refused(Reason.MALFORMED)
-            now_ns = attributes.ctime_ns if new else self._clock.now_ns()
-            draft = live.draft = Draft(attributes.size, now_ns)
+            draft = live.draft = Draft(attributes.size, self._clock.now_ns())
+            if new:
+                draft.mtime_ns = draft.changed_ns = attributes.ctime_ns
             self.drafts[live.number] = live
         return draft
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.interface import FOREVER_S, SEARCH, Caller, Stat
-from cascadefs.filesystem.node import Listing, Live, Node, Past
+from cascadefs.filesystem.node import Listing, Live, Node, Past, Pointer
 from storage import record
 from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
@@ -66,9 +66,15 @@ class Names:
 
     def _lookup_special(self, parent: int, name: bytes) -> tuple[Node, float]:
         if name == self._control_name and parent == ROOT:
-            return self._control.root(), FOREVER_S
+            return self._control.root(), 0.0 if self._control.scripts is not None else FOREVER_S
         if b"@" in name:
             return self._history.resolve(parent, name)
+        if (
+            name in self._control.served
+            and (node := self._control.within(parent, name)) is not None
+        ):
+            self._absence_may_end = True
+            return node, 0.0
         raise Refused(Reason.ABSENT if len(name) <= NAME_BYTES_MAX else Reason.NAME_TOO_LONG)
 
     def _lookup_child(self, parent: Node, name: bytes, caller: Caller) -> tuple[Node, float]:
@@ -119,6 +125,8 @@ class Names:
     def readlink(self, number: int) -> bytes:
         """The target of a symbolic link, as text, now as then."""
         node = self._inodes.node(number)
+        if isinstance(node, Pointer):
+            return node.target
         inode = node.inode if isinstance(node, Past) else node.number
         target = self._store.target(inode)
         if target is None:
@@ -218,11 +226,13 @@ class Names:
             return None
         return label if self._store.binding(parent, name) is None else None
 
-    def check_new_name(self, parent: int, name: bytes) -> None:
-        """Refuse a name that nothing may be made with here."""
+    def check_new_name(self, parent: int, name: bytes, *, directory: bool = False) -> None:
+        """Refuse a name that nothing may be made with here; `directory`: a directory is to be made."""
         if len(name) > NAME_BYTES_MAX:
             raise Refused(Reason.NAME_TOO_LONG)
-        if name == self._control_name:
+        if name == self._control_name and not (directory and self._control.scripts is not None):
+            raise Refused(Reason.NOT_PERMITTED)
+        if name in self._control.served and self._control.base_of(parent) is not None:
             raise Refused(Reason.NOT_PERMITTED)
         if b"@" in name and self._history.is_reserved(parent, name):
             raise Refused(Reason.MALFORMED)
@@ -239,7 +249,7 @@ class Names:
     ) -> Live:
         """Give a new inode its first name."""
         self._inodes.live(parent)
-        self.check_new_name(parent, name)
+        self.check_new_name(parent, name, directory=is_directory(mode))
         gid, mode = self.inherited(parent, mode, caller)
         inode = self._store.allocate_inode()
         self._inodes.propose(

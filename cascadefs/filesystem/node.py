@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from cascadefs.filesystem.interface import Stat
-from storage.attributes import DIRECTORY, REGULAR, TYPE_MASK
+from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK
 from storage.limits import RECORD_INODE_MAX
 
 if TYPE_CHECKING:
@@ -22,9 +22,20 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem.claims import Claim
     from cascadefs.filesystem.draft import Draft
+    from cascadefs.filesystem.files import OpenText
     from storage.attributes import Attributes
 
-__all__ = ["Listing", "Live", "Node", "NodeTable", "Past", "Text", "number_of"]
+__all__ = [
+    "Listing",
+    "Live",
+    "Node",
+    "NodeTable",
+    "Past",
+    "Pointer",
+    "Served",
+    "Text",
+    "number_of",
+]
 
 _FILE_NUMBERS = 2**52 - RECORD_INODE_MAX
 _DIRECTORY_NUMBERS = 2**51
@@ -234,6 +245,56 @@ class Text(Node):
             time_ns,
             0.0,
             0.0,
+        )
+
+
+class Served(Text):
+    """A file that is made up and more than a text: `open` gives what an open handle of it is."""
+
+    __slots__ = ("open",)
+
+    def __init__(
+        self,
+        key: tuple[object, ...],
+        open: Callable[[], OpenText],
+        produce: Callable[[], Iterator[bytes]],
+        *,
+        uid: int,
+        gid: int,
+        time_ns: int,
+        mode: int,
+    ) -> None:
+        super().__init__(("served", *key), produce, uid=uid, gid=gid, time_ns=time_ns, mode=mode)
+        self.open = open
+
+    def refresh(self, found: Node) -> None:
+        """See `Node`: everything but what it is."""
+        assert type(found) is Served
+        self.open = found.open
+        self.uid, self.gid, self.time_ns = found.uid, found.gid, found.time_ns
+
+
+class Pointer(Node):
+    """A symbolic link that is made up."""
+
+    __slots__ = ("_key", "gid", "target", "uid")
+
+    def __init__(self, key: tuple[object, ...], target: bytes, *, uid: int, gid: int) -> None:
+        self._key = key
+        self.target = target
+        self.uid = uid
+        self.gid = gid
+        super().__init__(number_of(key, is_directory=True))
+
+    def key(self) -> tuple[object, ...]:
+        """See `Node`."""
+        return self._key
+
+    def stat(self) -> Stat:
+        """A link of its target's length."""
+        size = len(self.target)
+        return Stat(
+            self.number, SYMLINK | 0o777, 1, self.uid, self.gid, 0, size, 0, 0, 0, 0, 0.0, 0.0
         )
 
 

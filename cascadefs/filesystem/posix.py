@@ -58,7 +58,7 @@ class Filesystem:
         self.status_extra: Callable[[], dict[str, object]] = dict
         """Set by the daemon: what the door knows, merged into `.cascade/status`."""
         history = History(store, clock)
-        control = Control(store, history, self.full_status)
+        self.control = control = Control(store, history, self.full_status, options.control_name)
         handles = count(1)
         self.inodes = inodes = Inodes(store, clock, options, self.invalidations)
         self.privileges = privileges = Privileges(inodes, store, self.invalidations)

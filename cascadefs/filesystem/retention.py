@@ -35,6 +35,9 @@ COLLECT: Final = b"user.cascade.gc"
 KEPT: Final = frozenset({b"pruned", b"history_versions", b"history_bytes", b"live_bytes"})
 """The answers this gives, less their prefix."""
 
+LABEL: Final = b"user.cascade.label"
+"""Set on a directory to `LABEL` or `LABEL=T`; with `!` before it a label that is there moves."""
+
 SETTINGS: Final = frozenset({RETENTION, HOLD})
 
 
@@ -93,7 +96,7 @@ class Keeping:
             Refused: NOT_PERMITTED unless owner or root, for these decide what is lost; MALFORMED for a value that is
                 none; NOT_A_DIRECTORY where only directories have it; and as `_purge`.
         """
-        if name not in SETTINGS and (value is None or name not in (PURGE, COLLECT)):
+        if name not in SETTINGS and (value is None or name not in (PURGE, COLLECT, LABEL)):
             return False
         live = self._inodes.live(number)
         attributes = self._store.attributes(live.number)
@@ -109,6 +112,10 @@ class Keeping:
         if name == COLLECT:
             self._collect(live, value)
             return True
+        if name == LABEL:
+            assert value is not None
+            self._label(live, value)
+            return True
         if value is not None:
             _check(name, value)
         self._inodes.propose(record.SetXattr(number, name, value, flags))
@@ -118,6 +125,27 @@ class Keeping:
         if live.number != ROOT or value not in (b"dry", b"now"):
             raise Refused(Reason.MALFORMED)
         self._store.retention.ask(dry=value == b"dry")
+
+    def _label(self, directory: Live, value: bytes) -> None:
+        """Name an instant: `LABEL` this one, `LABEL=T` another, `!LABEL` whatever it named before.
+
+        Raises:
+            Refused: MALFORMED for what is no label or no time; EXISTS where the label is there and is not to move; ABSENT
+                where there was no directory then; PRUNED where it is not exact any more.
+        """
+        move = value.startswith(b"!")
+        label, _, text = value.removeprefix(b"!").partition(b"=")
+        named = vpath.parse(b".@tag=" + label)
+        if not isinstance(named, vpath.Historic) or named.spec != vpath.Tag(label):
+            raise Refused(Reason.MALFORMED)
+        timestamp = self._store.now()
+        if text:
+            try:
+                timestamp = self._history.timestamp(vpath.parse_time(text))
+            except ValueError as error:
+                raise Refused(Reason.MALFORMED) from error
+        node = self._history.at(directory.number, timestamp)
+        self._inodes.propose(record.Label(node.inode, label, timestamp, move))
 
     def _purge(self, directory: Live, spelled: bytes, caller: Caller) -> None:
         """Let go of one version by name.

@@ -9,11 +9,12 @@ from cascadefs.filesystem.answers import EVENT_TIME, IF_VERSION, PREFIX, STORED,
 from cascadefs.filesystem.claims import Claims, version_of
 from cascadefs.filesystem.conditional import Conditional
 from cascadefs.filesystem.files import OpenFile
-from cascadefs.filesystem.interface import READ, Caller, may
+from cascadefs.filesystem.interface import READ, Caller
 from cascadefs.filesystem.node import Live, Node, Past
+from cascadefs.filesystem.restoring import Restoring
 from cascadefs.filesystem.retention import KEPT
 from storage import record
-from storage.attributes import REGULAR, TYPE_MASK, is_directory
+from storage.attributes import is_directory
 from storage.errors import Reason, Refused
 from storage.limits import RECORD_INODE_MAX, XATTR_VALUE_BYTES_MAX
 
@@ -47,6 +48,7 @@ class Xattrs:
         self._files = files
         self._conditionals = conditionals
         self._claims = Claims(inodes, store)
+        self._restoring = Restoring(inodes, store, clock, history, invalidations)
         self._store = store
         self._clock = clock
         self._history = history
@@ -108,7 +110,7 @@ class Xattrs:
             return
         live = self._inodes.live(number)
         if name == PREFIX + b"restore":
-            self._restore(live, value, caller)
+            self._restoring.restore(live, value, caller)
             return
         if name == IF_VERSION:
             file = self._files.writer(live, caller)
@@ -184,40 +186,6 @@ class Xattrs:
             return self._history.timestamp(vpath.parse_time(value))
         except ValueError as error:
             raise Refused(Reason.MALFORMED) from error
-
-    def _restore(self, live: Live, spec: bytes, caller: Caller) -> None:
-        """Make the content of another version of the same name the next one; its bytes are shared, not copied.
-
-        Only where "the same name" is certain: not for a file of several names, whose histories differ.
-        """
-        attributes = self._store.attributes(live.number)
-        if attributes is None or attributes.nlink != 1 or live.alias is None:
-            raise Refused(Reason.UNSUPPORTED)
-        directory, name = live.alias
-        binding = self._store.binding(directory, name)
-        if binding is None or binding.inode != live.number:
-            raise Refused(Reason.UNSUPPORTED)
-        node, _ = self._history.resolve(directory, name + b"@" + spec)
-        if not isinstance(node, Past) or node.attributes.mode & TYPE_MASK != REGULAR:
-            raise Refused(Reason.MALFORMED)
-        if not may(node.attributes, caller, READ):
-            raise Refused(Reason.DENIED)
-        self._inodes.check_now(node, caller, READ)
-        if live.claim is not None:
-            self._inodes.end_claim(live)
-        if live.draft is not None and (attributes.content or live.draft.size):
-            self._inodes.commit(
-                live
-            )  # what others are writing stays in history; a file just made is not written yet
-        now_ns = self._clock.now_ns()
-        draft = self._inodes.draft(live)
-        draft.truncate(0, now_ns)
-        generation = node.attributes.generation
-        for chunk, pieces in self._store.chunks(node.inode, generation, node.timestamp):
-            draft.share(chunk, pieces, node.attributes.size)
-        draft.size = node.attributes.size
-        self._inodes.commit(live)
-        self._invalidations.append((live.number, None))
 
 
 _SPACES = (b"user.", b"trusted.", b"security.")

@@ -4,6 +4,10 @@ Theory of operation. A file of the past above a threshold is copied, once, into 
 its opens are answered with the id of that memory: reads, mappings and page faults then go there, at native speed and with
 no request (FUSE.md 5). Copies are kept while they fit `KEPT_BYTES_MAX`, the least recently opened go first.
 
+Not at the first open. What is read once, front to back, comes from the mapped log faster than by way of a copy, and is then
+in the page cache, which serves it as well as a copy would, in memory that can be evicted. A copy is made where that does
+not help: for an open with O_DIRECT, and where the kernel has asked for the bytes of a version `AGAIN` times over.
+
 The kernel's rule: as long as a node has an open in one mode (passthrough with this id, or cached), another open of it in
 another mode fails with EIO. So the first open of a node decides, and all others follow until the last is closed; opens
 that come while the copy is made wait for it. Node ids of the past name one version for ever, so nothing needs revoking.
@@ -43,6 +47,12 @@ WORTH_BYTES_MIN: Final = 1024 * 1024
 WORTH_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above, whoever opens it would wait long (about 1 s/GiB, more if the log is not in memory) and may want little of it."""
 
+AGAIN: Final = 2
+"""How often the kernel has asked for as many bytes as a version has before the next open makes a copy."""
+
+DEMANDS_MAX: Final = 1024
+"""Versions of which is known how often they were asked for."""
+
 KEPT_BYTES_MAX: Final = 256 * 1024 * 1024
 """Of copies, in memory that cannot be evicted."""
 
@@ -55,11 +65,16 @@ _log = logging.getLogger(__name__)
 
 
 class _OpenNode:
-    """A node with opens: all in passthrough with `backing`, or all cached (0). `waiting` while that is not decided."""
+    """A node with opens: all in passthrough with `backing`, or all cached (0). `waiting` while that is not decided.
 
-    __slots__ = ("backing", "opens", "waiting")
+    `asked_bytes` were asked of us since its first open, `key` names its bytes.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("asked_bytes", "backing", "key", "opens", "waiting")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.asked_bytes = 0
         self.backing = 0
         self.opens = 0
         self.waiting: list[Callable[[int], None]] | None = []
@@ -76,6 +91,7 @@ class Backing:
         self._nodes: dict[int, _OpenNode] = {}
         self._node_of: dict[int, int] = {}
         self._kept: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
+        self._asked: OrderedDict[Hashable, int] = OrderedDict()
         self._kept_bytes = 0
         self._jobs: queue.SimpleQueue[tuple[int, int, Hashable, int]] = queue.SimpleQueue()
         self.opens = 0
@@ -100,13 +116,16 @@ class Backing:
             "kept_bytes": self._kept_bytes,
         }
 
-    def open(self, node: int, handle: int, answer: Callable[[int], None]) -> bool:
+    def open(
+        self, node: int, handle: int, answer: Callable[[int], None], *, direct: bool = False
+    ) -> bool:
         """Decide how a handle that was just opened is read.
 
         Args:
             node: its node.
             handle: of the file system.
             answer: called, now or later, with the backing id; 0 for an ordinary open.
+            direct: reads are to pass by the page cache (O_DIRECT).
 
         Returns:
             False if this file is none of ours: `answer` is not called.
@@ -116,8 +135,8 @@ class Backing:
             named = None if self._refused else self._filesystem.immutable(handle)
             if named is None or not WORTH_BYTES_MIN <= named[1] <= WORTH_BYTES_MAX:
                 return False
-            known = self._nodes[node] = _OpenNode()
-            self._begin(node, known, handle, *named)
+            known = self._nodes[node] = _OpenNode(named[0])
+            self._begin(node, known, handle, named[1], direct=direct)
         known.opens += 1
         self._node_of[handle] = node
         if known.waiting is not None:
@@ -130,14 +149,22 @@ class Backing:
         self.opens += 1 if known.backing else 0
         answer(known.backing)
 
-    def _begin(self, node: int, known: _OpenNode, handle: int, key: Hashable, size: int) -> None:
+    def _begin(self, node: int, known: _OpenNode, handle: int, size: int, *, direct: bool) -> None:
+        key = known.key
         copy = self._kept.get(key)
-        if copy is None:
+        if copy is not None:
+            self._kept.move_to_end(key)
+            known.backing = self._register(copy[0])
+        elif direct or self._asked.get(key, 0) >= AGAIN * size:
             self._jobs.put((node, handle, key, size))
             return
-        self._kept.move_to_end(key)
-        known.backing = self._register(copy[0])
         known.waiting = None
+
+    def asked(self, node: int, length_bytes: int) -> None:
+        """So much of a node is read through us."""
+        known = self._nodes.get(node)
+        if known is not None:
+            known.asked_bytes += length_bytes
 
     def release(self, handle: int) -> None:
         """A handle is closed."""
@@ -148,8 +175,15 @@ class Backing:
         known.opens -= 1
         if not known.opens:
             del self._nodes[node]
+            self._remember(known)
             if known.backing:
                 fcntl.ioctl(self._device, _CLOSE, struct.pack("=I", known.backing))
+
+    def _remember(self, known: _OpenNode) -> None:
+        self._asked[known.key] = self._asked.get(known.key, 0) + known.asked_bytes
+        self._asked.move_to_end(known.key)
+        if len(self._asked) > DEMANDS_MAX:
+            self._asked.popitem(last=False)
 
     def _register(self, copy: int) -> int:
         """The id of a file for the kernel; 0, and no more of this, if we may not."""

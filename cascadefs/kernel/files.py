@@ -127,7 +127,9 @@ class Files:
             passed = pack_open(opened.handle, _PASSTHROUGH | _NOFLUSH, backing)
             self._reply(unique, passed if backing else answer)
 
-        return NO_REPLY if self._backing.open(node, opened.handle, decided) else answer
+        direct = bool(flags & os.O_DIRECT)
+        waits = self._backing.open(node, opened.handle, decided, direct=direct)
+        return NO_REPLY if waits else answer
 
     def create(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.create`."""
@@ -178,6 +180,8 @@ class Files:
     def read(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.read`."""
         handle, offset, length, *_ = READ.unpack_from(body)
+        if node >= RECORD_INODE_MAX:
+            self._backing.asked(node, length)
         return self._filesystem.read(handle, offset, length)
 
     def write(self, node: int, body: memoryview, header: Header) -> Reply:

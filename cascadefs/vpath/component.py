@@ -45,6 +45,7 @@ __all__ = [
     "VersionBack",
     "Versions",
     "format_at",
+    "format_condition",
     "format_version",
     "parse",
     "split_extension",
@@ -180,6 +181,12 @@ def format_version(base: bytes, number: int) -> bytes:
     """The canonical name of a version: `x@v12.csv.gz`, the extension last for those who judge a file by it."""
     assert 0 <= number < 10**20
     return _insert(base, b"@v%d" % number)
+
+
+def format_condition(base: bytes, number: int) -> bytes:
+    """The name by which `base` is written on condition that its head is this version: `x@if=v12.csv`."""
+    assert 0 <= number < 10**20
+    return _insert(base, b"@if=v%d" % number)
 
 
 def format_at(base: bytes, timestamp: int) -> bytes:

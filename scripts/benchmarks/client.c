@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -214,12 +215,98 @@ static void op_versions(char **a) {
            took[times / 2], took[times * 99 / 100], took[times - 1]);
 }
 
+// getattr PATH TIMES CLIENTS: statx(2) that the kernel may not answer by heart, by so many processes at once
+static void op_getattr(char **a) {
+    long times = atol(a[1]), clients = atol(a[2]);
+    double start = now();
+    for (long i = 0; i < clients; i++) {
+        pid_t child = fork();
+        if (child < 0) die("fork");
+        if (child) continue;
+        struct statx s;
+        int file = open(a[0], O_RDONLY);
+        if (file < 0) die(a[0]);
+        for (long k = 0; k < times; k++)
+            if (statx(file, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &s)) die("statx");
+        _exit(0);
+    }
+    for (long i = 0; i < clients; i++) {
+        int status;
+        if (wait(&status) < 0 || status) die("a client failed");
+    }
+    finish(clients * times, now() - start);
+}
+
+// lookup DIRECTORY TIMES PREFIX: names that are not there, each once
+static void op_lookup(char **a) {
+    long times = atol(a[1]);
+    struct stat s;
+    double start = now();
+    for (long k = 0; k < times; k++) {
+        snprintf(path, sizeof path, "%s/%s%ld", a[0], a[2], k);
+        if (!stat(path, &s) || errno != ENOENT) die(path);
+    }
+    finish(times, now() - start);
+}
+
+// open PATH TIMES: open(2) for reading and close(2)
+static void op_open(char **a) {
+    long times = atol(a[1]);
+    double start = now();
+    for (long k = 0; k < times; k++) {
+        int file = open(a[0], O_RDONLY);
+        if (file < 0) die(a[0]);
+        close(file);
+    }
+    finish(times, now() - start);
+}
+
+// unlink DIRECTORY FILES: those that create made
+static void op_unlink(char **a) {
+    long files = atol(a[1]);
+    double start = now();
+    for (long i = 0; i < files; i++)
+        if (unlink(entry(a[0], i))) die(path);
+    finish(files, now() - start);
+}
+
+// random PATH TIMES BYTES: O_DIRECT reads at random multiples of BYTES
+static void op_random(char **a) {
+    long times = atol(a[1]), bytes = atol(a[2]);
+    char *buffer = room(bytes);
+    struct stat s;
+    int file = open(a[0], O_RDONLY | O_DIRECT);
+    if (file < 0 || fstat(file, &s)) die(a[0]);
+    double start = now();
+    for (long k = 0; k < times; k++)
+        if (pread(file, buffer, bytes, (off_t)(draw() % (s.st_size / bytes)) * bytes) != bytes) die("pread");
+    finish(times, now() - start);
+}
+
+// fault PATH: map a file and touch every page once, in an order that reading ahead cannot guess
+static void op_fault(char **a) {
+    struct stat s;
+    int file = open(a[0], O_RDONLY);
+    if (file < 0 || fstat(file, &s)) die(a[0]);
+    long pages = s.st_size / 4096, step = 7919;  // a prime, so that every page has its turn unless it divides
+    if (pages % step == 0) die("size");
+    volatile const char *mapped = mmap(NULL, s.st_size, PROT_READ, MAP_SHARED, file, 0);
+    if (mapped == MAP_FAILED || madvise((void *)mapped, s.st_size, MADV_RANDOM)) die("mmap");
+    long sum = 0;
+    double start = now();
+    for (long k = 0; k < pages; k++) sum += mapped[k * step % pages * 4096];
+    finish(pages, now() - start);
+    if (sum == 42) putchar(' ');
+}
+
 static const struct {
     const char *name;
     int arguments;
     void (*run)(char **);
 } operations[] = {
     {"write", 4, op_write},   {"read", 2, op_read},           {"stat", 3, op_stat},         {"list", 2, op_list},
+    {"getattr", 3, op_getattr}, {"lookup", 3, op_lookup},     {"open", 2, op_open},         {"unlink", 2, op_unlink},
+    {"random", 3, op_random}, {"fault", 1, op_fault},
     {"create", 3, op_create}, {"append", 5, op_append},       {"overwrite", 3, op_overwrite}, {"versions", 5, op_versions},
 };
 

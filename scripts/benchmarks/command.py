@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from benchmarks import chart, machine, table
+from benchmarks import chart, doors, machine, table
 from benchmarks.bench import FULL, QUICK, Bench, prepare_work
 from benchmarks.client import Client
 from benchmarks.experiments import EXPERIMENTS, chosen
@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs/PERFORMANCE.md"
 PICTURE = ROOT / "docs/performance.png"
 BEGIN, END = "<!-- table: scripts/bench -->\n", "<!-- end of table -->\n"
+DOORS_DOCUMENT = ROOT / "docs/KERNEL_DOOR.md"
+DOORS_BEGIN = "<!-- table: scripts/bench --doors -->\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -37,6 +39,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, _interrupt)  # a shell starts background jobs with it ignored
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
+    if options.doors:
+        return _measure_doors(options)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.redraw:
         run = json.loads(options.redraw[0].read_text())
@@ -69,6 +73,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         epilog=f"rows: {', '.join(EXPERIMENTS)}; or ROW.PART, such as 'sequential.read-*'",
     )
     add = parser.add_argument
+    add("--doors", action="store_true", help="the two doors beside C, request by request")
     add("--quick", action="store_true", help="small sizes and two rounds: about a minute")
     add("--rows", metavar="GLOB", action="append", default=[], help="only these; may be repeated")
     add("--rounds", metavar="N", type=int, help="interleaved rounds (5; quick 2)")
@@ -169,12 +174,42 @@ def _caption(run: dict[str, Any]) -> str:
     )
 
 
-def _fill_in(document: Path, lines: str) -> None:
+def _measure_doors(options: argparse.Namespace) -> int:
+    """The table of `doors`: on one processor (`--pin`, else the first), then on all of them."""
+    work = prepare_work(options.work)
+    pinned = options.pin if options.pin is not None else min(os.sched_getaffinity(0))
+    rounds = options.rounds or (2 if options.quick else 5)
+    try:
+        sizes = QUICK if options.quick else FULL
+        bench = Bench(work, Client.build(work, None), sizes, rounds, None, lambda _: None)
+        tables = {
+            "On one processor": doors.measure(bench, pinned),
+            "On all of them": doors.measure(bench, None),
+        }
+        about = machine.describe(work)
+    finally:
+        remove(work)
+    if options.json is not None:
+        rows = {title: [row.to_json() for row in table] for title, table in tables.items()}
+        options.json.write_text(json.dumps({"machine": about, **rows}, indent=2) + "\n")
+    said = "\n".join(f"{title}:\n\n{doors.markdown(rows)}" for title, rows in tables.items())
+    said += (
+        f"\n{about['kind']}, {about['processors']} shared processors, {about['kernel']}, "
+        f"{about['file_system']}, Python {about['python']}; medians of {rounds} interleaved rounds; "
+        f"load {os.getloadavg()[1]:.1f}\n"
+    )
+    print(said)
+    if options.document:
+        _fill_in(DOORS_DOCUMENT, said, DOORS_BEGIN)
+    return 0
+
+
+def _fill_in(document: Path, lines: str, begin: str = BEGIN) -> None:
     text = document.read_text()
-    head, found, rest = text.partition(BEGIN)
+    head, found, rest = text.partition(begin)
     tail = rest.partition(END)[2]
     assert found, f"{document} has no place for the table"
-    document.write_text(f"{head}{BEGIN}\n{lines}\n{END}{tail}")
+    document.write_text(f"{head}{begin}\n{lines}\n{END}{tail}")
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -19,7 +19,9 @@ from typing import Any, ClassVar
 
 from benchmarks import machine
 
-__all__ = ["Bindfs", "Cascade", "Disk", "Peer", "difference", "remove"]
+__all__ = ["Bindfs", "Cascade", "Disk", "PassthroughLl", "Peer", "difference", "remove"]
+
+EXAMPLES = Path("/usr/share/doc/libfuse3-dev/examples")
 
 START_SECONDS_MAX = 600.0
 """For a mount to answer: the index of a million versions may have to be built."""
@@ -94,9 +96,9 @@ class Bindfs(Peer):
         """See `Peer.start`."""
         behind = self.directory / "behind"
         behind.mkdir(exist_ok=True)
-        command = ["bindfs", "-f", behind, self.root]
         self._process = subprocess.Popen(
-            command,
+            self._command(behind),
+            stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -106,12 +108,42 @@ class Bindfs(Peer):
         deadline = time.perf_counter() + START_SECONDS_MAX
         while not _is_mounted(self.root):
             if self._process.poll() is not None or time.perf_counter() > deadline:
-                raise RuntimeError("bindfs did not mount")
+                raise RuntimeError(f"{self.name} did not mount")
             time.sleep(0.01)
+
+    def _command(self, behind: Path) -> list[str | Path]:
+        return ["bindfs", "-f", behind, self.root]
 
     def stop(self) -> None:
         """See `Peer.stop`."""
         self._take_down()
+
+
+class PassthroughLl(Bindfs):
+    """passthrough_ll, the low-level example of libfuse in C, over a plain directory.
+
+    libfuse3-dev ships its source, which is compiled when first needed.
+    """
+
+    name = "passthrough_ll"
+
+    def _command(self, behind: Path) -> list[str | Path]:
+        program = self.directory / "passthrough_ll"
+        if not program.exists():
+            flags = subprocess.run(
+                ["pkg-config", "--cflags", "--libs", "fuse3"],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.split()
+            source = EXAMPLES / "passthrough_ll.c"
+            subprocess.run(["gcc", "-O2", "-w", "-o", program, source, *flags], check=True)
+        return [program, "-f", "-o", f"source={behind}", self.root]
+
+    @staticmethod
+    def is_there() -> bool:
+        """Whether its source is."""
+        return (EXAMPLES / "passthrough_ll.c").exists()
 
 
 class Cascade(Peer):
@@ -122,6 +154,9 @@ class Cascade(Peer):
     command: ClassVar[list[str]] = [sys.executable, "-m", "cascadefs.cli"]
     """How it is called; another tree's, to compare the two."""
 
+    options: ClassVar[list[str]] = []
+    """More words for its ``mount``."""
+
     def __init__(self, directory: Path, processor: int | None = None) -> None:
         """See `Peer`."""
         super().__init__(directory, processor)
@@ -130,7 +165,7 @@ class Cascade(Peer):
     def start(self) -> None:
         """See `Peer.start`."""
         subprocess.run(
-            [*self.command, "mount", self.root, "--data", self.data],
+            [*self.command, "mount", self.root, "--data", self.data, *self.options],
             check=True,
             stdin=subprocess.DEVNULL,
             cwd=Path(__file__).resolve().parents[2],

@@ -9,6 +9,7 @@ segment is cut last: so opening again finds the same end, and what it still has 
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Final
 
 from storage.codec import (
@@ -120,7 +121,12 @@ def _finish_tail(reader: Reader, end: End) -> None:
     tail = disk.open(segment_name(end.number))
     if end.what is not None:
         tail.truncate(end.offset)
-    tail.preallocate(reader.segment_bytes)
+    try:
+        tail.preallocate(reader.segment_bytes)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # Reading goes on, and so does removing; the writer asks for the space again before it takes a payload.
     if end.unsynced_address is not None:
         _write_again(reader, end, end.unsynced_address)
     tail.fdatasync()

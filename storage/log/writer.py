@@ -86,6 +86,8 @@ class Writer:
         self._identity = slot.identity
         self._shard = slot.shard
         self._room = frame_room(slot.segment_bytes)
+        # Whether the tail has its whole space: not if it was begun on a full disk.
+        self._reserved = self._tail.size() >= slot.segment_bytes
         self.epoch = slot.epoch
         self.last_index = last_index
         self.last_timestamp = last_timestamp
@@ -118,7 +120,11 @@ class Writer:
             payload_length, payload_checksum = sum(map(len, payload)), checksum_of(payload)
         size = frame_bytes(len(metadata), payload_length)
         if self._offset + size > self._room:
-            self._roll(size)
+            self._roll(size, reserve=payload_length > 0)
+        elif payload_length and not self._reserved:
+            # Payloads are what fills a disk: they wait until the segment has its room again.
+            self._tail.preallocate(self._slot.segment_bytes)
+            self._reserved = True
         offset = self._offset
         address = self._base + offset
         index = self.last_index + 1
@@ -181,8 +187,12 @@ class Writer:
         what = f"{self._refusal}; the log takes no more writes until it is opened again"
         raise OSError(errno.EIO, what)
 
-    def _roll(self, size: int) -> None:
-        """Go on in a new segment. If that fails the log is as before, and the next append tries again."""
+    def _roll(self, size: int, *, reserve: bool) -> None:
+        """Go on in a new segment. If that fails the log is as before, and the next append tries again.
+
+        Where nothing has to be reserved and a full disk has no room for a whole segment, it grows as it is written to:
+        otherwise nothing could be removed from a full disk, because removing is a record, too.
+        """
         assert BLOCK_BYTES + size <= self._room  # limits.py: a frame fits a segment.
         slot = self._slot._replace(
             number=self._slot.number + 1,
@@ -195,7 +205,16 @@ class Writer:
             tail = self._disk.open(name, create=True)
             # It exists only if an earlier attempt failed and could not be cleared away.
             tail.truncate(0)
-            tail.preallocate(slot.segment_bytes)
+            reserved = True
+            try:
+                tail.preallocate(slot.segment_bytes)
+            except OSError as error:
+                if reserve or error.errno != errno.ENOSPC:
+                    raise
+                tail.truncate(0)  # What it may have got of the space.
+                reserved = False
+            if not self._reserved:
+                self._tail.truncate(slot.segment_bytes)  # A hole: only a last segment may be short.
             written = tail.pwritev([encode_block(slot)], 0)
             if written != BLOCK_BYTES:
                 raise OSError(errno.ENOSPC, f"no space for the header of {name}")
@@ -208,6 +227,7 @@ class Writer:
         self._slot = slot
         self._base = slot.number * slot.segment_bytes
         self._offset = BLOCK_BYTES
+        self._reserved = reserved
         self.end_address = self._base + BLOCK_BYTES
 
     def sync(self) -> int:

@@ -102,7 +102,7 @@ class Metadata:
         if len(record.label) > NAME_BYTES_MAX:
             return REFUSED[Reason.NAME_TOO_LONG]
         key = entry_key(record.directory, record.label)
-        if self._labels.get(key) is not None:
+        if not record.move and self._labels.get(key) is not None:
             return REFUSED[Reason.EXISTS]
         self._labels.put(key, timestamp, U64.pack(record.timestamp))
         return DONE

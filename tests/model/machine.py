@@ -7,11 +7,26 @@ something.
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+import contextlib
+from typing import TYPE_CHECKING
 
-from tests.model.pair import Pair
-from tests.model.reference import Handle
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.model.pair import Divergence, Pair
+from tests.model.shrink import smallest
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from tests.model.reference import Handle
 
 NAMES = ["a", "b.txt", "d", "e"]
 PATHS = [
@@ -60,6 +75,26 @@ def is_here(handle: Handle) -> bool:
     return handle.frozen is None and handle.process == 0
 
 
+def run(machine: type[Machine], *, examples: int, steps: int) -> None:
+    """Run so many sequences of so many steps; of one that fails, the smallest part is told."""
+    Pair.failed_lines = []
+    try:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                phases=(Phase.reuse, Phase.generate),
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except Exception as error:
+        if not Pair.failed_lines:
+            raise
+        raise Divergence(smallest(list(Pair.failed_lines), machine.make_pair)) from error
+
+
 class Machine(RuleBasedStateMachine):
     """Rules over a `Pair`; a subclass says through which door."""
 
@@ -68,12 +103,15 @@ class Machine(RuleBasedStateMachine):
     cuts_power = True
     has_ranges = True
 
-    def make_pair(self) -> Pair:
+    @staticmethod
+    def make_pair() -> AbstractContextManager[Pair]:
+        """A pair of an empty tree, and its end."""
         raise NotImplementedError
 
     @initialize()
     def begin(self) -> None:
-        self.w = self.make_pair()
+        self.context = contextlib.ExitStack()
+        self.w = self.context.enter_context(self.make_pair())
         self.next_fd = 0
         self.ends_left = self.ends_max
         for name in ("d", "e", "d/e"):
@@ -90,10 +128,9 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "w"):
-            self.end()
-
-    def end(self) -> None:
-        """The example is over, whatever became of it."""
+            with self.context:
+                if self.w.agrees:
+                    self.w.finish()
 
     # --- names -------------------------------------------------------------------------------------------------
 

@@ -54,13 +54,12 @@ class Here:
 
 
 class MountDoor:
-    """See the module. `ranges`: whether the daemon's door has fallocate(2) and SEEK_HOLE."""
+    """See the module."""
 
     has_exact_times = False
 
-    def __init__(self, mount: Mount, name: str, *, ranges: bool) -> None:
+    def __init__(self, mount: Mount, name: str) -> None:
         self.mount = mount
-        self.ranges = ranges
         self.root = mount.path / name
         self.prefix = f"{name}/"
         self._umask = os.umask(0)

@@ -43,7 +43,7 @@ def test_the_layer_as_it_is():
 def test_the_mount(make_mount, door):
     mount = make_mount("--door", door, *OPTIONS)
     has_ranges = door == "kernel"
-    mounted = MountDoor(mount, "exercised", ranges=has_ranges)
+    mounted = MountDoor(mount, "exercised")
     try:
         exerciser = Exerciser(
             mounted,

@@ -262,19 +262,43 @@ def reads(mount) -> tuple[int, int]:
 
 
 def test_large_versions_are_read_by_the_kernel_alone(place: Path, kernel_mount) -> None:
+    """Read with O_DIRECT: the first open has the version copied, and from then on nothing is asked of us."""
     data = content(7, 5_000_000)
     (place / "f").write_bytes(data)
     (place / "f").write_bytes(b"now")
     mount = kernel_mount
     before = reads(mount)
     idle = reads(mount)
-    with (place / "f@v1").open("rb") as file:
-        assert file.read() == data
-        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
-            assert mapping[:] == data
+    descriptor = os.open(place / "f@v1", os.O_RDONLY | os.O_DIRECT)
+    with mmap.mmap(-1, 5_001_216) as room:
+        assert os.preadv(descriptor, [room], 0) == len(data)
+        assert room[: len(data)] == data
+    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapping:
+        assert mapping[:] == data
+    os.close(descriptor)
+    assert (place / "f@v1").read_bytes() == data
     after = reads(mount)
     assert after[0] - idle[0] == idle[0] - before[0], "only what looking at the status costs"
-    assert after[1] - idle[1] == 1
+    assert after[1] - idle[1] == 2
+
+
+def test_a_version_is_passed_through_where_the_page_cache_does_not_help(
+    place: Path, kernel_mount
+) -> None:
+    """Read once, it comes from us; again, from the page cache; forgotten and read again and again, past us."""
+    data = content(12, 5_000_000)
+    (place / "f").write_bytes(data)
+    (place / "f").write_bytes(b"now")
+    passed = []
+    for turn in range(5):
+        opens = reads(kernel_mount)[1]
+        descriptor = os.open(place / "f@v1", os.O_RDONLY)
+        assert os.pread(descriptor, 6_000_000, 0) == data
+        if turn:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+        passed.append(reads(kernel_mount)[1] - opens)
+    assert passed == [0, 0, 0, 1, 1]
 
 
 def test_a_version_is_read_in_one_mode_by_all(place: Path) -> None:
@@ -283,16 +307,20 @@ def test_a_version_is_read_in_one_mode_by_all(place: Path) -> None:
     (place / "f").write_bytes(data)
     (place / "f").write_bytes(b"now")
     paths = [place / "f@v1", place / "f@@" / "v1"]
-    held = [os.open(path, os.O_RDONLY) for path in paths * 3]
-    for descriptor in held:
-        assert os.pread(descriptor, 3_000_000, 0) == data
-    address = libc_mmap(held[0], len(data))
-    for descriptor in held:
-        os.close(descriptor)
-    assert ctypes.string_at(address, 10) == data[:10]
-    for path in paths:
-        assert path.read_bytes() == data
-    libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(len(data)))
+    for first in (os.O_RDONLY, os.O_RDONLY | os.O_DIRECT):
+        held = [os.open(paths[0], first)]
+        held += [os.open(path, how) for path in paths for how in (os.O_RDONLY, os.O_DIRECT)]
+        room = mmap.mmap(-1, 2_002_944)
+        for descriptor in held:
+            assert os.preadv(descriptor, [room], 0) == len(data)
+            assert room[: len(data)] == data
+        address = libc_mmap(held[0], len(data))
+        for descriptor in held:
+            os.close(descriptor)
+        assert ctypes.string_at(address, 10) == data[:10]
+        for path in paths:
+            assert path.read_bytes() == data
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(len(data)))
 
 
 def libc_mmap(descriptor: int, length: int) -> int:
@@ -306,7 +334,10 @@ def test_more_versions_than_are_kept_come_and_go(place: Path, kernel_mount) -> N
     for number in range(8):
         (place / "f").write_bytes(content(number, 50_000_000))
     for number in (*range(1, 9), *range(1, 9)):
-        assert (place / f"f@v{number}").read_bytes() == content(number - 1, 50_000_000)
+        descriptor = os.open(place / f"f@v{number}", os.O_RDONLY | os.O_DIRECT)
+        with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapping:
+            assert mapping[:] == content(number - 1, 50_000_000)
+        os.close(descriptor)
     assert kernel_mount.status()["passthrough"]["kept_bytes"] <= 256 * 2**20
 
 
@@ -369,10 +400,13 @@ _IN_A_USER_NAMESPACE = """
             path.write_bytes(b"x" * 3_000_000)
             path.write_bytes(b"y")
         for number in (1, 3):
-            with open(f"{path}@v{number}", "rb") as file:
-                assert file.read() == b"x" * 3_000_000
-                with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
-                    assert mapping[:] == b"x" * 3_000_000
+            descriptor = os.open(f"{path}@v{number}", os.O_RDONLY | os.O_DIRECT)
+            with mmap.mmap(-1, 3_002_368) as room:
+                assert os.preadv(descriptor, [room], 0) == 3_000_000
+                assert room[:3_000_000] == b"x" * 3_000_000
+            with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapping:
+                assert mapping[:] == b"x" * 3_000_000
+            os.close(descriptor)
         print((home / "mnt/.cascade/status").read_text())
     finally:
         subprocess.run([*command, "umount", home / "mnt"], check=True)

@@ -25,13 +25,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MOUNTED_TIMEOUT_SECONDS
 from tests.mounted.conftest import mounts_below
+from tests.posix.areas.directories import ENTRIES
 from tests.posix.deviations import DEVIATIONS
 from tests.posix.observation import Observation
 
 AREAS = sorted(path.stem for path in (Path(__file__).parent / "areas").glob("*.py"))
 DOORS = ("kernel", "pyfuse3")
-CASE_SECONDS = 90
+# A case ends before the test that waits for it would.
+CASE_SECONDS = MOUNTED_TIMEOUT_SECONDS - 30 + ENTRIES // 200
 
 # suid, dev: what ext4 does by default, and a mount only for who asks.
 OPTIONS = ("-o", "allow_other", "-o", "suid", "-o", "dev")
@@ -46,10 +49,6 @@ class Case:
     area: str
     name: str
     function: Callable[[Observation], None]
-
-    @property
-    def is_slow(self) -> bool:
-        return getattr(self.function, "slow", False)
 
     def __str__(self) -> str:
         return f"{self.area}.{self.name}"

@@ -83,6 +83,8 @@ class SimulatedIndex:
     def may_refuse(self) -> None:
         if self.trouble_probability and self.random.random() < self.trouble_probability:
             self.injected["index writes refused"] += 1
+            if self.random.random() < 0.3:
+                raise MemoryError
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "index")
 
     def may_be_damaged(self) -> None:

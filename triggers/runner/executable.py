@@ -185,6 +185,8 @@ class Executables:
             raise
         finally:
             del self._running[run.id]
+        if process.exit.ran_out:
+            return Failed("memory", "the kernel ended it: it used all its memory")
         return judged(process.exit.code, process.exit.signal)
 
     def _data(self, content: Content | None) -> tuple[int, bool]:

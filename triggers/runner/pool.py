@@ -67,6 +67,9 @@ class Settings(msgspec.Struct, frozen=True):
     """Whether `sandbox = "inproc"` is obeyed; who may say so is the caller's check."""
 
     memory_bytes: int = MEMORY_BYTES
+    cgroup: str = ""
+    """A directory of control groups (version 2) delegated for workers; empty: rlimits alone bound them."""
+
     open_files: int = 256
     processes: int = 64
 
@@ -98,7 +101,7 @@ class PoolRunner:
     ) -> None:
         self.copies = Copies()
         self.settings = settings
-        self.spawner = Spawner(nursery)
+        self.spawner = Spawner(nursery, settings.cgroup)
         self.workers: dict[Key, list[Worker]] = {}
         self._nursery = nursery
         self._wall_ns, self._steady_ns = wall_ns, steady_ns

@@ -52,10 +52,11 @@ class Process:
 class Spawner:
     """One zygote, and another if it dies. `forks` counts the processes started."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, cgroup: str = "") -> None:
         self.ready: Ready | None = None
         self.forks = 0
         self._nursery = nursery
+        self._cgroup = cgroup
         self._channel: Channel[FromZygote] | None = None
         self._starting = trio.Lock()
         self._number = 0
@@ -74,7 +75,7 @@ class Spawner:
                 return self.ready
             ours, theirs = pair()
             ours.setblocking(False)
-            command = [sys.executable, "-P", "-s", "-m", "triggers.worker.zygote"]
+            command = [sys.executable, "-P", "-s", "-m", "triggers.worker.zygote", self._cgroup]
             with theirs:
                 self.zygote = await trio.lowlevel.open_process(
                     command,

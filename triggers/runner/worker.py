@@ -229,6 +229,8 @@ class Worker:
     def _explain(self) -> Failed:
         """Why the process has ended."""
         exit = self.process.exit
+        if exit.ran_out:
+            return Failed("memory", "the kernel ended the worker: it used all its memory")
         if exit.code is not None:
             return Failed("exit", f"the worker ended with status {exit.code}")
         if exit.signal == 0:
@@ -301,7 +303,10 @@ class Worker:
                     content, fds = self._wire(cut.get(ask.path, latest=ask.latest), ask.held)
                     return Answer(content=content), fds
                 case "event_content":
-                    content, fds = self._wire(cut.event_content(running.run.events[ask.event]))
+                    content, fds = self._wire(cut.event_content(running.run.events[ask.number]))
+                    return Answer(content=content), fds
+                case "version":
+                    content, fds = self._wire(cut.version(ask.path, ask.number))
                     return Answer(content=content), fds
                 case "stat":
                     return Answer(stat=cut.stat(ask.path, latest=ask.latest)), []

@@ -5,6 +5,7 @@
     channel     one message at a time over a SOCK_SEQPACKET socket, descriptors beside it
     landlock    which files a process may touch
     seccomp     which system calls it may make
+    cgroup      how much it and all it starts may use together, where a control group is delegated
     limits      how much it may use
     sandbox     all of that in the right order
     reach       an interpreter below a private directory, made reachable for other users

@@ -146,8 +146,8 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     held: tuple[int, int] | None = None
     """Identity of the content under this path that the worker has: it need not be sent again."""
 
-    event: int = 0
-    """Of "event_content": which of the run's."""
+    number: int = 0
+    """Of "version" which one, of "event_content" which of the run's events."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -251,6 +251,9 @@ class Exited(msgspec.Struct, frozen=True, tag=True):
     signal: int
     memory_bytes: int
     """The most it held."""
+
+    ran_out: bool = False
+    """Whether the kernel killed in its control group because memory had run out there."""
 
 
 FromZygote: TypeAlias = Ready | Spawned | Exited

@@ -75,7 +75,7 @@ class RemoteCut:
         index = self.events.index(event)
         if index == 0 and self._first is not None:
             return self._first
-        return self._content(Ask(self._run_id, "event_content", event=index))
+        return self._content(Ask(self._run_id, "event_content", number=index))
 
     def get(self, path: str, *, latest: bool = False) -> Content | None:
         """See `Cut.get`."""
@@ -84,6 +84,10 @@ class RemoteCut:
     def get_unless(self, path: str, held: tuple[int, int]) -> Content | None:
         """As `get`, but without bytes if the content is the one held."""
         return self._content(Ask(self._run_id, "get", path, held=held))
+
+    def version(self, path: str, number: int) -> Content | None:
+        """See `Cut.version`."""
+        return self._content(Ask(self._run_id, "version", path, number=number))
 
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """See `Cut.stat`."""

@@ -22,7 +22,7 @@ from triggers.worker import landlock, limits, seccomp
 if TYPE_CHECKING:
     from triggers.worker.message import Spawn
 
-__all__ = ["Confinement", "become", "confine", "probe"]
+__all__ = ["Confinement", "adopt_orphans", "become", "confine", "probe"]
 
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
@@ -129,11 +129,6 @@ def confine(spawn: Spawn, confinement: Confinement) -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent dies, so that none is left behind."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _drop_capabilities() -> None:

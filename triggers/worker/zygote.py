@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from triggers.worker import process, sandbox
+from triggers.worker.cgroup import Cgroups, enter
 from triggers.worker.channel import Channel, Closed
 from triggers.worker.message import Exited, NotLoaded, Ready, Signal, Spawn, Spawned, ToZygote
 from triggers.worker.reach import make_reachable
@@ -43,22 +44,24 @@ PRELOADED = (
 )
 """What workers probably need; what is not installed is left out. Must start no thread."""
 
+END_SECONDS = 2
+
 
 class Zygote:
     """The loop."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, cgroup: str) -> None:
         self._channel: Channel[ToZygote] = Channel(end, ToZygote)
         self._leaders: set[int] = set()
+        self._cgroups = Cgroups(cgroup)
         self._wakeup, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = wake
 
     def serve(self) -> None:
         """Prepare, report, and take orders until the daemon closes the socket."""
-        sandbox.die_with_parent()
         sandbox.adopt_orphans()
         self._confinement = sandbox.probe()
-        problems = [*self._confinement.problems, *make_reachable()]
+        problems = [*self._confinement.problems, *make_reachable(), *self._cgroups.problems]
         for name in PRELOADED:
             with suppress(ImportError):
                 importlib.import_module(name)
@@ -81,22 +84,29 @@ class Zygote:
                     self._obey(*self._channel.receive())
 
     def end(self) -> None:
-        """Kill everybody."""
+        """Kill everybody, and wait for their end, but not for ever: somebody may hang in the kernel."""
+        signal.alarm(END_SECONDS)
         for pid in self._leaders:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+            self._cgroups.kill(pid)
+        with suppress(ChildProcessError):
+            while True:
+                self._cgroups.release(os.wait()[0])
 
     def _obey(self, order: ToZygote, fds: list[int]) -> None:
         match order:
             case Spawn():
                 try:
+                    group = self._cgroups.make(order.number, order.limits)
                     pid = os.fork()
                 except OSError as error:
                     self._channel.send(Spawned(order.number, 0, f"fork: {error}"))
                 else:
                     if pid == 0:
-                        self._be(order, fds)
+                        self._be(order, group, fds)
                     self._leaders.add(pid)
+                    self._cgroups.hold(pid, group)
                     self._channel.send(Spawned(order.number, pid))
                 finally:
                     for fd in fds:
@@ -107,14 +117,17 @@ class Zygote:
                         os.killpg(pid, number)
                     with suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, number)  # should it not have made its group yet
+                    if number == signal.SIGKILL:
+                        self._cgroups.kill(pid)
 
     def _reap(self) -> None:
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
-                return
+                ended = None
             if ended is None:
+                self._cgroups.clean()
                 return
             pid = ended.si_pid
             if pid not in self._leaders:
@@ -124,6 +137,7 @@ class Zygote:
                 os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
             self._leaders.discard(pid)
+            ran_out = self._cgroups.release(pid)
             exited = os.WIFEXITED(status)
             self._channel.send(
                 Exited(
@@ -131,13 +145,15 @@ class Zygote:
                     os.WEXITSTATUS(status) if exited else None,
                     0 if exited else os.WTERMSIG(status),
                     usage.ru_maxrss * 1024,
+                    ran_out,
                 )
             )
 
     # --- in the child -------------------------------------------------------------------------------------------------
 
-    def _be(self, spawn: Spawn, fds: list[int]) -> NoReturn:
+    def _be(self, spawn: Spawn, group: str, fds: list[int]) -> NoReturn:
         try:
+            enter(group)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._channel.close()
@@ -186,8 +202,8 @@ class Zygote:
 
 
 def main() -> None:
-    """Serve on the socket that is standard input."""
-    zygote = Zygote(socket.socket(fileno=os.dup(0)))
+    """Serve on the socket that is standard input; the argument is the directory of control groups, or empty."""
+    zygote = Zygote(socket.socket(fileno=os.dup(0)), sys.argv[1])
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)

@@ -33,6 +33,7 @@ class LoggedVersion:
     moved_from: bytes | None  # Relative to the mount's root.
     moved_to: bytes | None
     same: bool  # The bytes are those of the version before.
+    gone: str | None = None  # "pruned" or "purged": the content is not kept any more.
 
     @property
     def is_tombstone(self) -> bool:
@@ -74,6 +75,7 @@ def _parsed(fields: dict[str, Any]) -> LoggedVersion | LoggedInstant:
         moved_from=_name(fields.get("moved_from")),
         moved_to=_name(fields.get("moved_to")),
         same=bool(fields.get("same")),
+        gone=fields.get("gone"),
     )
 
 

@@ -56,6 +56,26 @@ class Moment:
             raise Refusal("time", str(error), remedy) from error
         return self.of(instant, place, when)
 
+    def of_event(self, when: str) -> int:
+        """The instant that `when` names, which may be one to come.
+
+        Raises:
+            Refusal: it names none.
+        """
+        try:
+            instant = parse_instant(when, self.zone, self.now_us)
+        except ValueError as error:
+            raise Refusal(
+                "time", str(error), "say 2026-11-21T10:00 or 'yesterday 10:00'"
+            ) from error
+        match instant:
+            case Now():
+                return self.now_us
+            case Ago(duration_us=duration_us):
+                return (self.now_us - duration_us) // _SECOND_US * _SECOND_US
+            case Time(timestamp=timestamp):
+                return timestamp
+
     def of(self, instant: Instant, place: Place, when: str) -> int:
         """The timestamp of `instant`; `now` is the newest on the place's mount that cannot change any more."""
         match instant:

@@ -144,10 +144,22 @@ def busy_programs(see: Observation) -> None:
         for name, bits in ACCESS.items():
             see.call(f"open {name} while it runs", opened, "sleep", bits)
         see.call("truncate while it runs", os.truncate, "sleep", 0)
-        see.call("open truncating", opened, "sleep", os.O_RDONLY | os.O_TRUNC)
         see.call("rename", os.rename, "sleep", "renamed")
         see.call("unlink", os.unlink, "renamed")
         see("still runs", running.poll())
+    finally:
+        running.kill()
+        running.wait()
+
+
+def truncating_a_program(see: Observation) -> None:
+    """O_RDONLY with O_TRUNC, which POSIX leaves undefined, of a program that runs."""
+    shutil.copy("/usr/bin/sleep", "sleep")
+    os.chmod("sleep", 0o755)
+    running = subprocess.Popen(["./sleep", "60"])
+    try:
+        see.call("refused", opened, "sleep", os.O_RDONLY | os.O_TRUNC)
+        see("emptied", os.stat("sleep").st_size == 0)
     finally:
         running.kill()
         running.wait()

@@ -187,6 +187,29 @@ def holes(see: Observation) -> None:
     see.call("hole of nothing", os.lseek, descriptor, 0, os.SEEK_HOLE)
 
 
+def punched(see: Observation) -> None:
+    """Where a hole was punched there is no data any more, and no room taken."""
+    unit = 64 * BLOCK
+    for sync in (False, True):
+        name = f"f{sync}"
+        write(name, b"x" * 8 * unit)
+        descriptor = os.open(name, os.O_RDWR)
+        if sync:
+            os.fsync(descriptor)
+        for first, count in ((2, 2), (7, 1)):
+            result = outcome(
+                libc.fallocate,
+                descriptor,
+                libc.PUNCH_HOLE | libc.KEEP_SIZE,
+                first * unit,
+                count * unit,
+            )
+            os.fsync(descriptor)
+            room = os.fstat(descriptor).st_blocks * 512 // unit
+            see(f"{first}, {'synced' if sync else 'fresh'}", [result, _extents(descriptor), room])
+        os.close(descriptor)
+
+
 def holes_read_as_zeros(see: Observation) -> None:
     descriptor = os.open("f", os.O_RDWR | os.O_CREAT)
     for offset in (0, 5 * MEBI, 5 * MEBI + 17, 1 << 34):

@@ -150,7 +150,10 @@ def test_no_space_shows_at_the_roll_over_and_passes(log, tools, call, undo):
             refused = error
     assert refused.errno == errno.ENOSPC
     assert log.last_index == index - 1
-    left = ["0000000000000001.seg"] if not undo and call != "create" else []
+    begun = log.end_address >= tools.SEGMENT_BYTES  # By a record without a payload, which needs no room reserved.
+    assert begun == (call == "preallocate")
+    assert tools.record(index)[4] or not begun
+    left = ["0000000000000001.seg"] if begun or (not undo and call != "create") else []
     assert log.disk.list("log") == ["0000000000000000.seg", *left]
     assert Log.open(log.disk.crash(10**6), tools.IDENTITY).last_index == index - 1
     log.disk.before = None
@@ -241,7 +244,39 @@ def test_a_real_disk_without_space(tmp_path, tools, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             fill(log, tools)
     kept = log.last_index
-    assert disk.list("log") == ["0000000000000000.seg"]
+    assert tools.record(kept + 1)[4]
+    # Records without a payload go on: removing is one, and otherwise a full disk would stay full.
+    assert disk.list("log") == ["0000000000000000.seg", "0000000000000001.seg"]
+    assert (tmp_path / "log/0000000000000001.seg").stat().st_size < tools.SEGMENT_BYTES
     tools.append(log, kept + 1)
+    assert (tmp_path / "log/0000000000000001.seg").stat().st_size == tools.SEGMENT_BYTES
     log.close()
-    assert Log.open(disk, tools.IDENTITY).last_index == kept + 1
+    log = Log.open(disk, tools.IDENTITY)
+    assert log.last_index == kept + 1
+    assert log.recovery.sentences == ()
+
+
+def test_a_log_that_was_closed_on_a_full_disk_opens_on_one(tmp_path, tools, monkeypatch):
+    disk = RealDisk(tmp_path)
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(OSError, match="No space"):
+            fill(log, tools)
+        kept = [tools.record(n) for n in range(1, log.last_index + 1)]
+        for _ in range(40):  # Over the end of that segment, too.
+            log.append(1, log.last_timestamp + 1, b"m" * 10)
+        log.close()
+        log = Log.open(disk, tools.IDENTITY)
+        assert tools.records_of(log)[: len(kept)] == kept
+        with pytest.raises(OSError, match="No space"):
+            log.append(1, log.last_timestamp + 1, b"", [b"payload"])
+        log.append(1, log.last_timestamp + 1, b"last")
+        log.close()
+    log = Log.open(disk, tools.IDENTITY)
+    log.append(1, log.last_timestamp + 1, b"", [b"payload"])
+    assert bytes(log.read(log.last_address, 0, 7)) == b"payload"

@@ -139,6 +139,8 @@ def test_reads_are_at_the_cut_unless_latest_is_asked_for(invoke):
     assert ctx.get("a").ref == "a@v2"
     assert ctx.get("a", at="latest").text() == "three"
     assert ctx.get("nothing") is None
+    assert ctx.get("a", version=1).text() == "one"
+    assert ctx.get("a", version=3) is None  # it is newer than the cut
     assert ctx.list("d/*") == ["d/b", "d/c"]
     assert [stat.version for stat in ctx.history("a", limit=1)] == [2]
     assert ctx.stat("a").size == 3

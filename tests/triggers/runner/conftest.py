@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,20 @@ def run_of(script: Script, handler: str | None, *events, id: str = "r~1", **fiel
     fields = {"timeout_ms": 30_000, "emit": None} | fields
     last = max(event.timestamp for event in events)
     return Run(id, script, handler, f"s.{handler}", list(events), last, **fields)
+
+
+def members(group: int) -> set[int]:
+    """Processes of a group that are alive."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] != b"Z":
+                found.add(int(entry.name))
+    return found
 
 
 @pytest.fixture

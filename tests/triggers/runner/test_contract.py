@@ -22,6 +22,8 @@ def plain(event, ctx):
     print("seen", event.path)
     ctx.state["n"] = ctx.state.get("n", 0) + 1
     model = ctx.get("model")
+    assert ctx.get("model", version=1).text() == "one"
+    assert ctx.get("model", version=3) is None
     total = int(event.array("int32").sum())
     ctx.emit(event.stem, {"sum": scaled(total), "n": ctx.state["n"], "model": model.version})
     ctx.put("big", bytes(event.data) * 2)

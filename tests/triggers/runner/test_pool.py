@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
 from tests.triggers.cuts import DictCut
-from tests.triggers.runner.conftest import NOBODY, run_of, script
+from tests.triggers.runner.conftest import NOBODY, members, run_of, script
 from triggers.run import Done, Failed, LoadFailed, Put
 from triggers.runner.pool import IDLE_SECONDS, SURPLUS_SECONDS
 
@@ -380,3 +384,48 @@ async def test_the_owner_of_the_script_runs_it(pool, cut):
     )
     done = await pool.run(run_of(who, "f", cut.event("a")), cut)
     assert done.result == b"%d %d %d" % (NOBODY, NOBODY, who.gid)
+
+
+DAEMON = """
+import sys, time
+import trio
+sys.path.insert(0, {root!r})
+from tests.triggers.cuts import DictCut
+from tests.triggers.runner.conftest import run_of, script
+from triggers.runner.pool import Settings, open_pool
+
+SOURCE = '''
+from cascadefs.triggers import watch
+import os, subprocess, time
+@watch("a")
+def f(event, ctx):
+    subprocess.Popen(["sleep", "1000"])
+    ctx.put(f"{{os.getpgrp()}}", b"")
+    ctx.get("a")
+    time.sleep(1000)
+'''
+
+class Cut(DictCut):
+    def get(self, path, latest=False):
+        ((worker,),) = pool.workers.values()
+        print(worker.process.pid, flush=True)
+
+async def main():
+    global pool
+    async with open_pool(Settings(), time.time_ns, time.monotonic_ns) as pool:
+        cut = Cut({{"a": [b"a"]}})
+        await pool.run(run_of(script(SOURCE), "f", cut.event("a")), cut)
+
+trio.run(main)
+"""
+
+
+def test_a_killed_daemon_leaves_no_process_behind():
+    root = str(Path(__file__).parents[3])
+    command = [sys.executable, "-c", DAEMON.format(root=root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
+        group = int(daemon.stdout.readline())
+        assert len(members(group)) == 2
+        daemon.kill()
+    while members(group):
+        time.sleep(0.001)

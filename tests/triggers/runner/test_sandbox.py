@@ -6,14 +6,13 @@ Landlock, libseccomp and bubblewrap must be there; a machine without them is tol
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
 from tests.triggers.cuts import DictCut
-from tests.triggers.runner.conftest import run_of, script
+from tests.triggers.runner.conftest import members, run_of, script
 from triggers.run import Done, Failed
 from triggers.worker import sandbox
 from triggers.worker.message import Limits, Spawn
@@ -46,20 +45,6 @@ def attempt(pool, cut):
         return await pool.run(run_of(tried, "f", cut.event("a"), **fields), cut)
 
     return attempt
-
-
-def members(group: int) -> set[int]:
-    """Processes of a group that are alive."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != b"Z":
-                found.add(int(entry.name))
-    return found
 
 
 async def test_nothing_is_missing_here(pool):

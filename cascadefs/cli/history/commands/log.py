@@ -34,7 +34,10 @@ def log(
         bool, typer.Option("--follow", help="Also what it was before renames brought it here.")
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="Also versions with the bytes of the one before.")
+        bool,
+        typer.Option(
+            "--all", help="Also versions with the bytes of the one before, and those that are gone."
+        ),
     ] = False,
     deleted: Annotated[
         bool, typer.Option("--deleted", help="Only removals; of a directory, those of its names.")
@@ -85,7 +88,7 @@ def _chosen(found: Iterable[Recorded], *, every: bool, deleted: bool) -> Iterato
     for version in found:
         if deleted and not version.line.is_tombstone:
             continue
-        if version.line.same and not every:
+        if (version.line.same or version.line.gone) and not every:
             continue
         yield version
 
@@ -121,6 +124,8 @@ def _cells(version: Recorded) -> list[bytes | str]:
         kind += b" from " + version.moved_from.live
     elif version.moved_to is not None:
         kind += b" to " + version.moved_to.live
+    if line.gone is not None:
+        kind += b", " + line.gone.encode("ascii")
     size = "-" if line.size is None else str(line.size)
     return [version.place.path, canonical(line.timestamp), size, kind]
 
@@ -142,4 +147,5 @@ def _document(version: Recorded) -> dict[str, Any]:
         "moved_from": None if version.moved_from is None else version.moved_from.live,
         "moved_to": None if version.moved_to is None else version.moved_to.live,
         "same": line.same,
+        "gone": line.gone,
     }

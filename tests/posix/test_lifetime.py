@@ -1,7 +1,7 @@
-"""What a kill of the daemon leaves of files that were unlinked and still open, and of whoever had them open.
+"""What the end of the daemon leaves of unlinked files that were open, and of file handles.
 
 There is nothing to compare with: ext4 does not die while the machine lives. What ext4 does after a power cut is the measure:
-the names are gone, and the space in time.
+the names are gone, and nothing comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import pytest
 
 from tests.mounted.conftest import mounts_below
+from tests.posix import libc
 from tests.posix.conftest import DOORS, OPTIONS
 from tests.posix.observation import outcome
 
@@ -56,6 +57,25 @@ def test_unlinked_and_open_when_the_daemon_is_killed(tmp_path, door):
         with open(f"{top}/f0", "wb") as file:
             file.write(b"of that name again")
         for descriptor in (*descriptors, replaced, directory):
-            os.close(descriptor)
+            assert outcome(os.close, descriptor) in ("ok", "ENOTCONN")
         mount.remount()
         assert sorted(os.listdir(top)) == ["f0", "kept"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_file_handle_is_good_while_the_kernel_knows_the_file(tmp_path, door):
+    """open_by_handle_at(2) finds what is cached and is ESTALE for all else, as for a file that is gone."""
+    with mounts_below(tmp_path) as make_mount:
+        mount = make_mount("--door", door, *OPTIONS)
+        path = mount.path / "f"
+        path.write_bytes(b"content")
+        handle = libc.name_to_handle_at(str(path))
+        top = os.open(mount.path, os.O_RDONLY)
+        found = libc.open_by_handle_at(top, handle, os.O_RDONLY)
+        assert os.read(found, 10) == b"content"
+        os.close(found)
+        os.close(top)
+        mount.remount()
+        top = os.open(mount.path, os.O_RDONLY)
+        assert outcome(libc.open_by_handle_at, top, handle, os.O_RDONLY) == "ESTALE"
+        os.close(top)

@@ -1,0 +1,160 @@
+"""What is served in a `.cascade` that holds scripts: how they are, what they said, what failed, and a file for commands.
+
+A `.cascade` with scripts is a stored directory like any other, and `watch/` and `lib/` in it are stored. The names
+below are answered by look-ups in it, never listed, and nobody can make them, so copying and removing trees meet
+nothing but scripts. Source: docs/TRIGGERS.md 1, 11.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cascadefs.filesystem.node import Listing, Node, Pointer, Text
+from cascadefs.filesystem.served import commands, stream
+from triggers.operator import BadCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from storage.attributes import Attributes
+    from storage.store import Store
+    from triggers.follower import Follower
+    from triggers.operator import Operator
+    from triggers.provenance import Letter
+
+__all__ = ["SERVED", "Scripts"]
+
+SERVED = frozenset({b"status", b"status.json", b"events", b"log", b"failed", b"metrics", b"ctl"})
+
+
+class Scripts:
+    """Builds the nodes of one store's bases."""
+
+    def __init__(self, store: Store, operator: Operator) -> None:
+        self._store = store
+        self._operator = operator
+
+    def lookup(self, base: int, name: bytes) -> Node | None:
+        """What `name` is in the `.cascade` of a base; None for what is not served."""
+        owner = self._store.attributes(base)
+        if owner is None:
+            return None
+        operator = self._operator
+        made: dict[bytes, Callable[[], Node]] = {
+            b"status": lambda: self._text(
+                base, b"status", owner, lambda: operator.status_text(base).encode()
+            ),
+            b"status.json": lambda: self._text(
+                base,
+                b"status.json",
+                owner,
+                lambda: json.dumps(operator.status(base), indent=2).encode() + b"\n",
+            ),
+            b"metrics": lambda: self._text(
+                base, b"metrics", owner, lambda: operator.metrics(base).encode()
+            ),
+            b"events": lambda: stream(
+                ("events", base), operator.events, uid=owner.uid, gid=owner.gid, time_ns=0
+            ),
+            b"ctl": lambda: commands(
+                ("ctl", base), partial(self._command, base), uid=owner.uid, gid=owner.gid, time_ns=0
+            ),
+            b"log": lambda: self._listing(("log", base), owner, self._outputs(base, owner)),
+            b"failed": lambda: self._listing(("failed", base), owner, self._failed(base, owner)),
+        }
+        make = made.get(name)
+        return make() if make is not None else None
+
+    def provenance(self, timestamp: int) -> bytes | None:
+        """Which run committed what bears a timestamp, as JSON; None if a program did."""
+        found = self._operator.why(timestamp)
+        return None if found is None else msgspec.json.encode(found)
+
+    def _command(self, base: int, line: str) -> None:
+        if not self._operator.concerns(base, line):
+            raise BadCommand("that is no business of this directory's")
+        self._operator.command(line)
+
+    def _outputs(self, base: int, owner: Attributes) -> Mapping[bytes, Callable[[], Node]]:
+        return {
+            follower.name: partial(
+                stream,
+                ("log", base, follower.name),
+                follower.output,
+                uid=owner.uid,
+                gid=owner.gid,
+                time_ns=0,
+            )
+            for follower in self._operator.followers(base)
+        }
+
+    def _failed(self, base: int, owner: Attributes) -> Mapping[bytes, Callable[[], Node]]:
+        return {
+            follower.name: partial(self._letters, base, owner, follower)
+            for follower in self._operator.followers(base)
+        }
+
+    def _letters(self, base: int, owner: Attributes, follower: Follower) -> Node:
+        letters = {
+            name.encode(): partial(self._letter, base, owner, follower.name, letter)
+            for name, letter in self._operator.letters(follower)
+        }
+        return self._listing(("failed", base, follower.name), owner, letters)
+
+    def _letter(self, base: int, owner: Attributes, name: bytes, letter: Letter) -> Node:
+        event = msgspec.to_builtins(letter.event)
+        told = {
+            **event,
+            "failure": letter.kind,
+            "message": letter.message,
+            "died_ns": letter.died_ns,
+        }
+        told["attempts"] = letter.attempts
+        key = ("letter", base, name, *letter.event.position)
+        version = f"{letter.event.path}@v{letter.event.version}".encode(errors="surrogateescape")
+        above = b"../" * 4
+        files: dict[bytes, Callable[[], Node]] = {
+            b"event.json": lambda: self._text(
+                key, b"event.json", owner, lambda: json.dumps(told, indent=2).encode() + b"\n"
+            ),
+            b"traceback": lambda: self._text(
+                key, b"traceback", owner, lambda: letter.traceback.encode(errors="replace")
+            ),
+            b"output": lambda: self._text(key, b"output", owner, lambda: letter.output),
+            b"input": lambda: Pointer(
+                (*key, "input"), above + version, uid=owner.uid, gid=owner.gid
+            ),
+        }
+        return self._listing(key, owner, files)
+
+    @staticmethod
+    def _listing(
+        key: tuple[object, ...], owner: Attributes, children: Mapping[bytes, Callable[[], Node]]
+    ) -> Node:
+        listed = sorted(children)
+
+        def lookup(name: bytes) -> Node | None:
+            make = children.get(name)
+            return make() if make is not None else None
+
+        def behind(after: bytes) -> Iterator[bytes]:
+            return (name for name in listed if name > after)
+
+        return Listing(
+            ("scripts", *key), lookup, behind, uid=owner.uid, gid=owner.gid, time_ns=0, mode=0o550
+        )
+
+    @staticmethod
+    def _text(key: object, name: bytes, owner: Attributes, produce: Callable[[], bytes]) -> Node:
+        return Text(
+            ("scripts", key, name),
+            lambda: iter((produce(),)),
+            uid=owner.uid,
+            gid=owner.gid,
+            time_ns=0,
+            mode=0o440,
+        )

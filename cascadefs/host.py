@@ -1,0 +1,170 @@
+"""The host of scripts: what a mount with `--triggers` has beside the file system.
+
+Joins the engine, the workers and the mount: who may have scripts run, as whom, and what the kernel must forget when
+a run has changed files. Source: docs/TRIGGERS.md 12.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import logging
+import os
+import pwd
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cascadefs.filesystem.scripts import Scripts
+from storage import record
+from storage.attributes import DIRECTORY
+from storage.namespace import ROOT
+from triggers.dispatcher import Dispatcher
+from triggers.engine import Engine, Options
+from triggers.runner.pool import Settings as PoolSettings
+from triggers.runner.pool import open_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+    from random import Random
+
+    from cascadefs.filesystem import Filesystem
+    from storage.clock import Clock
+    from storage.record import Part
+    from storage.store import LocalStore
+    from triggers.runner.pool import PoolRunner
+
+__all__ = ["Host", "groups_of", "why_not"]
+
+_log = logging.getLogger("cascadefs.triggers")
+
+
+class Host:
+    """Runs the scripts of one mount."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        filesystem: Filesystem,
+        clock: Clock,
+        random: Random,
+        *,
+        mode: str,
+        mountpoint: Path,
+        exclusive: Callable[[], AbstractContextManager[None]],
+        notify: Callable[[], None],
+        steady_ns: Callable[[], int],
+    ) -> None:
+        """Nothing runs before `run`.
+
+        Args:
+            store: with a past, open for writing.
+            filesystem: of the mount.
+            clock: the wall clock.
+            random: for jitter.
+            mode: "owner": scripts of any user that this process may run as; "root": of root only.
+            mountpoint: where the store is mounted.
+            exclusive: keeps requests out while it is entered.
+            notify: tells the kernel what it must forget.
+            steady_ns: a clock that goes forward only.
+        """
+        self._store = store
+        self._filesystem = filesystem
+        self._clock = clock
+        self._exclusive = exclusive
+        self._notify = notify
+        self._steady_ns = steady_ns
+        self._mode = mode
+        self._random = random
+        self._workers = max(2, os.cpu_count() or 1)
+        self._runner: PoolRunner | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._options = Options(
+            workers=self._workers,
+            may_run_as=lambda uid: why_not(mode, os.geteuid(), uid),
+            groups_of=groups_of,
+            node=os.uname().nodename,
+            mountpoint=str(mountpoint),
+        )
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        engine = Engine(self._store, self._clock, self._random, self._options, watcher=self)
+        settings = PoolSettings(
+            workers_max=self._workers, allow_root=self._mode == "root", allow_inproc=False
+        )
+        async with open_pool(settings, self._clock.now_ns, self._steady_ns) as runner:
+            self._runner = runner
+            dispatcher = self._dispatcher = Dispatcher(engine, runner, self._held)
+            with self._held():
+                self._make_control()
+                self._filesystem.control.scripts = Scripts(self._store, dispatcher.operator)
+            try:
+                await dispatcher.run()
+            finally:
+                self._filesystem.control.scripts = None
+
+    def status(self) -> dict[str, object]:
+        """How all scripts are, and what runs them, JSON-able."""
+        if self._dispatcher is None or self._runner is None:
+            return {"mode": self._mode, "state": "starting"}
+        workers = msgspec.structs.asdict(self._runner.state())
+        return {"mode": self._mode, **self._dispatcher.operator.status(), "workers": workers}
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            with self._exclusive():
+                yield
+        finally:
+            if self._filesystem.invalidations:
+                self._notify()
+
+    def _make_control(self) -> None:
+        """The root's `.cascade` comes to be stored, so that scripts can be put there."""
+        name = self._filesystem.control.name
+        root = self._store.attributes(ROOT)
+        assert root is not None
+        if self._store.binding(ROOT, name) is None:
+            inode = self._store.allocate_inode()
+            self._store.propose(
+                record.Create(ROOT, name, inode, DIRECTORY | 0o755, root.uid, root.gid)
+            )
+            self._filesystem.invalidations.append((ROOT, name))
+
+    def applied(self, records: list[Part]) -> None:
+        """See `triggers.engine.Watcher`: what the kernel knows of these is old."""
+        forget = self._filesystem.invalidations
+        for part in records:
+            match part:
+                case record.Create(parent=parent, name=name):
+                    forget.extend(((parent, name), (parent, None)))
+                case record.Unlink(parent=parent, name=name):
+                    forget.extend(((parent, name), (parent, None)))
+                case record.Commit(inode=inode):
+                    forget.append((inode, None))
+                case _:
+                    pass
+
+
+def why_not(mode: str, own_uid: int, uid: int) -> str | None:
+    """Why a script of a user is not run; None if it is."""
+    if mode == "root":
+        return None if uid == 0 else "only root's scripts run here (--triggers=root)"
+    if uid == 0:
+        return "root's scripts run only with --triggers=root"
+    if own_uid not in (0, uid):
+        return f"the mount belongs to user {own_uid}, who cannot run scripts of user {uid}"
+    return None
+
+
+def groups_of(uid: int, gid: int) -> tuple[int, ...]:
+    """The supplementary groups of a user, as the system's database has them."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ()
+    own = {entry.gr_gid for entry in grp.getgrall() if name in entry.gr_mem}
+    return tuple(sorted(own | {gid}))

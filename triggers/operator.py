@@ -1,0 +1,338 @@
+"""What people ask of triggers: how they are, and to do something again, later, or not at all.
+
+Commands are one line of words each, as `.cascade/ctl` takes them and the command line sends them:
+
+    retry EVENT | drop EVENT | skip EVENT | pause BINDING | resume BINDING | kill RUN
+    replay BINDING from TIME to TIME
+
+A binding may be named by its script's name alone, or by base and name ("farm/thumbs.sh"), if that means one.
+
+Source: docs/TRIGGERS.md 4, 9, 11.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from storage import record
+from triggers import provenance
+from triggers.follower import Definition, encode_definition
+from triggers.loading import REPLAY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from triggers.chronicle import Chronicle
+    from triggers.engine import Engine
+    from triggers.follower import Follower
+    from triggers.provenance import Letter
+    from triggers.queue import Position
+
+__all__ = ["BadCommand", "Operator"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class BadCommand(ValueError):
+    """A command cannot be done; the message says why and what would do."""
+
+
+class Operator:
+    """Commands and answers over one engine. Whoever calls holds the store."""
+
+    def __init__(self, engine: Engine, kill: Callable[[str], bool]) -> None:
+        """`kill` ends a run and says whether there was one."""
+        self._engine = engine
+        self._kill = kill
+
+    # --- commands ----------------------------------------------------------------------------------------------
+
+    def command(self, line: str) -> None:
+        """Do what one line says.
+
+        Raises:
+            BadCommand: it says nothing known, or names what is not there.
+        """
+        words = line.split()
+        match words:
+            case ["retry", name]:
+                self._rearm(name, again=True)
+            case ["drop", name]:
+                self._rearm(name, again=False)
+            case ["skip", name]:
+                self._skip(name)
+            case ["pause" | "resume" as word, name]:
+                self.binding(name).queue.paused = word == "pause"
+            case ["kill", name]:
+                if not self._kill(name):
+                    raise BadCommand(f"no run {name} is under way; .cascade/status lists them")
+            case ["replay", name, "from", since, "to", until]:
+                self.replay(name, self._instant(since), self._instant(until))
+            case _:
+                raise BadCommand(
+                    f"{line.strip()!r}: say retry, drop or skip EVENT; pause or resume BINDING; "
+                    f"kill RUN; or replay BINDING from TIME to TIME"
+                )
+        self._engine.report.line("command", line=" ".join(words))
+        self._engine.wake()
+
+    def binding(self, name: str) -> Follower:
+        """The binding that a name means.
+
+        Raises:
+            BadCommand: there is none, or several.
+        """
+        found = [
+            follower
+            for follower in self._engine.registry.followers()
+            if name in (follower.text, self._full_name(follower))
+            or (follower.text.partition(":")[0] == name and follower.active)
+        ]
+        exact = [
+            follower for follower in found if name in (follower.text, self._full_name(follower))
+        ]
+        found = exact or found
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise BadCommand(f"there is no binding {name}; .cascade/status lists them")
+        names = ", ".join(self._full_name(follower) for follower in found)
+        raise BadCommand(f"{name} may be {names}; say which")
+
+    def _full_name(self, follower: Follower) -> str:
+        path = self._engine.base_path(follower.base, self._engine.store.now())
+        return f"{path}/{follower.text}" if path else follower.text
+
+    def _event(self, name: str) -> tuple[Follower, Position]:
+        """An event by its id, or the end of it: BASE/BINDING/TIMESTAMP.ORDINAL, or BINDING/TIMESTAMP.ORDINAL."""
+        above, _, place = name.rpartition("/")
+        timestamp, _, ordinal = place.partition(".")
+        if not timestamp.isdigit() or not ordinal.isdigit():
+            raise BadCommand(f"{name} is no event; they look like thumbs.sh/1763719200000000.0")
+        for follower in self._engine.registry.followers():
+            if follower.event_id((int(timestamp), int(ordinal))) == name:
+                return follower, (int(timestamp), int(ordinal))
+        return self.binding(above), (int(timestamp), int(ordinal))
+
+    def _rearm(self, name: str, *, again: bool) -> None:
+        follower, position = self._event(name)
+        engine = self._engine
+        blocked = next((p for p in follower.queue.blocked() if p.position == position), None)
+        if blocked is not None:
+            if again:
+                follower.queue.unblock(blocked)
+            else:
+                self._skip(name)
+            return
+        letter = engine.store.deliveries.letter(*follower.key, position)
+        outcome = engine.store.propose(record.Rearm(*follower.key, [position], again))
+        if outcome.reason is not None or letter is None:
+            raise BadCommand(f"{name} is not among the dead letters")
+        if again:
+            engine.rearm(follower, position, letter)
+
+    def _skip(self, name: str) -> None:
+        follower, position = self._event(name)
+        pending = follower.queue.find(position)
+        if pending is None or not follower.queue.withdraw(pending):
+            raise BadCommand(f"{name} is not waiting; what runs can be killed")
+        self._engine.skip(follower, pending)
+
+    def replay(self, name: str, since: int, until: int) -> str:
+        """Run the newest version of a binding for all events in a span of time once more; the replay's name."""
+        engine, follower = self._engine, self.binding(name)
+        newest = follower.newest
+        assert newest is not None, "a follower was active once"
+        if until < since:
+            raise BadCommand("a replay goes from the earlier to the later time")
+        text = f"{follower.text}@replay-{engine.store.now()}"
+        definition = Definition(
+            newest.binding, newest.script, newest.script_id, newest.timestamp, until
+        )
+        low = (since, engine.store.address_of_time(since))
+        key = text.encode(errors="surrogateescape")
+        consumers = [(key, encode_definition(definition), *low)]
+        owner = REPLAY + key
+        engine.store.propose(record.Activate(follower.base, owner, consumers))
+        engine.activated(follower.base, owner)
+        return text
+
+    def finish_replays(self) -> None:
+        """Replays that have come to their end are bindings no more."""
+        engine = self._engine
+        for follower in list(engine.registry.followers()):
+            newest = follower.newest
+            if newest is None or not newest.until or not follower.active or len(follower.queue):
+                continue
+            if follower.live or follower.scanned >= newest.until:
+                owner = REPLAY + follower.name
+                engine.store.propose(record.Activate(follower.base, owner, []))
+                engine.activated(follower.base, owner)
+                engine.report.line("replayed", binding=follower.text)
+
+    def _instant(self, text: str) -> int:
+        """A time as people write it (UTC), "now", or microseconds."""
+        if text == "now":
+            return self._engine.store.now()
+        if text.isdigit() and len(text) > 11:
+            return int(text)
+        try:
+            parsed = datetime.fromisoformat(text)
+        except ValueError:
+            raise BadCommand(f"{text} is no time; write 2026-01-05T10:00, or now") from None
+        if parsed.tzinfo is None:
+            parsed = parsed.replace(tzinfo=UTC)
+        return round((parsed - EPOCH).total_seconds() * 1_000_000)
+
+    # --- answers -----------------------------------------------------------------------------------------------
+
+    def letters(self, follower: Follower) -> list[tuple[str, Letter]]:
+        """The dead letters of a binding, oldest first, by the name of their directory in `failed/`."""
+        deliveries = self._engine.store.deliveries
+        found = []
+        for position in deliveries.letters(*follower.key):
+            row = deliveries.letter(*follower.key, position)
+            if row is not None:
+                found.append((f"{position[0]}.{position[1]}", provenance.decode_letter(row)))
+        return found
+
+    @property
+    def events(self) -> Chronicle:
+        """The stream of what happens."""
+        return self._engine.report.events
+
+    def followers(self, base: int) -> list[Follower]:
+        """The bindings of a base."""
+        known = self._engine.registry.bases.get(base)
+        return list(known.followers.values()) if known is not None else []
+
+    def concerns(self, base: int, line: str) -> bool:
+        """Whether a command is about a base: who may write in its `ctl` may not command others."""
+        words = line.split()
+        if len(words) < 2:
+            return True  # `command` says what is wrong with it
+        if words[0] == "kill":
+            started = self._engine.running.get(words[1])
+            return started is None or started.follower.base == base
+        try:
+            event = words[0] in ("retry", "drop", "skip")
+            follower = self._event(words[1])[0] if event else self.binding(words[1])
+        except BadCommand:
+            return True
+        return follower.base == base
+
+    def status(self, only: int | None = None) -> dict[str, object]:
+        """How every binding is, or those of one base, JSON-able."""
+        engine = self._engine
+        now_us = engine.clock.now_ns() // 1000
+        bases = []
+        for base in engine.registry.bases.values():
+            if only not in (None, base.inode):
+                continue
+            bindings = [
+                self._binding_status(follower, now_us) for follower in base.followers.values()
+            ]
+            problems = {
+                name.decode(errors="replace"): {
+                    "message": problem.message,
+                    "traceback": problem.traceback,
+                }
+                for name, problem in base.problems.items()
+            }
+            bases.append(
+                {
+                    "path": engine.base_path(base.inode, engine.store.now()),
+                    "bindings": bindings,
+                    "problems": problems,
+                    "warnings": base.warnings,
+                }
+            )
+        return {
+            "running": [
+                {"run": run_id, "binding": one.follower.text}
+                for run_id, one in engine.running.items()
+            ],
+            "bases": bases,
+        }
+
+    def _binding_status(self, follower: Follower, now_us: int) -> dict[str, object]:
+        consumer = self._engine.store.deliveries.consumer(*follower.key)
+        newest = follower.newest
+        assert consumer is not None
+        assert newest is not None
+        oldest = follower.queue.oldest()
+        durations = sorted(follower.durations_ms)
+        state = "active" if follower.active else "retired"
+        state = "paused" if follower.queue.paused else state
+        state = "blocked" if follower.queue.blocked() else state
+        return {
+            "name": follower.text,
+            "state": state if follower.live else f"{state}, catching up",
+            "script": newest.script_id,
+            "watch": list(newest.binding.watch),
+            "pending": len(follower.queue),
+            "lag_s": round(max(0, now_us - oldest.event.timestamp) / 1e6, 3) if oldest else 0.0,
+            "running": follower.queue.running,
+            "done": consumer.done,
+            "skipped": consumer.skipped,
+            "failed": len(self._engine.store.deliveries.letters(*follower.key)),
+            "retries": consumer.retries,
+            "p50_ms": round(durations[len(durations) // 2], 3) if durations else None,
+            "p99_ms": round(durations[len(durations) * 99 // 100], 3) if durations else None,
+            "last_error": follower.last_error,
+        }
+
+    def status_text(self, only: int | None = None) -> str:
+        """For people: a line for each binding, and what is wrong."""
+        lines = []
+        for base in self.status(only)["bases"]:  # type: ignore[attr-defined]  # as made above
+            lines.append(f"/{base['path']}")
+            for one in base["bindings"]:
+                lines.append(
+                    f"  {one['name']:<32} {one['state']:<10} pending {one['pending']} ({one['lag_s']} s)  "
+                    f"running {one['running']}  done {one['done']}  skipped {one['skipped']}  "
+                    f"failed {one['failed']}  p50 {one['p50_ms']} ms  p99 {one['p99_ms']} ms  "
+                    f"{' '.join(one['watch'])}"
+                )
+                if one["last_error"]:
+                    lines.append(f"    last error: {one['last_error']}")
+            for name, problem in base["problems"].items():
+                lines.append(f"  {name}: not active: {problem['message']}")
+                lines += [f"    {line}" for line in problem["traceback"].splitlines()]
+            lines += [f"  warning: {warning}" for warning in base["warnings"]]
+        return "\n".join(lines or ["no scripts: put one into DIRECTORY/.cascade/watch/"]) + "\n"
+
+    def metrics(self, only: int | None = None) -> str:
+        """Prometheus text (exposition format 0.0.4)."""
+        figures = {
+            "pending": ("gauge", "Events not done."),
+            "lag_s": ("gauge", "Age of the oldest event not done, in seconds."),
+            "running": ("gauge", "Runs under way."),
+            "done": ("counter", "Events done."),
+            "skipped": ("counter", "Events skipped because they were superseded."),
+            "failed": ("gauge", "Dead letters."),
+            "retries": ("counter", "Attempts that failed and were tried again."),
+        }
+        status = self.status(only)
+        lines = []
+        for key, (kind, said) in figures.items():
+            name = f"cascadefs_trigger_{key.replace('_s', '_seconds') if key == 'lag_s' else key}"
+            name += "_total" if kind == "counter" else ""
+            lines += [f"# HELP {name} {said}", f"# TYPE {name} {kind}"]
+            for base in status["bases"]:  # type: ignore[attr-defined]  # as made above
+                for one in base["bindings"]:
+                    labels = f"base={json.dumps(base['path'])},binding={json.dumps(one['name'])}"
+                    lines.append(f"{name}{{{labels}}} {one[key]}")
+        return "\n".join(lines) + "\n"
+
+    def why(self, timestamp: int) -> provenance.Provenance | None:
+        """Which run committed what bears this timestamp; None if a program did."""
+        store = self._engine.store
+        address = store.deliveries.finish_address(timestamp)
+        if address is None:
+            return None
+        committed = store.committed_at(address).record
+        assert isinstance(committed, record.Finish), "the row says so"
+        return provenance.decode(committed.provenance)
