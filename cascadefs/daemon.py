@@ -331,9 +331,10 @@ class _Mount:
             self.clock,
             random.Random(),
             mode=self.settings.triggers,
-            mountpoint=self.settings.mountpoint,
+            path=self.settings.mountpoint,
             exclusive=self.door.exclusive,
             notify=self.door.notify,
+            hurry=self.door.hurry,
             steady_ns=time.monotonic_ns,
         )
         try:

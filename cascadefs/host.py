@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import logging
 import os
 import pwd
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 from cascadefs.filesystem.scripts import Scripts
+from cascadefs.fuse import mountpoint
 from storage import record
 from storage.attributes import DIRECTORY
 from storage.namespace import ROOT
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Host", "groups_of", "why_not"]
 
-_log = logging.getLogger("cascadefs.triggers")
+MOUNT_SECONDS = 0.5
+"""Between two looks whether the mount is still there: how long an umount(8) may take longer."""
 
 
 class Host:
@@ -52,9 +54,10 @@ class Host:
         random: Random,
         *,
         mode: str,
-        mountpoint: Path,
+        path: Path,
         exclusive: Callable[[], AbstractContextManager[None]],
         notify: Callable[[], None],
+        hurry: Callable[[bool], None],
         steady_ns: Callable[[], int],
     ) -> None:
         """Nothing runs before `run`.
@@ -65,9 +68,10 @@ class Host:
             clock: the wall clock.
             random: for jitter.
             mode: "owner": scripts of any user that this process may run as; "root": of root only.
-            mountpoint: where the store is mounted.
+            path: where the store is mounted.
             exclusive: keeps requests out while it is entered.
             notify: tells the kernel what it must forget.
+            hurry: told whether there is something to do, from now on.
             steady_ns: a clock that goes forward only.
         """
         self._store = store
@@ -75,8 +79,10 @@ class Host:
         self._clock = clock
         self._exclusive = exclusive
         self._notify = notify
+        self._hurry = hurry
         self._steady_ns = steady_ns
         self._mode = mode
+        self._path = path
         self._random = random
         self._workers = max(2, os.cpu_count() or 1)
         self._runner: PoolRunner | None = None
@@ -86,7 +92,7 @@ class Host:
             may_run_as=lambda uid: why_not(mode, os.geteuid(), uid),
             groups_of=groups_of,
             node=os.uname().nodename,
-            mountpoint=str(mountpoint),
+            mountpoint=str(path),
         )
 
     async def run(self) -> None:
@@ -97,14 +103,30 @@ class Host:
         )
         async with open_pool(settings, self._clock.now_ns, self._steady_ns) as runner:
             self._runner = runner
-            dispatcher = self._dispatcher = Dispatcher(engine, runner, self._held)
+            dispatcher = self._dispatcher = Dispatcher(engine, runner, self._held, self._hurry)
             with self._held():
                 self._make_control()
                 self._filesystem.control.scripts = Scripts(self._store, dispatcher.operator)
             try:
-                await dispatcher.run()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._end_with_the_mount, nursery.cancel_scope)
+                    await dispatcher.run()
             finally:
                 self._filesystem.control.scripts = None
+
+    async def _end_with_the_mount(self, running: trio.CancelScope) -> None:
+        """Workers may have a mount namespace of their own, which keeps a mount alive that is gone for everybody else.
+
+        The kernel tells nobody, so look: when it is gone here, end the workers, and it is gone altogether.
+        """
+        seen = False
+        while True:
+            await trio.sleep(MOUNT_SECONDS)
+            there = mountpoint.mounted_at(self._path) is not None
+            if seen and not there:
+                running.cancel()
+                return
+            seen = there
 
     def status(self) -> dict[str, object]:
         """How all scripts are, and what runs them, JSON-able."""
@@ -132,7 +154,6 @@ class Host:
             self._store.propose(
                 record.Create(ROOT, name, inode, DIRECTORY | 0o755, root.uid, root.gid)
             )
-            self._filesystem.invalidations.append((ROOT, name))
 
     def applied(self, records: list[Part]) -> None:
         """See `triggers.engine.Watcher`: what the kernel knows of these is old."""

@@ -35,8 +35,8 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 PIECES_PER_CHUNK_MAX = 32
 """Pieces in one chunk's row before a commit merges neighbours."""
 
-PRUNED_CONTENTS_MAX = 1024
-"""Contents one record lets go of: applying it takes some 3 ms, and nobody waits longer."""
+PRUNED_CONTENTS_MAX = 256
+"""Contents one record lets go of: applying it takes about a millisecond, and nobody waits longer."""
 
 KEY_BYTES_MAX = 511
 """LMDB's limit on a key."""

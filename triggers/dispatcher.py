@@ -61,13 +61,15 @@ class Dispatcher:
         engine: Engine,
         runner: Runner,
         held: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+        hurry: Callable[[bool], None] = lambda _busy: None,
     ) -> None:
-        """`held` keeps everybody else from the store while it is entered."""
+        """`held` keeps everybody else from the store while it is entered; `hurry` is told whether there is work."""
         self.engine = engine
         self.loading = Loading(engine)
         self.operator = Operator(engine, runner.kill)
         self.runner = runner
         self._held = held
+        self._hurry = hurry
         self._awake = trio.Event()
         self._woken = False
         self._token: trio.lowlevel.TrioToken | None = None
@@ -93,6 +95,7 @@ class Dispatcher:
         if self._woken or self._token is None:
             return
         self._woken = True
+        self._hurry(True)
         try:
             trio.lowlevel.current_trio_token()
         except RuntimeError:
@@ -118,6 +121,7 @@ class Dispatcher:
         if more or started:
             await trio.lowlevel.checkpoint()
             return
+        self._hurry(bool(self.engine.running) or not self.loading.is_idle)
         delay_ms = SLEEP_MS_MAX if due_ms is None else min(max(due_ms - now_ms, 1), SLEEP_MS_MAX)
         with trio.move_on_after(delay_ms / 1000):
             await self._awake.wait()

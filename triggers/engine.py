@@ -34,7 +34,7 @@ from triggers.library import CONTROL, Library
 from triggers.queue import Pending
 from triggers.registry import Registry, is_relevant, touched_bases
 from triggers.report import Report
-from triggers.run import Done, Failed, LoadFailed, Run, Script
+from triggers.run import Done, Failed, LoadFailed, Run, Script, timestamp_text
 from triggers.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -439,7 +439,7 @@ class Engine:
         if self.options.mountpoint is None:
             return None
         below = f"/{script.base_path}" if script.base_path else ""
-        return f"{self.options.mountpoint}/.cascade/at/{timestamp / 1e6:.6f}{below}"
+        return f"{self.options.mountpoint}/.cascade/at/{timestamp_text(timestamp)}{below}"
 
     def _script(self, follower: Follower, definition: Definition) -> Script:
         key = (follower.base, definition.script_id)

@@ -78,6 +78,10 @@ class Operator:
         self._engine.report.line("command", line=" ".join(words))
         self._engine.wake()
 
+    def refused(self, line: str, why: str) -> None:
+        """A command was not done: say why where whoever gave it can read it."""
+        self._engine.report.line("refused", line=line.strip(), message=why)
+
     def binding(self, name: str) -> Follower:
         """The binding that a name means.
 
@@ -326,13 +330,3 @@ class Operator:
                     labels = f"base={json.dumps(base['path'])},binding={json.dumps(one['name'])}"
                     lines.append(f"{name}{{{labels}}} {one[key]}")
         return "\n".join(lines) + "\n"
-
-    def why(self, timestamp: int) -> provenance.Provenance | None:
-        """Which run committed what bears this timestamp; None if a program did."""
-        store = self._engine.store
-        address = store.deliveries.finish_address(timestamp)
-        if address is None:
-            return None
-        committed = store.committed_at(address).record
-        assert isinstance(committed, record.Finish), "the row says so"
-        return provenance.decode(committed.provenance)

@@ -12,6 +12,7 @@ Does not know how events come about, nor what executes a handler. Source: docs/T
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -37,6 +38,7 @@ __all__ = [
     "Runner",
     "Script",
     "Stat",
+    "timestamp_text",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -58,6 +60,14 @@ FailureKind: TypeAlias = Literal[
 ]
 """Why an attempt failed: "retry" and "reject" are the handler's own word, "load" that its script does not import, "hops"
 that the chain of runs is too long (the core's own; no runner says so)."""
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def timestamp_text(timestamp: int) -> str:
+    """Microseconds as the file system reads them behind an `@`: 2026-01-05T08:30:00.000001Z."""
+    return (_EPOCH + timedelta(microseconds=timestamp)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------

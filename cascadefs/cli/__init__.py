@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cascadefs import __version__
-from cascadefs.cli import fsck, history, keeping, mount
+from cascadefs.cli import fsck, history, keeping, mount, trigger
 from cascadefs.cli.complaint import Complaint
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app = typer.Typer(
 mount.register(app)
 fsck.register(app)
 history.register(app)
+trigger.register(app)
 keeping.register(app)
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import xxhash
 
 from cascadefs import vpath
 from cascadefs.filesystem.node import Live, Node, Past
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
+from storage.record import Finish
 from storage.retention import HOLD, RETENTION
+from triggers import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +63,7 @@ class Answers:
             b"shard": lambda node: b"0",
             b"stable_time": lambda node: vpath.format_time(self._store.now()),
             b"labels": self._labels,
+            b"from": self._from,
             b"stored_bytes": lambda node: b"%d" % self._attributes(node).stored,
         }
 
@@ -168,6 +172,18 @@ class Answers:
             return None
         path = self._history.path_of(end.moved_directory, end.moved_name)
         return path.encode(errors="surrogateescape") if path is not None else None
+
+    def _from(self, node: Live | Past) -> bytes | None:
+        """Which run of a script committed this content, and from what (docs/TRIGGERS.md 10)."""
+        attributes = self._attributes(node)
+        if attributes.mode & TYPE_MASK != REGULAR or not attributes.content_timestamp:
+            return None
+        address = self._store.deliveries.finish_address(attributes.content_timestamp)
+        if address is None:
+            return None
+        finish = self._store.committed_at(address).record
+        assert isinstance(finish, Finish), "the row says so"
+        return msgspec.json.encode(provenance.decode(finish.provenance))
 
     def _labels(self, node: Live | Past) -> bytes | None:
         names = [label for label, _ in self._store.labels(_inode(node))]

@@ -115,8 +115,18 @@ class Inodes:
         """A name of the inode went."""
         node = self.nodes.get(inode)
         if type(node) is Live:
+            self._forget_alias(node)
             self.discard_if_dead(node)
             self.drop_if_unused(node)
+
+    def _forget_alias(self, live: Live) -> None:
+        """If the name that went is the one last looked up, speak of one that is left: the kernel need not ask again."""
+        attributes = self._store.attributes(live.number)
+        if attributes is None or attributes.nlink == 0 or live.alias is None:
+            return
+        binding = self._store.binding(*live.alias)
+        if binding is None or binding.inode != live.number:
+            live.alias = next(iter(self._store.names_at(live.number)), None)
 
     def discard_if_dead(self, live: Live) -> None:
         """The bytes of a file without names and handles are nobody's: they become no version."""

@@ -3,8 +3,8 @@
 Theory of operation. Both trees are read whole, as places, (directory, name), and what is there, an inode. An inode that
 is in both keeps being itself and moves to where it was. Places are filled as soon as they are free, or held by something
 that has no place any more; then what has no place is removed, from the leaves up; and so on, until nothing is left to do. Where
-things wait for each other in a circle (two names exchanged), one of them gives up being itself: it is removed,
-and made again with the bytes it had. The records are played on a copy of the places as they are decided, so what can be done
+things wait for each other in a circle, two of them are exchanged, or one waits under a name of its own.
+The records are played on a copy of the places as they are decided, so what can be done
 here can be done there.
 
 Nothing is changed here. Raises `Refused(DENIED)` where the caller could not do by hand what is decided.
@@ -20,6 +20,7 @@ from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
 from storage.limits import CHUNK_BYTES
+from storage.namespace import RENAME_EXCHANGE
 
 if TYPE_CHECKING:
     from cascadefs.filesystem.history import History
@@ -62,12 +63,15 @@ class Rearrangement:
         self._stands: dict[int, int] = {}
         self._made: set[int] = set()
         self._touched: set[int] = set()
+        self._top = 0
+        self._aside: set[Place] = set()
         self.moved: dict[int, Place] = {}
         self.unlinked: list[int] = []
         self.stale: list[tuple[int, bytes | None]] = []
 
     def parts(self, top: Past) -> list[record.Part]:
         """The records that make a directory what it was."""
+        self._top = top.inode
         self._read_now(top.inode)
         self._read_then(top)
         for inode in self._then:
@@ -81,7 +85,7 @@ class Rearrangement:
                 if not removed:
                     break
             elif not removed:
-                self._give_up(waiting)
+                self._untangle(waiting)
         for inode, node in self._then.items():
             self._settle(inode, node)
         self.stale += [(inode, None) for inode in self._actual.values()]
@@ -111,7 +115,10 @@ class Rearrangement:
 
     def _want(self, place: Place, node: Past) -> None:
         want = READ | SEARCH if node.is_directory else READ
-        if node.attributes.mode & TYPE_MASK == REGULAR or node.is_directory:
+        is_file = node.attributes.mode & TYPE_MASK == REGULAR
+        if is_file and self._store.content_state(node.inode, node.attributes.content):
+            raise Refused(Reason.PRUNED)
+        if is_file or node.is_directory:
             self._allow(may(node.attributes, self._caller, want))
             self._inodes.check_now(node, self._caller, want)
         self._then[node.inode] = node
@@ -178,7 +185,7 @@ class Rearrangement:
 
     def _bring(self, inode: int, place: Place, node: Past) -> bool:
         """Move or link something that is there to a place of its own."""
-        spare = sorted(self._places[inode] - self._targets(inode) - {(0, b"")})
+        spare = sorted(self._places[inode] - self._targets(inode))
         holder = self._here.get(place)
         if node.is_directory:
             if not spare or self._lies_below(place[0], inode):
@@ -229,14 +236,49 @@ class Rearrangement:
         self._unlink(place)
         return True
 
-    def _give_up(self, waiting: list[Place]) -> None:
-        """Things wait for each other: one of them is made again instead of moved."""
-        for place in waiting:
-            inode = self._wanted[place]
-            if self._actual.get(inode) == inode:
-                del self._actual[inode], self._stands[inode]
-                return
-        raise AssertionError("what waits for nobody can be done")
+    def _untangle(self, waiting: list[Place]) -> None:
+        """Things wait for each other: exchange two of them, or let one wait under a name of its own."""
+        movable = [place for place in waiting if self._spare(place)]
+        if not any(map(self._exchange, movable)):
+            self._set_aside(
+                next(place for place in movable if self._spare(place)[0] not in self._aside)
+            )
+
+    def _spare(self, wanted: Place) -> list[Place]:
+        """The places that what waits for `wanted` has and shall not keep."""
+        actual = self._actual.get(self._wanted[wanted])
+        return [] if actual is None else sorted(self._places[actual] - self._targets(actual))
+
+    def _exchange(self, wanted: Place) -> bool:
+        """Exchange what waits with what holds its place, if both are to stay; whether that could be done."""
+        parent = self._actual.get(wanted[0])
+        if parent is None:
+            return False
+        place, spare = (parent, wanted[1]), self._spare(wanted)[0]
+        inode, holder = self._here[spare], self._here.get(place)
+        if holder is None or self._lies_below(parent, inode) or self._lies_below(spare[0], holder):
+            return False
+        self._touch(place, holder)
+        self._touch(spare, inode)
+        self._parts.append(record.Rename(*spare, *place, RENAME_EXCHANGE))
+        for at, what in ((spare, holder), (place, inode)):
+            self._take(at)
+            self.moved[what] = at
+        self._put(spare, holder)
+        self._put(place, inode)
+        return True
+
+    def _set_aside(self, wanted: Place) -> None:
+        """Move what waits out of the way of others."""
+        spare = self._spare(wanted)[0]
+        inode = self._here[spare]
+        aside = (self._top, b".cascadefs-restore-%x" % inode)
+        self._touch(aside)
+        self._touch(spare, inode)
+        self._parts.append(record.Rename(*spare, *aside))
+        self._take(spare)
+        self._put(aside, inode)
+        self._aside.add(aside)
 
     # --- records -----------------------------------------------------------------------------------------------
 
@@ -265,8 +307,7 @@ class Rearrangement:
         actual, then = self._actual[inode], node.attributes
         now = None if actual in self._made else self._attributes(actual)
         if then.mode & TYPE_MASK == REGULAR:
-            same = actual == inode and now is not None and now.content == then.content
-            if not same:
+            if now is None or not self._is_same(actual, now, inode, node):
                 self._commit(actual, node, now)
         self._settle_xattrs(actual, inode, node, is_new=now is None)
         mode, uid, gid = then.mode & 0o7777, then.uid, then.gid
@@ -283,6 +324,15 @@ class Rearrangement:
             if (now.uid, now.gid) != (uid, gid):
                 self._allow_owner(uid, gid)
         self._parts.append(record.SetAttributes(actual, mode, uid, gid, None, then.mtime_ns))
+
+    def _is_same(self, actual: int, now: Attributes, inode: int, node: Past) -> bool:
+        """Whether a file has the very bytes of then: the same content, or the same pieces of the log."""
+        then = node.attributes
+        if actual == inode and now.content == then.content:
+            return True
+        return now.size == then.size and list(self._store.chunks(actual, now.generation)) == list(
+            self._store.chunks(inode, then.generation, node.timestamp)
+        )
 
     def _commit(self, actual: int, node: Past, now: Attributes | None) -> None:
         if now is not None:

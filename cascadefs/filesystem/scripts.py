@@ -69,15 +69,14 @@ class Scripts:
         make = made.get(name)
         return make() if make is not None else None
 
-    def provenance(self, timestamp: int) -> bytes | None:
-        """Which run committed what bears a timestamp, as JSON; None if a program did."""
-        found = self._operator.why(timestamp)
-        return None if found is None else msgspec.json.encode(found)
-
     def _command(self, base: int, line: str) -> None:
-        if not self._operator.concerns(base, line):
-            raise BadCommand("that is no business of this directory's")
-        self._operator.command(line)
+        try:
+            if not self._operator.concerns(base, line):
+                raise BadCommand("that is no business of this directory's")
+            self._operator.command(line)
+        except BadCommand as error:
+            self._operator.refused(line, str(error))
+            raise
 
     def _outputs(self, base: int, owner: Attributes) -> Mapping[bytes, Callable[[], Node]]:
         return {

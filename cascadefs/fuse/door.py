@@ -236,6 +236,10 @@ class Door(pyfuse3.Operations):
         """Use the file system from outside a request. Everything runs in trio's thread, so there is nobody to keep out."""
         yield
 
+    def hurry(self, busy: bool) -> None:
+        """Say whether others than requests have something to do in trio (`Waiting.hurried`)."""
+        self._waiting.hurried = busy
+
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""
         if invalidations := self._filesystem.take_invalidations():

@@ -61,7 +61,7 @@ REQUESTS_MAX: Final = 256
 """Requests in a row without a turn for trio: at 5 us a request about a quarter of a slice, 0.3 % spent on the turn."""
 
 REQUESTS_MAX_WAITING: Final = 16
-"""The same while a handler waits for a thread: its answer is not delayed by more than about 0.1 ms."""
+"""The same while a handler waits for a thread, or others are `hurried`: not delayed by more than about 0.1 ms."""
 
 
 class Waiting(Protocol):
@@ -69,6 +69,9 @@ class Waiting(Protocol):
 
     description: str
     """For status: which one this is, and why."""
+
+    hurried: bool
+    """Whether tasks other than requests have something to do: then nobody sleeps outside trio."""
 
     def leave(self) -> None:
         """The calling worker is going to wait: let another one read requests. Followed by `back`, always."""
@@ -85,6 +88,7 @@ class StockWakeup:
 
     def __init__(self, description: str) -> None:
         self.description = description
+        self.hurried = False
 
     def leave(self) -> None:
         """See `Waiting`."""
@@ -114,6 +118,7 @@ class Wakeup:
         self._reader: trio.lowlevel.Task | None = None
         self._parked = trio.lowlevel.ParkingLot()
         self._away = 0
+        self.hurried = False
         self._closed = False
         self._requests_left = REQUESTS_MAX
         self._yield_at = 0.0
@@ -129,7 +134,7 @@ class Wakeup:
         # No await between a poll that found a request and the return: pyfuse3 reads without waiting.
         slices = 0
         while not self._closed:
-            if self._away:
+            if self._away or self.hurried:
                 events = self._poll(0) or await self._wait_in_trio()
             elif slices * SLICE_MS < IDLE_MS:
                 events = self._poll(SLICE_MS)
@@ -154,8 +159,11 @@ class Wakeup:
 
     async def _let_trio_run(self) -> None:
         await trio.lowlevel.checkpoint()
-        self._requests_left = REQUESTS_MAX_WAITING if self._away else REQUESTS_MAX
+        self._requests_left = self._requests_max()
         self._yield_at = self._monotonic() + SLICE_MS / 1000
+
+    def _requests_max(self) -> int:
+        return REQUESTS_MAX_WAITING if self._away or self.hurried else REQUESTS_MAX
 
     async def _wait_in_trio(self) -> list[tuple[int, int]]:
         """As pyfuse3 waits; empty if the request was gone again or the mount is closing."""
@@ -164,7 +172,7 @@ class Wakeup:
         except trio.ClosedResourceError:
             self.close()
             return []
-        self._requests_left = REQUESTS_MAX_WAITING if self._away else REQUESTS_MAX
+        self._requests_left = self._requests_max()
         self._yield_at = self._monotonic() + SLICE_MS / 1000
         return self._poll(0)
 

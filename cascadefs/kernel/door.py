@@ -164,6 +164,9 @@ class Door:
         """See `Dispatch.exclusive`."""
         return self._dispatch.exclusive()
 
+    def hurry(self, busy: bool) -> None:
+        """See the other door: here requests have threads of their own."""
+
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""
         self._tell()

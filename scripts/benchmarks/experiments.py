@@ -504,6 +504,45 @@ def size(bench: Bench) -> list[Figure]:
     ]
 
 
+def retention(bench: Bench) -> list[Figure]:
+    """Nine of ten versions are let go: deciding and sweeping, and what a byte of the disk costs that comes back."""
+    figures = []
+    for name, size, versions in (("4k", 4096, 40_000), ("256k", 256 * 1024, 2_000)):
+        directory = bench.work / f"retention-{name}"
+        found = stores.make("letting-go", directory, versions, 20, size)
+        if name == "4k":
+            figures += [
+                _own("retention.decide", "let go of a version, all of it", "us", found["step_us"]),
+                _own("retention.step", "longest step of that", "ms", found["longest_ms"]),
+            ]
+        won = found["bytes_won"]
+        assert won > 0
+        share = won / (found["pruned_versions"] * size)
+        rate = won / found["clean_ms"] / 1000
+        figures += [
+            Figure(
+                f"retention.won-{name}",
+                f"space back, pieces of {name}",
+                "MB/s",
+                True,
+                {"cascadefs": rate},
+                note=f"{share:.0%} of what was let go",
+            ),
+            _own(
+                f"retention.written-{name}",
+                f"written for a byte won, pieces of {name}",
+                "bytes",
+                found["bytes_written"] / won,
+            ),
+        ]
+    return figures
+
+
+def _own(key: str, title: str, unit: str, value: float) -> Figure:
+    """A figure that nobody else has."""
+    return Figure(key, title, unit, False, {"cascadefs": value})
+
+
 EXPERIMENTS: dict[str, tuple[Callable[[Bench], list[Figure]], tuple[str, ...]]] = {
     "sequential": (sequential, ("write", "write-synced", "read-cold", "read-warm")),
     "stat": (stat, ("known",)),
@@ -515,6 +554,10 @@ EXPERIMENTS: dict[str, tuple[Callable[[Bench], list[Figure]], tuple[str, ...]]] 
     "past": (past, ("now", "then", "now-again", "then-again")),
     "restart": (restart, ("clean", "memory", "killed", "rebuild")),
     "size": (size, ("overwrite", "append")),
+    "retention": (
+        retention,
+        ("decide", "step", "won-4k", "won-256k", "written-4k", "written-256k"),
+    ),
 }
 """By name: what to call, and the last part of its rows' keys."""
 

@@ -3,6 +3,7 @@
     python -m benchmarks.stores alone DIRECTORY FILES BYTES
     python -m benchmarks.stores versions DIRECTORY VERSIONS BYTES
     python -m benchmarks.stores many DIRECTORY VERSIONS FILES BYTES
+    python -m benchmarks.stores letting-go DIRECTORY VERSIONS FILES BYTES
 
 Each prints one JSON object. They speak to `storage.store` as the file system does: a record for a name, a commit for
 a content.
@@ -129,6 +130,56 @@ def _many(directory: Path, versions: int, files: int, size: int) -> dict[str, An
     return {"records": status["records"], "log_bytes": status["log_bytes"]}
 
 
+def _letting_go(directory: Path, versions: int, files: int, size: int) -> dict[str, Any]:
+    """Keep every tenth of many versions, and what that costs: deciding, sweeping, writing segments again."""
+    import trio
+
+    from storage.record import Label, SetXattr
+    from storage.retention import RETENTION
+
+    store = _opened(directory)
+    maker = _Maker(store)
+    inodes = [maker.create(1, b"file%06d" % number) for number in range(files)]
+    for turn in range(versions // files):
+        for inode in inodes:
+            maker.commit(inode, random.Random(turn).randbytes(size))
+        if turn % 10 == 9:
+            assert store.propose(Label(1, b"l%d" % turn, store.now())).reason is None
+    store.propose(SetXattr(1, RETENTION, b"all:1s"))
+    time.sleep(1.1)
+    before = store.status()["log_bytes"]
+    assert isinstance(before, int)
+    begun, longest = time.perf_counter_ns(), 0
+    while True:
+        step = time.perf_counter_ns()
+        busy = store.retention.step()
+        longest = max(longest, time.perf_counter_ns() - step)
+        if not busy:
+            break
+    decided = time.perf_counter_ns() - begun
+    trio.run(store.wait_durable)
+    begun = time.perf_counter_ns()
+    store.retention.clean()
+    cleaned = time.perf_counter_ns() - begun
+    found = store.retention.status()
+    store.close()
+    return {
+        "versions": versions,
+        "step_us": decided / versions / 1000,
+        "longest_ms": longest / 1e6,
+        "clean_ms": cleaned / 1e6,
+        "log_bytes": before,
+        "pruned_versions": found["pruned_versions"],
+        "bytes_won": found["bytes_won"],
+        "bytes_written": found["bytes_written"],
+    }
+
+
 if __name__ == "__main__":
-    _ACTIONS = {"alone": _alone, "versions": _versions, "many": _many}
+    _ACTIONS = {
+        "alone": _alone,
+        "versions": _versions,
+        "many": _many,
+        "letting-go": _letting_go,
+    }
     print(json.dumps(_ACTIONS[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))))

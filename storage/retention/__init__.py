@@ -33,11 +33,11 @@ PASS_INTERVAL_US: Final = 60_000_000
 PRESSED_INTERVAL_US: Final = 5_000_000
 """From one pass to the next while the disk is full."""
 
-STEP_VERSIONS_MAX: Final = 128
-"""Versions judged in a step: about 2 ms."""
+STEP_VERSIONS_MAX: Final = 32
+"""Versions judged in a step: 1 to 2 ms."""
 
-STEP_ROWS_MAX: Final = 256
-"""Rows swept in a step: about 2 ms, if all are dropped."""
+STEP_ROWS_MAX: Final = 128
+"""Rows swept in a step: 1 to 2 ms, if all are dropped."""
 
 
 class _Pass(NamedTuple):

@@ -85,7 +85,7 @@ class Exerciser:
             everyday |= {self.punch: 2, self.zero: 1, self.make_room: 1}
         if is_mount:
             everyday |= {self.map: 4}
-            ends = (self.kill, self.restart)
+            ends = (self.kill, self.kill, self.restart)
         else:
             everyday |= {self.wait: 1}
             ends = (self.kill, self.restart, self.power_cut)
@@ -132,13 +132,17 @@ class Exerciser:
         if len(found) != len(expected):
             self.fail(f"{what} has {len(found)} bytes, expected {len(expected)}")
         at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-        self.fail(f"{what} differs from byte {at} on: {found[at : at + 16]!r}, not {expected[at : at + 16]!r}")
+        self.fail(
+            f"{what} differs from byte {at} on: {found[at : at + 16]!r}, not {expected[at : at + 16]!r}"
+        )
 
     # --- choosing ----------------------------------------------------------------------------------------------
 
     def _offset(self, file: Tracked) -> int:
         draw, size = self.random, len(file.now)
-        near = draw.randrange(self.largest // self.border + 1) * self.border + draw.choice((-1, 0, 1))
+        near = draw.randrange(self.largest // self.border + 1) * self.border + draw.choice(
+            (-1, 0, 1)
+        )
         choices = (0, size, draw.randint(0, size), draw.randint(0, size), near)
         return min(max(0, draw.choice(choices)), self.largest - 1)
 
@@ -235,7 +239,10 @@ class Exerciser:
             self.door.close(handle)
 
     def map(self) -> None:
-        """Stores through a shared mapping, with msync(2) or without."""
+        """Stores through a shared mapping, with msync(2) or without.
+
+        Python's mapping has a duplicate of the descriptor, and closes it: a version.
+        """
         file = self._pick()
         if not file.now:
             return
@@ -250,6 +257,7 @@ class Exerciser:
         self.door.map_and_write(file.handle, start, writes, sync=sync)
         for offset, data in writes:
             self._lay(file, offset, data)
+        self._committed(file)
 
     def read_old(self) -> None:
         file = self._pick()

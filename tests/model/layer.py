@@ -190,7 +190,9 @@ class Layer(Tree):
         with self._refusals():
             self.fs.ranges.allocate(file.handle, offset, length, mode)
 
-    def copy(self, source: Descriptor, at: int, target: Descriptor, offset: int, length: int) -> int:
+    def copy(
+        self, source: Descriptor, at: int, target: Descriptor, offset: int, length: int
+    ) -> int:
         with self._refusals():
             return self.fs.ranges.copy(source.handle, at, target.handle, offset, length)
 
@@ -216,8 +218,13 @@ class Layer(Tree):
             fs.release(handle)
         elif kind == LINK:
             data = fs.readlink(number)
-        xattrs = [(n.decode(), fs.getxattr(number, n, self.caller)) for n in fs.listxattr(number, self.caller)]
-        look = Look(kind, stat.mode & 0o7777, stat.nlink, data, tuple(sorted(xattrs)), stat.mtime_ns)
+        xattrs = [
+            (n.decode(), fs.getxattr(number, n, self.caller))
+            for n in fs.listxattr(number, self.caller)
+        ]
+        look = Look(
+            kind, stat.mode & 0o7777, stat.nlink, data, tuple(sorted(xattrs)), stat.mtime_ns
+        )
         found[at] = Seen(number, look, stat.size)
         if kind == DIRECTORY:
             handle = fs.opendir(number, self.caller)
@@ -225,7 +232,11 @@ class Layer(Tree):
             fs.releasedir(handle)
             for name, entry in listed:
                 child = fs.lookup(number, name, self.caller)
-                assert (entry.number, entry.mode, entry.size) == (child.number, child.mode, child.size)
+                assert (entry.number, entry.mode, entry.size) == (
+                    child.number,
+                    child.mode,
+                    child.size,
+                )
                 self._photograph(child, f"{at}/{name.decode()}" if at else name.decode(), found)
                 fs.forget(child.number, 1)
 

@@ -50,7 +50,7 @@ OPENINGS = [
     "w creat excl trunc",
 ]
 MODES = [0o644, 0o600, 0o755, 0o400, 0o777]
-HANDLES_MAX = 4
+HANDLES_MAX = 5
 LABELS = ["one", "two"]
 
 path = st.sampled_from(PATHS)
@@ -116,8 +116,11 @@ class Machine(RuleBasedStateMachine):
         self.ends_left = self.ends_max
         for name in ("d", "e", "d/e"):
             self.w.mkdir(name)
-        self.put("a", 100)
-        self.put("d/b.txt", 10)
+        for name, length in (("a", 100), ("d/b.txt", 10)):
+            self.put(name, length)
+            fd = self.fresh()
+            self.w.open(fd, name, "rw")
+            self.w.write(fd, 0, 5)
 
     def at(self, path: str | int, *, file: bool = False) -> str:
         """A path as drawn; a number stands for one that is there, of a file if asked."""
@@ -222,7 +225,9 @@ class Machine(RuleBasedStateMachine):
         path = self.at(path, file=True)
         self.w.restore(path, *spec)
 
-    @rule(path=st.sampled_from([".", "d", "d", "e", "d/.", "d/e", "a"]), label=st.sampled_from(LABELS))
+    @rule(
+        path=st.sampled_from([".", "d", "d", "e", "d/.", "d/e", "a"]), label=st.sampled_from(LABELS)
+    )
     def label(self, path, label):
         self.w.label(path, label)
 
@@ -232,7 +237,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         call=st.sampled_from(
-            "creat write mkdir symlink rename unlink rmdir chmod truncate".split()
+            ["creat", "write", "mkdir", "symlink", "rename", "unlink", "rmdir", "chmod", "truncate"]
         ),
         path=bound,
         spec=past,
@@ -259,9 +264,18 @@ class Machine(RuleBasedStateMachine):
         self.w.open(self.fresh(), path, flags, process)
 
     @precondition(lambda self: len(self.w.reference.handles) < HANDLES_MAX)
-    @rule(number=st.integers(0, 20), flags=st.sampled_from(["rw", "rw", "r", "w append", "rw trunc"]))
+    @rule(
+        number=st.integers(0, 20), flags=st.sampled_from(["rw", "rw", "r", "w append", "rw trunc"])
+    )
     def open_file(self, number, flags):
         self.w.open(self.fresh(), self.at(number, file=True), flags)
+
+    @precondition(lambda self: len(self.w.reference.handles) < 2)
+    @rule(number=st.integers(0, 20), length=width)
+    def open_and_write(self, number, length):
+        fd = self.fresh()
+        if self.w.open(fd, self.at(number, file=True), "rw"):
+            self.w.write(fd, 0, length)
 
     @precondition(lambda self: len(self.w.reference.handles) < HANDLES_MAX)
     @rule(path=bound, spec=past)
@@ -291,6 +305,14 @@ class Machine(RuleBasedStateMachine):
         if fd is not None:
             self.w.write(fd, offset, length)
             self.w.close(fd)
+
+    @precondition(has_handles)
+    @rule(which=which, offset=place, length=width)
+    def write_and_fsync(self, which, offset, length):
+        fd = self.some(which, lambda h: h.writes)
+        if fd is not None:
+            self.w.write(fd, offset, length)
+            self.w.fsync(fd)
 
     @precondition(has_handles)
     @rule(which=which, size=place)
@@ -349,7 +371,10 @@ class Machine(RuleBasedStateMachine):
     # --- ends --------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.ends_left)
-    @rule(how=st.sampled_from(["kill", "power_cut", "restart"]), seed=st.integers(0, 1000))
+    @rule(
+        how=st.sampled_from(["power_cut", "restart", "kill", "power_cut"]),
+        seed=st.integers(0, 1000),
+    )
     def end_it(self, how, seed):
         self.ends_left -= 1
         if how == "power_cut" and not self.cuts_power:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from tests.model.pair import Seen
 from tests.model.reference import DIRECTORY, FILE, LINK, Look
 from tests.mounted.conftest import END_SECONDS, is_over
-from tests.mounted.program import Actor
 
 if TYPE_CHECKING:
     from tests.mounted.conftest import Mount
+    from tests.mounted.program import Actor
 
 OPTIONS = ("--autocommit", "3600")
 KINDS = {modes.S_IFREG: FILE, modes.S_IFDIR: DIRECTORY, modes.S_IFLNK: LINK}
@@ -58,20 +58,20 @@ class MountDoor:
 
     has_exact_times = False
 
-    def __init__(self, mount: Mount, name: str) -> None:
+    def __init__(self, mount: Mount, name: str, other: Actor) -> None:
         self.mount = mount
         self.root = mount.path / name
         self.prefix = f"{name}/"
         self._umask = os.umask(0)
         self.root.mkdir(mode=0o755)
         self._files: set[File] = set()
-        self._processes: list[Here | Actor] = [Here()]
+        # The other one is there before: starting a process closes, in it, every descriptor of this one: a version.
+        self._processes: tuple[Here | Actor, ...] = (Here(), other)
+        other.do("os.umask(0)")
 
     def close_all(self) -> None:
         """Let go of everything; the mount stays."""
         self._drop_files()
-        for process in self._processes[1:]:
-            process.__exit__()
         os.umask(self._umask)
 
     def _drop_files(self) -> None:
@@ -81,10 +81,6 @@ class MountDoor:
         self._files.clear()
 
     def _ask(self, process: int, code: str) -> object:
-        while len(self._processes) <= process:
-            actor = Actor(self.root.parent.parent)
-            actor.do("os.umask(0)")
-            self._processes.append(actor)
         return self._processes[process].ask(code)
 
     def _path(self, path: str) -> str:
@@ -235,7 +231,7 @@ class MountDoor:
         return int(seconds) * 10**6 + int(fraction.ljust(6, "0"))
 
     def clock_us(self) -> int:
-        return time.time_ns() // 1000
+        return time.clock_gettime_ns(time.CLOCK_REALTIME) // 1000
 
     def restart(self) -> None:
         """SIGTERM while files are open: every draft becomes a version."""
@@ -251,7 +247,9 @@ class MountDoor:
         self._drop_files()
         self.mount.mount()
 
-    def map_and_write(self, file: File, start: int, writes: list[tuple[int, bytes]], *, sync: bool) -> None:
+    def map_and_write(
+        self, file: File, start: int, writes: list[tuple[int, bytes]], *, sync: bool
+    ) -> None:
         """Store bytes through a shared mapping from `start` (a page) on; `sync`: msync(2) before it goes."""
         size = os.fstat(file.descriptor).st_size
         with mmap.mmap(file.descriptor, size - start, offset=start) as mapped:

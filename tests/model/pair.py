@@ -268,14 +268,22 @@ class Pair:
         )
 
     def restore(self, path: str, kind: str, value: int | str) -> None:
+        """Of files; what restoring a directory does to the numbers of all that is in it is not modelled."""
         spec = self._spec(kind, value)
-        if spec is not None:
-            text = self.spell("", spec)[1:]
-            self.both(
-                f"w.restore({path!r}, {kind!r}, {value!r})",
-                lambda: self.reference.restore(path, spec),
-                lambda: self.door.setxattr(path, "user.cascade.restore", text.encode(), 0),
-            )
+        if spec is None or self._is_directory(path):
+            return
+        text = self.spell("", spec)[1:]
+        self.both(
+            f"w.restore({path!r}, {kind!r}, {value!r})",
+            lambda: self.reference.restore(path, spec),
+            lambda: self.door.setxattr(path, "user.cascade.restore", text.encode(), 0),
+        )
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return self.reference.inodes[self.reference.walk(path)].kind == DIRECTORY
+        except Refusal:
+            return False
 
     def label(self, path: str, label: str) -> None:
         if self._is_known(path):
@@ -519,6 +527,7 @@ class Pair:
         """The machine dies: what is synced stays, and of the rest a prefix, in order."""
         self.lines.append(f"w.power_cut({seed})")
         self.files.clear()
+        DONE["power_cut", "done"] += 1
         survived = self.door.power_cut(seed)
         moments = self.reference.moments
         known = [i for i, m in enumerate(moments) if m.time is not None and m.time <= survived]
@@ -538,7 +547,9 @@ class Pair:
 
     # --- comparing ---------------------------------------------------------------------------------------------
 
-    def _expected(self, tree: dict[int, dict[str, int]], number: int, at: str = "") -> Iterator[tuple[str, int]]:
+    def _expected(
+        self, tree: dict[int, dict[str, int]], number: int, at: str = ""
+    ) -> Iterator[tuple[str, int]]:
         yield at, number
         for name, child in tree.get(number, {}).items():
             yield from self._expected(tree, child, f"{at}/{name}" if at else name)
@@ -551,7 +562,9 @@ class Pair:
             )
         for path, look in expected.items():
             found = seen[path]
-            shown = found.look._replace(mtime=look.mtime if look.mtime is None else found.look.mtime)
+            shown = found.look._replace(
+                mtime=look.mtime if look.mtime is None else found.look.mtime
+            )
             if shown != look:
                 self.fail(f"{what}: {path or '.'} is\n{shown}\nexpected\n{look}")
             if look.kind != DIRECTORY and found.size != len(look.data):
@@ -630,7 +643,14 @@ class Pair:
         else:
             text = f"{spec.kind}{spec.value}"
         stem, dot, extension = path.rpartition(".")
-        if dot and "/" not in extension and stem and extension and self.steps % 2 and "." not in text:
+        if (
+            dot
+            and "/" not in extension
+            and stem
+            and extension
+            and self.steps % 2
+            and "." not in text
+        ):
             return f"{stem}@{text}.{extension}"
         return f"{path}@{text}"
 
@@ -715,7 +735,10 @@ class Pair:
     def _check_log(self, path: str, history: list[Version | Gone]) -> None:
         lines = [json.loads(line) for line in self.door.cat(f"{path}@@/.log").splitlines()]
         expected = [self._log_line(number, history) for number in range(len(history), 0, -1)]
-        shown = [{key: line.get(key) for key in want} for line, want in zip(lines, expected, strict=False)]
+        shown = [
+            {key: line.get(key) for key in want}
+            for line, want in zip(lines, expected, strict=False)
+        ]
         if len(lines) != len(expected) or shown != expected:
             self.fail(f"the log of {path} is\n{shown}\nexpected\n{expected}")
 
@@ -747,7 +770,9 @@ class Pair:
         path = self.reference.path_of(*place) if place is not None else None
         return None if path is None else self.door.prefix + path
 
-    def _check_answers(self, path: str, history: list[Version | Gone], directory: int, name: str) -> None:
+    def _check_answers(
+        self, path: str, history: list[Version | Gone], directory: int, name: str
+    ) -> None:
         """user.cascade.version and head of a live name."""
         number = self.reference.trees[directory][name]
         if self.reference.inodes[number].kind == LINK or len(self.reference.names(number)) > 1:
@@ -805,9 +830,12 @@ class Pair:
             self.check_moment(moment, self.random.choice(shown), number)
 
     def _check_some_label(self) -> None:
-        if not self.reference.labels:
-            return
-        (number, label), moment = self.random.choice(sorted(self.reference.labels.items()))
+        if self.reference.labels:
+            self.check_label(*self.random.choice(sorted(self.reference.labels)))
+
+    def check_label(self, number: int, label: str) -> None:
+        """A label, by the name of its directory and in the listing of its instants."""
+        moment = self.reference.labels[number, label]
         for path, live in self._live_directories():
             if live == number:
                 self.check_moment(moment, f"{path or '.'}@tag-{label}", number)
@@ -871,6 +899,8 @@ class Pair:
                 self.check_versions(*entry)
             for path, directory in self._live_directories():
                 self.check_deleted(path, directory)
+            for number, label in self.reference.labels:
+                self.check_label(number, label)
             moments = [i for i, m in enumerate(self.reference.moments) if m.time is not None]
             for moment in self.random.sample(moments, min(len(moments), MOMENTS_AT_THE_END)):
                 self.check_all_of(moment)

@@ -200,7 +200,11 @@ class Reference:
         last = versions[-1]
         if self.moments[last.when].looks[last.inode].kind == DIRECTORY:
             # What it held when it was last there under this name, not when it got the name.
-            ends = [m for m in range(last.when, len(self.moments)) if self._means(m, directory, name, last.inode)]
+            ends = [
+                m
+                for m in range(last.when, len(self.moments))
+                if self._means(m, directory, name, last.inode)
+            ]
             return ends[-1], last.inode
         return last.when, last.inode
 
@@ -273,7 +277,12 @@ class Reference:
         return number
 
     def _bind(
-        self, directory: int, name: str, number: int, kind: str, origin: tuple[int, str] | None = None
+        self,
+        directory: int,
+        name: str,
+        number: int,
+        kind: str,
+        origin: tuple[int, str] | None = None,
     ) -> None:
         self.trees[directory][name] = number
         self.causes[directory, name] = (kind, origin)
@@ -492,7 +501,15 @@ class Reference:
     # --- open files --------------------------------------------------------------------------------------------
 
     def open(
-        self, path: str, *, reads: bool, writes: bool, creat=False, excl=False, trunc=False, append=False
+        self,
+        path: str,
+        *,
+        reads: bool,
+        writes: bool,
+        creat=False,
+        excl=False,
+        trunc=False,
+        append=False,
     ) -> Handle:
         links = 0
         while creat:
@@ -553,7 +570,9 @@ class Reference:
         self._resize(self.inodes[handle.inode], size)
         handle.wrote = True
 
-    def allocate(self, handle: Handle, offset: int, length: int, *, zero: bool, keep_size: bool) -> None:
+    def allocate(
+        self, handle: Handle, offset: int, length: int, *, zero: bool, keep_size: bool
+    ) -> None:
         """fallocate(2): room, zeros, or (zero and keep_size) a hole."""
         if not handle.writes:
             raise Refusal("EBADF")
@@ -565,7 +584,9 @@ class Reference:
             data = data[:offset] + bytes(max(0, end - offset)) + data[max(end, offset) :]
         self._lay(handle, 0, data)
 
-    def copy(self, source: Handle, source_offset: int, target: Handle, offset: int, length: int) -> None:
+    def copy(
+        self, source: Handle, source_offset: int, target: Handle, offset: int, length: int
+    ) -> None:
         """copy_file_range(2), of the length that the call said it did."""
         if length:
             self._lay(target, offset, self.read(source, source_offset, length))

@@ -6,6 +6,7 @@ operations (of the mount forms a hundredth), and the figures are printed: `-s` s
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.model.exerciser import Exerciser
 from tests.model.layer import Layer, small_limits
 from tests.model.mount import OPTIONS, MountDoor
+from tests.mounted.program import Actor
 
 SEED = int(os.environ.get("CASCADEFS_EXERCISER_SEED", "1"))
 OPERATIONS = int(os.environ.get("CASCADEFS_EXERCISER_OPERATIONS", "0"))
@@ -40,20 +42,18 @@ def test_the_layer_as_it_is():
 @pytest.mark.mounted
 @pytest.mark.timeout(3600, method="thread")
 @pytest.mark.parametrize("door", ["kernel", "pyfuse3"])
-def test_the_mount(make_mount, door):
+def test_the_mount(make_mount, tmp_path, door):
     mount = make_mount("--door", door, *OPTIONS)
-    has_ranges = door == "kernel"
-    mounted = MountDoor(mount, "exercised")
-    try:
+    with Actor(tmp_path) as other, contextlib.ExitStack() as stack:
+        mounted = MountDoor(mount, "exercised", other)
+        stack.callback(mounted.close_all)
         exerciser = Exerciser(
             mounted,
             SEED,
             border=CHUNK_BYTES,
             largest=3 * CHUNK_BYTES,
             is_mount=True,
-            has_ranges=has_ranges,
-            ends_per_thousand=10,
+            has_ranges=door == "kernel",
+            ends_per_thousand=15,
         )
         exercise(exerciser, OPERATIONS // 100 or 300)
-    finally:
-        mounted.close_all()

@@ -16,6 +16,7 @@ import pytest
 from tests.model.machine import Machine, run
 from tests.model.mount import OPTIONS, MountDoor
 from tests.model.pair import Pair
+from tests.mounted.program import Actor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ STEPS = 50
 
 @pytest.mark.timeout(900, method="thread")
 @pytest.mark.parametrize("door", ["kernel", "pyfuse3"])
-def test_random_calls_and_kills(make_mount, door):
+def test_random_calls_and_kills(make_mount, tmp_path, door):
     mount = make_mount("--door", door, *OPTIONS)
     numbers = count(1)
 
@@ -40,11 +41,12 @@ def test_random_calls_and_kills(make_mount, door):
         @staticmethod
         @contextlib.contextmanager
         def make_pair() -> Iterator[Pair]:
-            through = MountDoor(mount, f"{next(numbers)}")
+            through = MountDoor(mount, f"{next(numbers)}", other)
             try:
                 yield Pair(through)
             finally:
                 through.close_all()
 
-    run(MountMachine, examples=EXAMPLES, steps=STEPS)
+    with Actor(tmp_path) as other:
+        run(MountMachine, examples=EXAMPLES, steps=STEPS)
     print(Pair.figures())

@@ -24,9 +24,9 @@ from tests.mounted.conftest import Mount, cascadefs, command_line, environment, 
 from tests.mounted.program import end, start_python
 
 ALL = os.environ.get("CASCADEFS_KILL_POINTS") == "all"
-CALLS = ("pwritev", "pwrite64", "fdatasync", "fsync", "rename", "fallocate", "ftruncate")
+CALLS = ("pwritev2", "pwrite64", "fdatasync", "fsync", "rename", "fallocate", "ftruncate")
 SHORT = {
-    "pwritev": (2, 9, 25),
+    "pwritev2": (2, 9, 40),
     "pwrite64": (3, 14),
     "fdatasync": (4, 8),
     "fsync": (1, 3),
@@ -84,11 +84,18 @@ _WORKLOAD = """
 def killed_at(mount: Mount, call: str, nth: int) -> tuple[bool, list[list]]:
     """Make a store and run the workload on it; whether the daemon was killed, and what the workload said."""
     inject = f"inject={call}:signal=KILL:when={nth}"
+    tracing = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
+    mounting = [
+        "mount",
+        mount.path,
+        "--data",
+        mount.data,
+        "--foreground",
+        "--sync-interval",
+        "0.05",
+    ]
     daemon = subprocess.Popen(
-        ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject]
-        + command_line(
-            "mount", mount.path, "--data", mount.data, "--foreground", "--sync-interval", "0.05"
-        ),
+        [*tracing, *command_line(*mounting)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

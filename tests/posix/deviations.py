@@ -140,6 +140,21 @@ DEVIATIONS: tuple[Deviation, ...] = (
         f"fallocate(2): {NO_HOOK}",
     ),
     Deviation(
+        BOTH,
+        r"sizes\.fallocate",
+        r"(collapse|insert) .*",
+        ["ENOTSUP", "", 76500, "0b03f1517b1910c5"],
+        "fallocate(2) that moves bytes: not made, and rare",
+    ),
+    Deviation(
+        KERNEL,
+        r"times\.births",
+        r"file",
+        [False, True, True, True, True],
+        "a file is born with its first version, which may be after its name was made",
+    ),
+    Deviation(PYFUSE3, r"times\.births", r".*", None, f"statx(2): {NO_HOOK}"),
+    Deviation(
         KERNEL,
         r"sizes\.punched",
         r".*",

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
-AT_REMOVEDIR = 0x200
 AT_SYMLINK_FOLLOW = 0x400
 AT_EMPTY_PATH = 0x1000
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
-KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE, UNSHARE = 1, 2, 8, 16, 32, 64
+STATX_BTIME = 0x800
+KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE = 1, 2, 8, 16, 32
 
 
 def _checked(result: int) -> int:
@@ -55,10 +56,6 @@ def utimensat(
 
 def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
     _checked(libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length)))
-
-
-def posix_fallocate(descriptor: int, offset: int, length: int) -> None:
-    os.posix_fallocate(descriptor, offset, length)
 
 
 def mknod(path: str, mode: int, device: int = 0) -> None:
@@ -101,6 +98,24 @@ def copy_file_range(
             source, places[0], target, places[1], ctypes.c_size_t(length), ctypes.c_uint(flags)
         )
     )
+
+
+def birth_ns(path: str) -> int | None:
+    """When a file came to be, by statx(2), where that is known."""
+    buffer = ctypes.create_string_buffer(256)
+    _checked(libc.statx(AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, STATX_BTIME, buffer))
+    (mask,) = struct.unpack_from("I", buffer.raw, 0)
+    seconds, nanoseconds = struct.unpack_from("qI", buffer.raw, 80)
+    return seconds * 10**9 + nanoseconds if mask & STATX_BTIME else None
+
+
+def mount_memory(path: str) -> None:
+    """Mount a small tmpfs."""
+    _checked(libc.mount(b"posix", os.fsencode(path), b"tmpfs", ctypes.c_ulong(0), b"size=64k"))
+
+
+def unmount(path: str) -> None:
+    _checked(libc.umount2(os.fsencode(path), 0))
 
 
 # --- Directory streams ------------------------------------------------------------------------------------------------

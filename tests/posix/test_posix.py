@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.posix import conftest
-from tests.posix.conftest import CASE_SECONDS, DOORS, cases
+from tests.posix import figures
+from tests.posix.case import CASE_SECONDS, cases
+from tests.posix.conftest import DOORS
 from tests.posix.deviations import DEVIATIONS
 
 pytestmark = [pytest.mark.mounted, pytest.mark.timeout(CASE_SECONDS + 30, method="thread")]
@@ -29,8 +30,7 @@ def test_as_on_ext4(trees, case, door):
     for key, expected in theirs.items():
         deviations = [d for d in listed if d.covers(key)]
         assert len(deviations) <= 1, f"{key!r} is listed more than once"
-        counter = conftest.same if ours[key] == expected else conftest.different
-        counter[case.area, door] += 1
+        figures.count(case.area, door, is_same=ours[key] == expected)
         if not deviations:
             if ours[key] != expected:
                 wrong.append(f"{key}: {ours[key]!r}, on ext4 {expected!r}")

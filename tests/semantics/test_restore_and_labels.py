@@ -105,9 +105,9 @@ def test_only_content_that_could_be_read_then_and_now_is_restored(tree):
         assert tree.cat("f") == b"public"
 
 
-def test_directories_and_links_are_not_restored_by_attribute(tree):
-    tree.mkdir("d")
-    assert tree.errno("setxattr", "d", "user.cascade.restore", "v1") in {"EINVAL", "EOPNOTSUPP"}
+def test_what_is_neither_file_nor_directory_is_not_restored_by_attribute(tree):
+    tree.mknod("pipe", 0o010644)
+    assert tree.errno("setxattr", "pipe", "user.cascade.restore", "v1") == "EINVAL"
 
 
 # --- Labels ------------------------------------------------------------------------------------------------------------

@@ -22,58 +22,53 @@ __all__ = ["Staged", "encode"]
 
 
 class Staged:
-    """Effects of one run in call order, and the view they give over the cut."""
+    """Effects of one run in call order, and the view they give over the cut.
+
+    What a file looks like after an append or an addition is worked out when it is read, and only then: an append to a log
+    must not cost the log.
+    """
 
     def __init__(self, cut: Cut, timestamp: int, copies: Copies) -> None:
         self.effects: list[Effect] = []
         self._cut = cut
         self._timestamp = timestamp
         self._copies = copies
-        self._files: dict[str, memoryview | None] = {}  # as this run sees them; None: deleted
-        self._modes: dict[str, int] = {}
+        self._by_path: dict[str, list[Effect]] = {}
+        """What makes up a file: since it was last put or deleted, else since the cut."""
 
     # --- stage --------------------------------------------------------------------------------------------------------
 
     def put(self, path: str, data: Any, mode: int) -> None:
         """Stage a whole file."""
-        stored = encode(path, data)
-        self.effects.append(Put(path, stored, mode))
-        self._modes[path] = mode
-        self._files[path] = memoryview(stored).toreadonly()
+        self._stage(Put(path, encode(path, data), mode))
 
     def put_if(self, path: str, data: Any, expect: int) -> None:
         """Stage a whole file, on a condition."""
-        stored = encode(path, data)
-        self.effects.append(PutIf(path, stored, expect))
-        self._files[path] = memoryview(stored).toreadonly()
+        self._stage(PutIf(path, encode(path, data), expect))
 
     def delete(self, path: str) -> None:
         """Stage a removal."""
-        self.effects.append(Delete(path))
-        self._files[path] = None
+        self._stage(Delete(path))
 
     def append(self, path: str, data: Any) -> None:
         """Stage bytes at the end."""
-        stored = encode(path, data)
-        before = self._bytes(path)
-        self.effects.append(Append(path, stored))
-        self._files[path] = memoryview(bytes(before) + bytes(stored))
+        self._stage(Append(path, encode(path, data)))
 
     def add(self, path: str, index: int, delta: Any, dtype: str) -> None:
         """Stage an addition to a vector."""
         import numpy as np
 
-        kind = np.dtype(dtype).newbyteorder("<")
-        numbers = np.ascontiguousarray(delta, dtype=kind).reshape(-1)
         if index < 0:
             raise ValueError(f"add: index {index} is negative")
-        before = self._bytes(path)
-        size = max(len(before), (index + len(numbers)) * kind.itemsize)
-        vector = np.zeros(size // kind.itemsize, kind)
-        vector[: len(before) // kind.itemsize] = array(before, kind)
-        vector[index : index + len(numbers)] += numbers
-        self.effects.append(Add(path, index, numbers.tobytes(), dtype))
-        self._files[path] = memoryview(vector.tobytes())
+        numbers = np.ascontiguousarray(delta, dtype=np.dtype(dtype).newbyteorder("<"))
+        self._stage(Add(path, index, numbers.tobytes(), dtype))
+
+    def _stage(self, effect: Effect) -> None:
+        self.effects.append(effect)
+        if isinstance(effect, Append | Add):
+            self._by_path.setdefault(effect.path, []).append(effect)
+        else:
+            self._by_path[effect.path] = [effect]
 
     # --- read ---------------------------------------------------------------------------------------------------------
 
@@ -81,37 +76,68 @@ class Staged:
         """A file as this run sees it; None where there is none."""
         if version is not None:
             content = self._cut.version(path, version)
-            return None if content is None else File.of(content, self._copies)
-        if path in self._files:
-            data = self._files[path]
+        elif path in self._by_path:
+            data = self._view(path, latest)
             return None if data is None else File(path, 0, self._timestamp, data, self._copies)
-        content = self._cut.get(path, latest=latest)
+        else:
+            content = self._cut.get(path, latest=latest)
         return None if content is None else File.of(content, self._copies)
 
     def stat(self, path: str, latest: bool) -> Stat | None:
         """A file without its bytes; None where there is none."""
-        if path not in self._files:
+        effects = self._by_path.get(path)
+        if effects is None:
             return self._cut.stat(path, latest=latest)
-        data = self._files[path]
+        data = self._view(path, latest)
         if data is None:
             return None
-        return Stat(path, 0, self._timestamp, data.nbytes, self._modes.get(path, 0o644))
+        mode = effects[0].mode if isinstance(effects[0], Put) else 0o644
+        return Stat(path, 0, self._timestamp, data.nbytes, mode)
 
     def files(self, glob: str) -> list[str]:
         """The files that match, with those staged and without those staged for removal."""
         found = self._cut.files(glob)
-        if not self._files:
+        if not self._by_path:
             return found
         from triggers.pattern import Pattern
 
-        match = Pattern((glob,)).matches
-        kept = {path for path in found if self._files.get(path, b"") is not None}
-        kept |= {path for path, data in self._files.items() if data is not None and match(path)}
-        return sorted(kept)
+        matches = Pattern((glob,)).matches
+        deleted = {path for path, last in self._by_path.items() if isinstance(last[-1], Delete)}
+        staged = {path for path in self._by_path if path not in deleted and matches(path)}
+        return sorted(set(found) - deleted | staged)
 
-    def _bytes(self, path: str) -> memoryview:
-        file = self.get(path, latest=False, version=None)
-        return memoryview(b"") if file is None else file.data
+    def _view(self, path: str, latest: bool) -> memoryview | None:
+        """The bytes of a staged file; None if it is deleted."""
+        first, *rest = self._by_path[path]
+        data: memoryview | None
+        match first:
+            case Put() | PutIf():
+                data = memoryview(first.data).toreadonly()
+            case Delete():
+                data = None
+            case _:
+                content = self._cut.get(path, latest=latest)
+                data = None if content is None else self._copies.joined(content.parts)
+                rest = [first, *rest]
+        for effect in rest:
+            data = applied(effect, data)
+        return data
+
+
+def applied(effect: Effect, before: memoryview | None) -> memoryview:
+    """A file after an append or an addition."""
+    held = memoryview(b"") if before is None else before
+    if isinstance(effect, Append):
+        return memoryview(bytes(held) + bytes(effect.data))
+    assert isinstance(effect, Add)
+    import numpy as np
+
+    numbers = np.frombuffer(effect.delta, np.dtype(effect.dtype).newbyteorder("<"))
+    end = effect.index + len(numbers)
+    vector = np.zeros(max(len(held) // numbers.itemsize, end), numbers.dtype)
+    vector[: len(held) // numbers.itemsize] = array(held, numbers.dtype)
+    vector[effect.index : end] += numbers
+    return memoryview(vector.tobytes())
 
 
 def encode(path: str, data: Any) -> Buffer:

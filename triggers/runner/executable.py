@@ -14,12 +14,11 @@ import shutil
 import signal
 import stat
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import trio
 
-from triggers.run import Done, Failed, FailureKind, Put
+from triggers.run import Done, Failed, FailureKind, Put, timestamp_text
 from triggers.runner.spawner import NotStarted
 from triggers.worker import bubblewrap
 from triggers.worker.limits import devices, has_gpu
@@ -42,7 +41,6 @@ FILES_MAX = 10_000
 """Of one run's results."""
 
 DATA_FD = 3
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Executables:
@@ -226,12 +224,6 @@ def environment(run: Run, event: Event) -> dict[str, str]:
     } | {f"MATCH_{name}": value for name, value in event.groups.items()}
     seen = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
     return seen | {f"CASCADE_{name}": value for name, value in told.items()}
-
-
-def timestamp_text(timestamp: int) -> str:
-    """Microseconds as the file system reads them behind an `@`: 2026-01-05T08:30:00.000001Z."""
-    moment = _EPOCH + timedelta(microseconds=timestamp)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def judged(code: int | None, number: int) -> Failed | None:

@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -197,6 +197,8 @@ class PoolRunner:
         problems = [] if ready is None else list(ready.problems)
         if bubblewrap.find() is None:
             problems.append("bubblewrap is not installed: executables are refused")
+        if self.settings.allow_root and not self.settings.cgroup:
+            problems.append("scripts of root's may start any number of processes: no control group")
         return State(
             0 if ready is None else ready.landlock,
             ready is not None and ready.seccomp,
@@ -223,6 +225,11 @@ class PoolRunner:
                     worker.retire()
                     ended += 1
         return ended
+
+    async def warm(self) -> None:
+        """Bring the zygote up ahead of the first event; should it not start, the first event says why."""
+        with suppress(LoadFailed):
+            await self.start()
 
     async def sweep(self) -> None:
         """Shrink now and then, until cancelled."""
@@ -413,6 +420,7 @@ async def open_pool(
     async with trio.open_nursery() as nursery:
         pool = PoolRunner(nursery, settings, wall_ns, steady_ns)
         try:
+            nursery.start_soon(pool.warm)
             nursery.start_soon(pool.sweep)
             yield pool
         finally:

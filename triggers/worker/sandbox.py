@@ -92,7 +92,9 @@ def become(spawn: Spawn) -> None:
         os.setgroups(spawn.groups)
         os.setresgid(spawn.gid, spawn.gid, spawn.gid)
         if spawn.uid == 0:
-            _drop_capabilities()
+            # bubblewrap maps root into its namespace with them, and drops them itself before it runs anything.
+            if not (spawn.command and spawn.sandbox == "strict"):
+                _drop_capabilities()
         else:
             os.setresuid(spawn.uid, spawn.uid, spawn.uid)
     elif os.getuid() != spawn.uid:

@@ -28,7 +28,7 @@ from cascadefs.vpath import (
 if TYPE_CHECKING:
     from cascadefs.cli.history.place import Place
 
-__all__ = ["Moment", "attribute", "canonical", "pinned"]
+__all__ = ["Moment", "attribute", "canonical", "pinned", "resolved"]
 
 _SECOND_US = 1_000_000
 
@@ -97,7 +97,7 @@ class Moment:
 
     def _frontier(self, place: Place) -> int:
         path = place.directory + b".@t=now"
-        return _resolved(path) or self.now_us
+        return resolved(path) or self.now_us
 
 
 def canonical(timestamp: int) -> str:
@@ -121,7 +121,7 @@ def pinned(place: Place, moment: Moment) -> Place:
         case Ago() | Now():
             return place.at(moment.of(place.spec, place, place.spelled.decode("utf-8", "replace")))
         case Tag():
-            timestamp = _resolved(place.path)
+            timestamp = resolved(place.path)
             return place if timestamp is None else place.at(timestamp)
         case VersionBack():
             number = attribute(place.path, "version")
@@ -133,7 +133,7 @@ def pinned(place: Place, moment: Moment) -> Place:
     return place
 
 
-def _resolved(path: bytes) -> int | None:
+def resolved(path: bytes) -> int | None:
     """The instant that the file system took a path to mean."""
     text = attribute(path, "resolved_time")
     if text is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from tests.posix import libc
 from tests.posix.caller import OWNER, ROOT, acting
 from tests.posix.observation import Observation, links, make, moved, outcome, shape, write
 
@@ -100,3 +101,23 @@ def unlinked_and_open(see: Observation) -> None:
     os.close(descriptor)
     see("read after a close", repr(os.pread(other, 4, 0)))
     see("shows after a close", shape(other))
+
+
+def mountpoints(see: Observation) -> None:
+    """What another file system is mounted on stays where it is."""
+    os.makedirs("d/mounted")
+    write("file")
+    os.mkdir("other")
+    libc.mount_memory("d/mounted")
+    try:
+        see.call("rmdir", os.rmdir, "d/mounted")
+        see.call("rename", os.rename, "d/mounted", "elsewhere")
+        see.call("rename over", os.rename, "other", "d/mounted")
+        see.call("exchange", libc.renameat2, "other", "d/mounted", libc.RENAME_EXCHANGE)
+        see.call("rename what is above", os.rename, "d", "e")
+        see.call("link into it", os.link, "file", "e/mounted/file")
+        see.call("its own device", lambda: os.stat("e/mounted").st_dev != os.stat("e").st_dev)
+        see.call("rmdir of what is above", os.rmdir, "e")
+    finally:
+        libc.unmount("e/mounted")
+    see.call("rmdir afterwards", os.rmdir, "e/mounted")

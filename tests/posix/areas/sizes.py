@@ -111,6 +111,8 @@ MODES = {
     "punch without keep": libc.PUNCH_HOLE,
     "zero": libc.ZERO_RANGE,
     "zero, keep size": libc.ZERO_RANGE | libc.KEEP_SIZE,
+    "collapse": libc.COLLAPSE_RANGE,
+    "insert": libc.INSERT_RANGE,
     "unknown": 0x400,
 }
 

@@ -296,3 +296,24 @@ def survive(see: Observation) -> None:
             see(f"{name} moved", _times(f"{name} moved"))
             os.link(f"{name} moved", name)
             see(f"{name} linked", _times(name))
+
+
+def births(see: Observation) -> None:
+    """A birth is known, and what happens afterwards does not move it."""
+    for kind in ("file", "directory", "symlink", "fifo"):
+        make(kind, kind)
+        birth = libc.birth_ns(kind)
+        seen = [birth is not None and birth <= os.lstat(kind).st_ctime_ns]
+        tick()
+        changes = [
+            lambda k=kind: libc.utimensat(k, SOME, SOME, libc.AT_SYMLINK_NOFOLLOW),
+            lambda k=kind: os.lchown(k, 1, 1),
+            lambda k=kind: os.rename(k, f"{k} moved"),
+        ]
+        if kind == "file":
+            changes.insert(0, lambda: write("file"))
+        for change in changes:
+            change()
+            path = kind if os.path.lexists(kind) else f"{kind} moved"
+            seen.append(birth is not None and libc.birth_ns(path) == birth)
+        see(kind, seen)

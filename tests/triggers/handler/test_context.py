@@ -183,6 +183,18 @@ def test_own_staged_writes_are_seen_in_order(cut, invoke):
     ]
 
 
+def test_an_append_reads_nothing_of_what_it_appends_to(cut, invoke):
+    made = invoke()
+    _, ctx = made.arguments
+    ctx.append("a", "x")
+    ctx.add("v", 0, [1.0])
+    assert cut.reads == []
+    assert ctx.get("a").text() == "twox"
+    ctx.delete("a")
+    ctx.append("a", "fresh")
+    assert ctx.get("a").text() == "fresh"
+
+
 def test_what_is_staged_does_not_change_afterwards(invoke):
     made = invoke()
     _, ctx = made.arguments

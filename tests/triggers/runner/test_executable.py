@@ -10,8 +10,8 @@ import trio
 
 from tests.triggers.cuts import DictCut
 from tests.triggers.runner.conftest import NOBODY, run_of, script
-from triggers.run import Done, Failed, Put
-from triggers.runner.executable import collect, timestamp_text
+from triggers.run import Done, Failed, Put, timestamp_text
+from triggers.runner.executable import collect
 from triggers.worker import bubblewrap
 
 TEXT = b"hello world\n" * 1000
@@ -126,6 +126,18 @@ grep -E 'NoNewPrivs|CapEff' /proc/self/status
         "CapEff:\t0000000000000000",
         "NoNewPrivs:\t1",
     ]
+
+
+async def test_an_executable_of_roots_has_no_powers_either(pool, cut):
+    if os.getuid() != 0:
+        return  # only root can make somebody root
+    pool.settings = msgspec.structs.replace(pool.settings, allow_root=True)
+    tried = script("#!/bin/sh\ngrep CapEff /proc/self/status; id -u; ls /root", kind="executable")
+    tried = msgspec.structs.replace(tried, uid=0, gid=0)
+    done = await pool.run(run_of(tried, None, cut.event("frames/1.txt", 1)), cut)
+    lines = done.output.decode().splitlines()
+    assert lines[:2] == ["CapEff:\t0000000000000000", "0"], done
+    assert "No such file" in lines[2]
 
 
 async def test_a_fork_bomb_is_bounded_and_ends_with_its_time(execute):

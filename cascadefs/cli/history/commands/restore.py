@@ -15,7 +15,7 @@ from cascadefs.cli.history.commands.options import AsJson, When, at_when, presen
 from cascadefs.cli.history.content import Inspection
 from cascadefs.cli.history.ended import ended
 from cascadefs.cli.history.logged import LoggedInstant, read_log
-from cascadefs.cli.history.moment import Moment, canonical, pinned
+from cascadefs.cli.history.moment import Moment, attribute, canonical, pinned, resolved
 from cascadefs.cli.history.place import Place, locate, mount_root
 from cascadefs.cli.history.plan import Action, Step, plan
 from cascadefs.cli.history.progress import progress
@@ -23,7 +23,7 @@ from cascadefs.cli.history.refusal import Refusal, printable, refusing, saying
 from cascadefs.cli.history.restoration import Restoration
 from cascadefs.cli.history.source import Source
 from cascadefs.cli.history.tree import DiskTree, Node, join, node_at
-from cascadefs.vpath import Deleted, Time, Version, Versions
+from cascadefs.vpath import Deleted, Time, Version, Versions, format_time
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -34,6 +34,9 @@ __all__ = ["restore"]
 
 # After these, the next step would fail as well.
 _HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOTCONN})
+
+# What one commit cannot do and several may: too much of it, or not all of it is the caller's to change.
+_NOT_AT_ONCE = frozenset({errno.E2BIG, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP})
 
 _BURST_US = 1_000_000
 """Removals that follow each other faster than this are taken for one `rm -r`."""
@@ -54,8 +57,11 @@ def restore(
 ) -> None:
     """Make a file, or a directory with all in it, what it was: as new versions, with modes, owners and times.
 
-    A directory also loses what came later (that stays in its history). A deleted name needs no SPEC: it comes back
-    as it was last. Prints + for what comes back, M for what changes, - for what goes, R for what is renamed back.
+    A directory also loses what came later (that stays in its history), and changes at one time. A deleted name needs no
+    SPEC: it comes back as it was last. Prints + for what comes back, M for what changes, - for what goes, R for what is
+    renamed back. Undo it by restoring the time before.
+
+    Example: cascadefs restore data -t 'yesterday 10:00' --dry-run
     """
     moment = present()
     source, node = _source(pinned(at_when(locate(os.fsencode(path)), when, moment), moment), moment)
@@ -65,6 +71,10 @@ def restore(
     if dry_run:
         for step in steps:
             _show(out, target, step, done=False)
+        return
+    if to is None and node.is_directory and steps and _restored_at_once(source, target):
+        for step in steps:
+            _show(out, target, step, done=True)
         return
     if _restored(source, target, steps, out):
         raise typer.Exit(1)
@@ -154,6 +164,26 @@ def _loses(step: Step) -> bool:
     if step.action in (Action.CHANGE, Action.REPLACE):
         return Facet.CONTENT in step.facets
     return step.action is Action.REMOVE
+
+
+def _restored_at_once(source: Place, target: bytes) -> bool:
+    """Let the mount do all of it in one commit; False where that cannot be, and step by step it may.
+
+    Only if the directory of now is the one of then; another one that took its name has another history.
+    """
+    inode = attribute(source.path, "fid")
+    timestamp = resolved(source.path)
+    if timestamp is None or inode is None or inode != attribute(target, "fid"):
+        return False
+    try:
+        os.setxattr(target, "user.cascade.restore", format_time(timestamp))
+    except OSError as error:
+        if error.errno not in _NOT_AT_ONCE:
+            raise
+        why = f"not in one commit: {saying(target, error).why}; step by step instead"
+        typer.echo(f"cascadefs: {Refusal(target, why)}", err=True)
+        return False
+    return True
 
 
 def _restored(source: Place, target: bytes, steps: Sequence[Step], out: Report) -> bool:

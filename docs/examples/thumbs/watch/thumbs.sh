@@ -9,6 +9,7 @@
 # timeout = "30s"
 # ///
 set -e
+[ -s /proc/self/fd/3 ] || exit 0 # a new file is empty until its first close
 case $CASCADE_PATH in
 */*) mkdir -p "$CASCADE_OUT/${CASCADE_PATH%/*}" ;;
 esac

@@ -1,0 +1,127 @@
+"""On a mount, the examples of docs/ do what they say, and killed workers are no one's loss.
+
+Method: copy an example's scripts into `.cascade/watch/` as its README says, write files with ordinary programs, wait for the
+results. Nothing is timed; the test's own limit is the only one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.mounted, pytest.mark.slow]
+
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+MODE = "root" if os.getuid() == 0 else "owner"
+
+
+@pytest.fixture
+def install(make_mount):
+    """Mount, and make an example's scripts those of a directory."""
+
+    def install(example: str) -> Path:
+        base = make_mount("--triggers", MODE).path / example
+        (base / ".cascade").mkdir(parents=True)
+        shutil.copytree(EXAMPLES / example / "watch", base / ".cascade/watch")
+        wait_for(lambda: "active" in bindings(base), base)
+        return base
+
+    return install
+
+
+def bindings(base: Path) -> str:
+    return (base / ".cascade/status").read_text()
+
+
+def wait_for(condition, base: Path) -> None:
+    while not condition():
+        time.sleep(0.02)
+        said = (base / ".cascade/events").read_text()
+        assert "load-failed" not in said, said
+
+
+def is_idle(base: Path, files: str = "", least: int = 0) -> bool:
+    """Whether all that happened is done, and so many events of the files were among it."""
+    events = [json.loads(line) for line in (base / ".cascade/events").read_text().splitlines()]
+    kinds = [event["event"] for event in events]
+    paths = {event["path"] for event in events if event["event"] == "event"}
+    if sum(path.startswith(files) for path in paths) < least:
+        return False
+    return kinds.count("event") == kinds.count("done") + kinds.count("dead") + kinds.count(
+        "skipped"
+    )
+
+
+def test_a_shell_script_makes_thumbnails(install):
+    base = install("thumbs")
+    subprocess.run(
+        ["convert", "-size", "300x200", "gradient:red-blue", base / "cow.png"], check=True
+    )
+    (base / "notes.txt").write_text("no picture")
+    thumb = base / "thumbs/cow.png"
+    wait_for(thumb.exists, base)
+    command = ["identify", "-format", "%wx%h", thumb]
+    size = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert size == "64x43"
+    wait_for(lambda: is_idle(base, "cow.png", 1), base)
+    assert os.listdir(base / "thumbs") == ["cow.png"]
+    assert '"dead"' not in (base / ".cascade/events").read_text()
+
+
+def processes_below(pid: int) -> set[int]:
+    """All descendants of a process."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found, last = {pid}, set()
+    while found != last:
+        last = set(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {pid}
+
+
+def test_a_dairy_keeps_one_record_per_frame_while_its_workers_are_killed(install):
+    base = install("dairy")
+    daemon = json.loads((base.parent / ".cascade/status").read_bytes())["pid"]
+    frames = 30
+    farm = [sys.executable, str(EXAMPLES / "dairy/farm.py"), str(base), "--frames", f"{frames}"]
+    with subprocess.Popen(farm) as writer:
+        killed = 0
+        while writer.poll() is None or not is_idle(base, "frames/", frames):
+            time.sleep(0.3)
+            # The zygote is the daemon's child; the workers are the zygote's.
+            zygotes = {pid for pid in processes_below(daemon) if parent_of(pid) == daemon}
+            workers = sorted(processes_below(daemon) - zygotes)
+            if workers and killed < 8:
+                os.kill(workers[killed % len(workers)], signal.SIGKILL)
+                killed += 1
+    assert writer.returncode == 0
+    assert killed > 0
+    seen = os.listdir(base / "cows-seen")
+    assert 0 < len(seen) <= frames
+    records = [
+        json.loads(Path(f"{path}@v{version}").read_bytes())
+        for path in (base / "health").iterdir()
+        for version in range(1, 1 + int(os.getxattr(path, "user.cascade.version")))
+    ]
+    assert len(records) == len({record["frame"] for record in records}) == len(seen)
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
