@@ -34,6 +34,10 @@ ERRNO: Final[dict[Reason, int]] = {
     Reason.IS_NEWEST: errno.EBUSY,
     # As for an immutable file: nobody may, whoever they are.
     Reason.HELD: errno.EPERM,
+    Reason.OVER_QUOTA: errno.EDQUOT,
+    # As of project quotas on XFS: mv(1) then copies.
+    Reason.CROSS_QUOTA: errno.EXDEV,
+    Reason.TOO_MANY_ENTRIES: errno.E2BIG,
     Reason.NOT_STABLE_YET: errno.EAGAIN,
     # The kernel looks the name up once more and asks again before a program sees it.
     Reason.CONDITION_FAILED: errno.ESTALE,

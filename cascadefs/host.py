@@ -98,6 +98,7 @@ class Host:
     async def run(self) -> None:
         """Until cancelled."""
         engine = Engine(self._store, self._clock, self._random, self._options, watcher=self)
+        self._store.retention.wanted_since = engine.wanted_since
         settings = PoolSettings(
             workers_max=self._workers, allow_root=self._mode == "root", allow_inproc=False
         )

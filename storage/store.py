@@ -314,6 +314,7 @@ class LocalStore:
         self.forget = shard.forget
         self.publish = shard.publish
         self.content_state = namespace.content_state
+        self.quotas = namespace.quotas
         self.retention = Retention(shard, clock)
         self.retention.is_full = self._is_full
         self.keeps_instant = self.retention.keeps_instant

@@ -8,10 +8,12 @@ Sources: docs/TRIGGERS.md 5, 6, 12; SEMANTICS 3 (access then and now).
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.attributes import REGULAR, TYPE_MASK, Attributes, is_directory
 from storage.limits import CHUNK_BYTES
+from storage.namespace import KEPT
 from triggers.access import READ, SEARCH, Identity, may
 from triggers.pattern import Pattern
 from triggers.run import Content, Stat
@@ -174,6 +176,8 @@ class StoreCut:
     ) -> Content:
         """A file's bytes, after asking whether the script's owner may read them."""
         self._check(attributes, inode, READ, path)
+        if self._store.content_state(inode, attributes.content) != KEPT:
+            raise OSError(errno.EIDRM, f"{path}@v{version}: pruned; its record is still known")
         parts = [
             memoryview(part).toreadonly() for part in self._parts(inode, attributes, timestamp)
         ]

@@ -656,6 +656,22 @@ class Engine:
     def _propose(self, proposal: Record, payload: list[memoryview] | None = None) -> Outcome:
         return self.store.propose(proposal, payload or ())
 
+    def wanted_since(self) -> int | None:
+        """From which timestamp on runs to come may read history; None if none are pending.
+
+        No further back than each binding's `max_lag`: what is older may be let go, and its events then fail.
+        """
+        now_us = self.clock.now_ns() // 1000
+        wanted = []
+        for follower in self.registry.followers():
+            oldest = follower.queue.oldest()
+            since = oldest.event.timestamp if oldest is not None else None
+            if not follower.live:
+                since = min(follower.scanned, since or follower.scanned)
+            if since is not None:
+                wanted.append(max(since, now_us - follower.queue.binding.max_lag_ms * 1000) - 1)
+        return min(wanted, default=None)
+
     # --- versions ----------------------------------------------------------------------------------------------
 
     def activated(self, base: int, owner: bytes) -> None:

@@ -14,6 +14,7 @@ from cascadefs import vpath
 from cascadefs.filesystem.node import Live, Node, Past
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
+from storage.namespace.quotas import QUOTA_XATTR
 from storage.record import Finish
 from storage.retention import HOLD, RETENTION
 from triggers import provenance
@@ -29,7 +30,7 @@ __all__ = ["EVENT_TIME", "IF_VERSION", "PREFIX", "STORED", "Answers"]
 
 PREFIX = b"user.cascade."
 
-STORED = frozenset({PREFIX + b"at_names", RETENTION, HOLD})
+STORED = frozenset({PREFIX + b"at_names", RETENTION, HOLD, QUOTA_XATTR})
 """Those of ours that are settings of a directory, stored like any other attribute."""
 
 EVENT_TIME = PREFIX + b"event_time"

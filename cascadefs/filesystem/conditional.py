@@ -220,9 +220,17 @@ class Conditionals:
             return store.read(inode, attributes, node.timestamp, offset, length)
         return node.draft.read(store, inode, attributes, offset, length, node.timestamp)
 
+    def _check_room(self, node: Conditional, size: int) -> None:
+        """As `Inodes.check_room`."""
+        quotas = self._store.quotas
+        room = quotas.room(node.expect.directory) if quotas.some else None
+        if room is not None and size - node.attributes.size > room:
+            raise Refused(Reason.OVER_QUOTA)
+
     def write(self, node: Conditional, offset: int, data: bytes | memoryview) -> None:
         """See `OpenConditional`."""
         draft = self._draft(node)
+        self._check_room(node, offset + len(data))
         draft.write(self._store, node.staging, offset, data, self._clock.now_ns())
 
     def setattr(
@@ -234,6 +242,7 @@ class Conditionals:
         if changes.size is not None:
             if changes.size > FILE_BYTES_MAX:
                 raise Refused(Reason.TOO_LARGE)
+            self._check_room(node, changes.size)
             self._draft(node).truncate(changes.size, self._clock.now_ns())
             if file is not None:
                 file.dirty = True

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Directories"]
 
+
 class OpenDirectory:
     """An open directory: `given` are the names handed out, so an offset is a place in it, stable under changes."""
 

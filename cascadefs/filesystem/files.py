@@ -254,6 +254,8 @@ class Files:
         if live.claim is not None or file.lost:
             self._inodes.check_claim(live, file)
         draft = live.draft or self._inodes.draft(live)
+        if offset + len(data) > draft.size:
+            self._inodes.check_room(live, offset + len(data))
         draft.write(self._store, live.number, offset, data, self._clock.now_ns())
         file.dirty = True
         return len(data)

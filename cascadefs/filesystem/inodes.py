@@ -214,6 +214,17 @@ class Inodes:
             self.drafts[live.number] = live
         return draft
 
+    def check_room(self, live: Live, size: int) -> None:
+        """Refuse (OVER_QUOTA) a file's growth to a size that a quota above it has no room for (SEMANTICS 12).
+
+        What other files have grown by and nobody has closed yet is not counted.
+        """
+        quotas = self._store.quotas
+        if quotas.some and (attributes := self._store.attributes(live.number)) is not None:
+            room = quotas.room(attributes.parent) if attributes.nlink else None
+            if room is not None and size - attributes.size > room:
+                raise Refused(Reason.OVER_QUOTA)
+
     def commit(self, live: Live, link: record.Link | None = None) -> None:
         """Make the draft the next version, unless the file has no name left (then only its handles see it).
 

@@ -130,6 +130,7 @@ class Filesystem:
             raise Refused(Reason.TOO_LARGE)
         file = self.files.opened.get(handle) if handle is not None else None
         self.inodes.check_claim(live, file if isinstance(file, OpenFile) else None)
+        self.inodes.check_room(live, size)
         draft = self.inodes.draft(live)
         draft.truncate(size, self._clock.now_ns())
         if isinstance(file, OpenFile):

@@ -152,6 +152,7 @@ class Ranges:
         if mode & (PUNCH_HOLE | ZERO_RANGE) and offset < size:
             self._clear(live, [(offset, min(end, size))])
         if not mode & KEEP_SIZE and end > size:
+            self._inodes.check_room(live, end)
             self._inodes.draft(live).truncate(end, self._now_ns())
         self._touch(handle, live)
 
@@ -201,6 +202,7 @@ class Ranges:
             data = self._files.read(source, source_offset, length)
             return self._files.write(target, offset, bytes(data))
         length = min(length, SHARED_BYTES_MAX)
+        self._inodes.check_room(live, offset + length)
         self._share(file.node, source_offset, live, offset, length)
         self._touch(target, live)
         return length

@@ -2,10 +2,9 @@
 
 Theory of operation. Both trees are read whole, as places, (directory, name), and what is there, an inode. An inode that
 is in both keeps being itself and moves to where it was. Places are filled as soon as they are free, or held by something
-that has no place any more; then what has no place is removed, from the leaves up; and so on, until nothing is left to do. Where
-things wait for each other in a circle, two of them are exchanged, or one waits under a name of its own.
-The records are played on a copy of the places as they are decided, so what can be done
-here can be done there.
+that has no place any more; then what has no place is removed, from the leaves up; and so on, until nothing is left to
+do. Where things wait for each other in a circle, two of them are exchanged, or one waits under a name of its own. The
+records are played on a copy of the places as they are decided, so what can be done here can be done there.
 
 Nothing is changed here. Raises `Refused(DENIED)` where the caller could not do by hand what is decided.
 """
@@ -306,9 +305,9 @@ class Rearrangement:
         """Content, extended attributes, mode, owner and mtime, as far as they are others."""
         actual, then = self._actual[inode], node.attributes
         now = None if actual in self._made else self._attributes(actual)
-        if then.mode & TYPE_MASK == REGULAR:
-            if now is None or not self._is_same(actual, now, inode, node):
-                self._commit(actual, node, now)
+        is_file = then.mode & TYPE_MASK == REGULAR
+        if is_file and (now is None or not self._is_same(actual, now, inode, node)):
+            self._commit(actual, node, now)
         self._settle_xattrs(actual, inode, node, is_new=now is None)
         mode, uid, gid = then.mode & 0o7777, then.uid, then.gid
         if now is not None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cascadefs import vpath
+from cascadefs.filesystem.conditional import Conditional, OpenConditional
 from cascadefs.filesystem.files import OpenFile
 from cascadefs.filesystem.node import Live, Past
 from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
 from storage.namespace import ROOT
+from storage.namespace.quotas import QUOTA_XATTR, limit_of
 from storage.retention import HOLD, RETENTION, MalformedPolicy, parse
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.interface import Caller
+    from storage.attributes import Attributes
     from storage.store import LocalStore
 
 __all__ = ["KEPT", "Keeping"]
@@ -38,7 +41,7 @@ KEPT: Final = frozenset({b"pruned", b"history_versions", b"history_bytes", b"liv
 LABEL: Final = b"user.cascade.label"
 """Set on a directory to `LABEL` or `LABEL=T`; with `!` before it a label that is there moves."""
 
-SETTINGS: Final = frozenset({RETENTION, HOLD})
+SETTINGS: Final = frozenset({RETENTION, HOLD, QUOTA_XATTR})
 
 
 class Keeping:
@@ -66,6 +69,8 @@ class Keeping:
         """The contents somebody has open: (inode, content commit)."""
         found = set()
         for file in self._files.opened.values():
+            if isinstance(file, OpenConditional):
+                found.add((file.node.expect.inode, file.node.attributes.content))
             if not isinstance(file, OpenFile):
                 continue
             node = file.node
@@ -79,9 +84,9 @@ class Keeping:
         """The frames of the log that unsaved writes refer to."""
         return {
             span.address
-            for live in self._inodes.drafts.values()
-            if live.draft is not None
-            for span in live.draft.dirty
+            for node in self._inodes.nodes.items()
+            if isinstance(node, Live | Conditional) and node.draft is not None
+            for span in node.draft.dirty
             if span.data is None
         }
 
@@ -107,7 +112,7 @@ class Keeping:
             assert value is not None
             self._purge(live, value, caller)
             return True
-        if caller.uid not in (0, attributes.uid):
+        if caller.uid not in (0, self._whose(name, attributes)):
             raise Refused(Reason.NOT_PERMITTED)
         if name == COLLECT:
             self._collect(live, value)
@@ -120,6 +125,14 @@ class Keeping:
             _check(name, value)
         self._inodes.propose(record.SetXattr(number, name, value, flags))
         return True
+
+    def _whose(self, name: bytes, attributes: Attributes) -> int:
+        """Who may set an attribute, beside root: the owner; of quotas, which are against the owner, the root's."""
+        if name != QUOTA_XATTR:
+            return attributes.uid
+        root = self._store.attributes(ROOT)
+        assert root is not None, "there is a root"
+        return root.uid
 
     def _collect(self, live: Live, value: bytes | None) -> None:
         if live.number != ROOT or value not in (b"dry", b"now"):
@@ -188,7 +201,7 @@ class Keeping:
             Refused: NO_SUCH_ATTRIBUTE where it says nothing about this node.
         """
         if name == b"live_bytes":
-            return b"%d" % self._stored(node)
+            return b"%d" % self._live_bytes(node)
         alias = node.alias
         if alias is None or self._mode(node) & TYPE_MASK != REGULAR:
             raise Refused(Reason.NO_SUCH_ATTRIBUTE)
@@ -230,16 +243,24 @@ class Keeping:
         attributes = self._store.attributes(node.number)
         return attributes.mode if attributes is not None else 0
 
-    def _stored(self, node: Live | Past) -> int:
-        if isinstance(node, Past):
-            return node.attributes.stored
-        attributes = self._store.attributes(node.number)
-        return attributes.stored if attributes is not None else 0
+    def _live_bytes(self, node: Live | Past) -> int:
+        """Of a file its bytes without holes; of a directory that has a quota, what is used of that."""
+        if not is_directory(self._mode(node)):
+            if isinstance(node, Past):
+                return node.attributes.stored
+            attributes = self._store.attributes(node.number)
+            return attributes.stored if attributes is not None else 0
+        quotas = self._store.quotas
+        if isinstance(node, Past) or node.number not in quotas.accounts(node.number):
+            raise Refused(Reason.NO_SUCH_ATTRIBUTE)
+        return quotas.account(node.number)[0]
 
 
 def _check(name: bytes, value: bytes) -> None:
     """Refuse a value that says nothing."""
     if name == HOLD and not value:
+        raise Refused(Reason.MALFORMED)
+    if name == QUOTA_XATTR and limit_of(value) is None:
         raise Refused(Reason.MALFORMED)
     if name == RETENTION:
         try:

@@ -218,7 +218,10 @@ class Door(pyfuse3.Operations):
         An aborted connection (/sys/fs/fuse/connections) looks like an unmount, but leaves a dead mount behind.
         """
         self._notifier.start()
-        await pyfuse3.main(min_tasks=_WORKERS, max_tasks=_WORKERS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._waiting.watch)
+            await pyfuse3.main(min_tasks=_WORKERS, max_tasks=_WORKERS)
+            nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
         """Let `serve` return after the requests that are being handled."""
@@ -385,7 +388,11 @@ class Door(pyfuse3.Operations):
     ) -> None:
         """See `Filesystem.setxattr`; pyfuse3 has seen to the flags. Whoever restores a version sees it once answered."""
         self._filesystem.setxattr(number, name, value, 0, _caller(context))
-        if invalidations := self._filesystem.take_invalidations():
+        invalidations = self._filesystem.take_invalidations()
+        if any(name is not None for _, name in invalidations):
+            # Forgetting a name takes the lock of its directory, which this caller may hold: not to be waited for.
+            self._notifier.put(invalidations)
+        elif invalidations:
             told, token = trio.Event(), trio.lowlevel.current_trio_token()
             self._notifier.put(invalidations, lambda: token.run_sync_soon(told.set))
             await told.wait()

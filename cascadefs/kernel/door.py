@@ -202,13 +202,19 @@ class Door:
             self._notifier.put(gone)
 
     def _reveal(self, unique: int, result: Reply) -> None:
-        """Answer when the kernel has forgotten what it is to forget."""
+        """Answer when the kernel has forgotten what it is to forget.
+
+        Before, if names are among it: forgetting one takes the lock of its directory, which this caller may hold.
+        """
         with self._dispatch.lock:
             gone = self._filesystem.take_invalidations()
-        if gone and self._notifier is not None:
+        names = any(name is not None for _, name in gone)
+        if gone and not names and self._notifier is not None:
             self._notifier.put(gone, lambda: self._reply(unique, result))
-        else:
-            self._reply(unique, result)
+            return
+        self._reply(unique, result)
+        if names and self._notifier is not None:
+            self._notifier.put(gone)
 
     # --- what waits --------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from benchmarks import chart, doors, machine, table
+from benchmarks import chart, doors, machine, table, triggers
 from benchmarks.bench import FULL, QUICK, Bench, prepare_work
 from benchmarks.client import Client
 from benchmarks.experiments import EXPERIMENTS, chosen
@@ -30,6 +30,7 @@ DOCUMENT = ROOT / "docs/PERFORMANCE.md"
 PICTURE = ROOT / "docs/performance.png"
 BEGIN, END = "<!-- table: scripts/bench -->\n", "<!-- end of table -->\n"
 DOORS_DOCUMENT = ROOT / "docs/KERNEL_DOOR.md"
+TRIGGERS_BEGIN = "<!-- table: scripts/bench --triggers -->\n"
 DOORS_BEGIN = "<!-- table: scripts/bench --doors -->\n"
 
 
@@ -41,6 +42,8 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGHUP, _interrupt)
     if options.doors:
         return _measure_doors(options)
+    if options.triggers:
+        return _measure_triggers(options)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.redraw:
         run = json.loads(options.redraw[0].read_text())
@@ -74,6 +77,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--doors", action="store_true", help="the two doors beside C, request by request")
+    add("--triggers", action="store_true", help="from a put to a handler, beside others' watches")
     add("--quick", action="store_true", help="small sizes and two rounds: about a minute")
     add("--rows", metavar="GLOB", action="append", default=[], help="only these; may be repeated")
     add("--rounds", metavar="N", type=int, help="interleaved rounds (5; quick 2)")
@@ -201,6 +205,31 @@ def _measure_doors(options: argparse.Namespace) -> int:
     print(said)
     if options.document:
         _fill_in(DOORS_DOCUMENT, said, DOORS_BEGIN)
+    return 0
+
+
+def _measure_triggers(options: argparse.Namespace) -> int:
+    """The table of `triggers`."""
+    work = prepare_work(options.work)
+    rounds = options.rounds or (2 if options.quick else 5)
+    puts = 50 if options.quick else 200
+    try:
+        peers = [triggers.Mounted, *triggers.watchers.ALL]
+        rows = triggers.measure(work, peers, rounds, puts, lambda s: print(s, file=sys.stderr))
+        about = machine.describe(work)
+    finally:
+        remove(work)
+    if options.json is not None:
+        run = {"machine": about, "rows": [row.to_json() for row in rows]}
+        options.json.write_text(json.dumps(run, indent=2) + "\n")
+    said = (
+        f"{triggers.markdown(rows)}\n\n{about['kind']}, {about['processors']} shared processors, "
+        f"{about['kernel']}, {about['file_system']}, Python {about['python']}; "
+        f"medians of {rounds} rounds of {puts} puts; load {os.getloadavg()[1]:.1f}\n"
+    )
+    print(said)
+    if options.document:
+        _fill_in(DOCUMENT, said, TRIGGERS_BEGIN)
     return 0
 
 

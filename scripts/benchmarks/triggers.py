@@ -17,16 +17,16 @@ import contextlib
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from benchmarks import peers
-from benchmarks.watchers import ALL, Watcher
+from benchmarks import peers, watchers
+from benchmarks.watchers import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-__all__ = ["Row", "markdown", "measure"]
+__all__ = ["Mounted", "Row", "markdown", "measure", "watchers"]
 
 BURST = 100
 QUIET_SECONDS = 1.5
@@ -187,13 +187,3 @@ def markdown(rows: list[Row]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    import sys
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
-        print(
-            markdown(measure(Path(scratch), [Mounted, *ALL], 1, 100, lambda s: print(s, file=sys.stderr)))
-        )

@@ -6,8 +6,8 @@ over an ordered table (`storage.mvcc`), so every query exists twice: as it is no
 is therefore nothing but a timestamp; timestamps strictly increase within a shard.
 
 Modules: `rows` (the maps), `questions` (all that can be asked), and one for each family of records: `names`,
-`contents`, `metadata`, `conditions`, `events`, `pruning`, `deliveries`. `frames` counts who refers to the log; `keys`, `counters` and `outcome`
-are values they share.
+`contents`, `metadata`, `conditions`, `events`, `pruning`, `deliveries`. `frames` counts who refers to
+the log, `quotas` what files hold below some directories; `keys`, `counters` and `outcome` are values they share.
 
 Does not know the log (addresses are opaque), paths, permissions, drafts or who asks.
 
@@ -30,6 +30,7 @@ from storage.namespace.names import RENAME_EXCHANGE, RENAME_NOREPLACE, Names
 from storage.namespace.outcome import DONE, REFUSED, Outcome
 from storage.namespace.pruning import Pruning, Sweep
 from storage.namespace.questions import KEPT, PRUNED, PURGED, Questions, Version
+from storage.namespace.quotas import Quotas
 from storage.namespace.rows import Rows
 from storage.record import (
     Activate,
@@ -88,10 +89,11 @@ class Namespace(Questions):
         super().__init__(rows)
         events = self.events = Events(rows, self)
         self.conditions = Conditions(self)
-        names, metadata = Names(rows, self, events), Metadata(rows)
+        quotas = self.quotas = Quotas(rows, self)
+        names, metadata = Names(rows, self, events, quotas), Metadata(rows, quotas)
         pruning = Pruning(rows, self, events)
         self.frames = Frames(rows)
-        contents = Contents(rows, self, self.frames)
+        contents = Contents(rows, self, self.frames, quotas)
         self.sweep = Sweep(rows, self, self.frames)
         deliveries = self.deliveries = Deliveries(table, self)
         self.overlong = contents.overlong

@@ -20,6 +20,7 @@ from storage.record import SELF
 if TYPE_CHECKING:
     from storage.namespace.frames import Frames
     from storage.namespace.questions import Questions
+    from storage.namespace.quotas import Quotas
     from storage.namespace.rows import Rows
     from storage.record import Commit
 
@@ -35,9 +36,10 @@ class Contents:
         released: Without a past, frames that nothing refers to any more; the owner of the payloads takes them.
     """
 
-    def __init__(self, rows: Rows, questions: Questions, frames: Frames) -> None:
+    def __init__(self, rows: Rows, questions: Questions, frames: Frames, quotas: Quotas) -> None:
         self._rows = rows
         self._frames = frames
+        self._quotas = quotas
         self._questions = questions
         self._table = rows.table
         self._keep_past = rows.keep_past
@@ -92,7 +94,9 @@ class Contents:
                 b"K" + CONTENT_KEY.pack(inode, attributes.content),
                 CONTENT_ROW.pack(attributes.content_timestamp, KEPT, before),
             )
-        self._counters.live_bytes += record.size - attributes.size if attributes.nlink else 0
+        if attributes.nlink:
+            self._counters.live_bytes += record.size - attributes.size
+            self._quotas.add(attributes.parent, record.size - attributes.size)
         attributes.content += 1
         attributes.content_timestamp = timestamp
         attributes.size = record.size

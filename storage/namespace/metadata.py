@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.attributes import TYPE_MASK, Attributes
+from storage.attributes import TYPE_MASK, Attributes, is_directory
 from storage.errors import Reason
 from storage.limits import (
     NAME_BYTES_MAX,
@@ -18,8 +18,10 @@ from storage.limits import (
 )
 from storage.namespace.keys import POLICY_XATTR, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
+from storage.namespace.quotas import QUOTA_XATTR, limit_of
 
 if TYPE_CHECKING:
+    from storage.namespace.quotas import Quotas
     from storage.namespace.rows import Rows
     from storage.record import Label, SetAttributes, SetXattr, Unlabel
 
@@ -32,8 +34,9 @@ XATTR_REPLACE = 2
 class Metadata:
     """Applies the records of metadata to the rows."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, quotas: Quotas) -> None:
         self._rows = rows
+        self._quotas = quotas
         self._inodes = rows.inodes
         self._xattrs = rows.xattrs
         self._labels = rows.labels
@@ -78,6 +81,13 @@ class Metadata:
             return REFUSED[Reason.ATTRIBUTE_EXISTS]
         if not exists and (record.value is None or record.flags & XATTR_REPLACE):
             return REFUSED[Reason.NO_SUCH_ATTRIBUTE]
+        if record.name == QUOTA_XATTR:
+            limit = limit_of(record.value) if record.value is not None else None
+            is_quota = record.value is None or limit is not None
+            if not is_quota or not is_directory(Attributes.unpack(row[1]).mode):
+                return REFUSED[Reason.MALFORMED]
+            if not self._quotas.set(record.inode, limit):
+                return REFUSED[Reason.TOO_MANY_ENTRIES]
         if record.value is None:
             self._rows.remove(self._xattrs, key, timestamp)
         else:

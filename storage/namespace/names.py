@@ -19,6 +19,7 @@ from storage.namespace.outcome import DONE, REFUSED, Outcome
 if TYPE_CHECKING:
     from storage.namespace.events import Events
     from storage.namespace.questions import Questions
+    from storage.namespace.quotas import Quotas
     from storage.namespace.rows import Rows
     from storage.record import Create, CreateUnnamed, Link, Rename, Unlink
 
@@ -31,10 +32,11 @@ RENAME_EXCHANGE = 2
 class Names:
     """Applies the records of names to the rows."""
 
-    def __init__(self, rows: Rows, questions: Questions, events: Events) -> None:
+    def __init__(self, rows: Rows, questions: Questions, events: Events, quotas: Quotas) -> None:
         self._rows = rows
         self._questions = questions
         self._events = events
+        self._quotas = quotas
         self._table = rows.table
         self._keep_past = rows.keep_past
         self._inodes = rows.inodes
@@ -109,6 +111,7 @@ class Names:
         counters = self._counters
         counters.live_inodes += 1
         counters.live_bytes += attributes.size
+        self._quotas.add(record.parent, attributes.size)
         if inode >= counters.next_inode:
             counters.next_inode = inode + 1
         return DONE
@@ -152,6 +155,9 @@ class Names:
             self._table.delete(b"U" + U64.pack(record.inode))
             self._counters.live_inodes += 1
             self._counters.live_bytes += attributes.size
+            self._quotas.add(record.parent, attributes.size)
+        else:
+            self._quotas.move(attributes.parent, record.parent, attributes.size)
         attributes.nlink += 1
         attributes.ctime_ns = timestamp * 1000
         attributes.parent = record.parent
@@ -210,6 +216,8 @@ class Names:
             if refusal is not None:
                 return REFUSED[refusal]
         moved = is_directory(source.mode)
+        if moved and not self._quotas.may_move(record.parent, record.new_parent):
+            return REFUSED[Reason.CROSS_QUOTA]
         attributes = self._questions.attributes(source.inode)
         assert attributes is not None
         source_number = self._questions.number_of(source)
@@ -249,6 +257,9 @@ class Names:
             return REFUSED[Reason.MALFORMED]
         if target.inode == source.inode:
             return DONE
+        moved = is_directory(source.mode) or is_directory(target.mode)
+        if moved and not self._quotas.may_move(record.parent, record.new_parent):
+            return REFUSED[Reason.CROSS_QUOTA]
         here, there = (record.parent, record.name), (record.new_parent, record.new_name)
         for directory, name, inode, origin in (
             (*here, target.inode, there),
@@ -344,6 +355,7 @@ class Names:
         if attributes.nlink == 0:
             self._counters.live_inodes -= 1
             self._counters.live_bytes -= attributes.size
+            self._quotas.add(attributes.parent, -attributes.size)
         self._inodes.replace(key, timestamp, attributes.pack(), row)
 
     def _rehome(self, timestamp: int, inode: int, directory: int) -> None:
@@ -352,6 +364,8 @@ class Names:
         row = self._inodes.get_row(key)
         assert row is not None, "a bound inode exists"
         attributes = Attributes.unpack(row[1])
+        if not is_directory(attributes.mode):
+            self._quotas.move(attributes.parent, directory, attributes.size)
         attributes.parent = directory
         attributes.ctime_ns = timestamp * 1000
         self._inodes.replace(key, timestamp, attributes.pack(), row)

@@ -53,7 +53,7 @@ class Retention:
     """The housekeeping of one shard's history.
 
     Whoever has files open sets `pinned` (the contents open there) and `in_use` (the frames its drafts refer to);
-    whoever has the disk sets `is_full` (is there little room left?).
+    whoever follows the commits sets `wanted_since` (from when on history is still to be read); whoever has the disk sets `is_full` (is there little room left?).
     """
 
     def __init__(self, shard: Shard, clock: Clock) -> None:
@@ -61,6 +61,7 @@ class Retention:
         self._clock = clock
         self.pinned: Callable[[], set[tuple[int, int]]] = set
         self.in_use: Callable[[], set[int]] = set
+        self.wanted_since: Callable[[], int | None] = lambda: None
         self.is_full: Callable[[], bool] = lambda: False
         self.cleaning = Cleaning(shard)
         self._pass: _Pass | None = None
@@ -164,6 +165,7 @@ class Retention:
             None if dry else self._shard.propose,
             now=self._now_us(),
             pinned=self.pinned,
+            wanted_since=self.wanted_since,
             pressed=pressed,
         )
 

@@ -56,6 +56,7 @@ class Thinning:
         *,
         now: int,
         pinned: Callable[[], set[tuple[int, int]]],
+        wanted_since: Callable[[], int | None] = lambda: None,
         pressed: bool = False,
     ) -> None:
         """Nothing is looked at yet.
@@ -65,12 +66,15 @@ class Thinning:
             propose: records a change; None for a dry pass.
             now: the time the policies are asked at, in microseconds.
             pinned: the contents that somebody has open: (inode, content commit).
+            wanted_since: from which timestamp on somebody is still to read history; None: nobody.
             pressed: the disk is full: keep only what `min`, labels and holds keep.
         """
         self._namespace = namespace
         self._propose = propose
         self._now = now
         self._pinned = pinned
+        self._wanted_since = wanted_since
+        self._wanted: int | None = None
         self._pressed = pressed
         self._rules = Rules(namespace)
         self._open: set[tuple[int, int]] = set()
@@ -81,6 +85,7 @@ class Thinning:
         """Look at so many versions; False at the end of the pass."""
         self._rules = Rules(self._namespace)
         self._open = self._pinned()
+        self._wanted = self._wanted_since()
         looked = sum(1 for _ in islice(self._walk, versions_max))
         return looked == versions_max
 
@@ -146,6 +151,8 @@ class Thinning:
             return "head"
         if (inode, content) in self._open:
             return "open"
+        if self._wanted is not None and end > self._wanted:
+            return "wanted"
         if self._rules.is_held(inode):
             return "hold"
         names = self._namespace.names(inode)

@@ -57,7 +57,7 @@ class Exerciser:
         files: int = 2,
         is_mount: bool = False,
         has_ranges: bool = True,
-        ends_per_thousand: int = 20,
+        operations_between_ends: int = 50,
     ) -> None:
         self.door = door
         self.seed = seed
@@ -91,7 +91,7 @@ class Exerciser:
             ends = (self.kill, self.restart, self.power_cut)
         self._everyday = [call for call, weight in everyday.items() for _ in range(weight)]
         self._ends = ends
-        self._ends_per_thousand = ends_per_thousand
+        self._operations_between_ends = operations_between_ends
 
     # --- running -----------------------------------------------------------------------------------------------
 
@@ -105,8 +105,8 @@ class Exerciser:
                 self._check_version(file, number)
 
     def step(self) -> None:
-        choose_end = self.random.randrange(1000) < self._ends_per_thousand
-        call = self.random.choice(self._ends if choose_end else self._everyday)
+        is_end = self.random.randrange(self._operations_between_ends) == 0
+        call = self.random.choice(self._ends if is_end else self._everyday)
         self.done[call.__name__] += 1
         try:
             call()

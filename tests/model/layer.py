@@ -29,7 +29,8 @@ from storage.errors import Refused
 from storage.namespace import ROOT
 from storage.store import LocalStore
 from storage.table import MemoryTable
-from tests.model.pair import AUTOCOMMIT_S, Seen
+from tests.model.comparison import Seen
+from tests.model.pair import AUTOCOMMIT_S
 from tests.model.reference import DIRECTORY, FILE, LINK, LINKS_FOLLOWED_MAX, Look
 from tests.semantics.conftest import Descriptor, FakeClock, Tree, as_bytes
 

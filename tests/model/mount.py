@@ -18,7 +18,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.model.pair import Seen
+from tests.model.comparison import Seen
 from tests.model.reference import DIRECTORY, FILE, LINK, Look
 from tests.mounted.conftest import END_SECONDS, is_over
 

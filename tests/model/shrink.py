@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from tests.model.pair import Divergence
+from tests.model.comparison import Divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable

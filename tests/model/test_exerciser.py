@@ -29,14 +29,14 @@ def exercise(exerciser: Exerciser, operations: int) -> None:
 @pytest.mark.timeout(3600)
 def test_the_layer_with_small_limits():
     with small_limits():
-        exercise(Exerciser(Layer(), SEED, border=64, largest=900), OPERATIONS or 6000)
+        exercise(Exerciser(Layer(), SEED, border=64, largest=900), OPERATIONS or 4000)
 
 
 @pytest.mark.timeout(3600)
 def test_the_layer_as_it_is():
     layer = Layer(segment_bytes=4 * 1024 * 1024 + 17 * 1024 * 1024)
     exerciser = Exerciser(layer, SEED, border=CHUNK_BYTES, largest=3 * CHUNK_BYTES)
-    exercise(exerciser, OPERATIONS // 20 or 300)
+    exercise(exerciser, OPERATIONS // 20 or 200)
 
 
 @pytest.mark.mounted
@@ -54,6 +54,6 @@ def test_the_mount(make_mount, tmp_path, door):
             largest=3 * CHUNK_BYTES,
             is_mount=True,
             has_ranges=door == "kernel",
-            ends_per_thousand=15,
+            operations_between_ends=60,
         )
-        exercise(exerciser, OPERATIONS // 100 or 300)
+        exercise(exerciser, OPERATIONS // 100 or 250)

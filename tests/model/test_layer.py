@@ -23,7 +23,7 @@ from tests.model.pair import Pair
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXAMPLES = int(os.environ.get("CASCADEFS_MODEL_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("CASCADEFS_MODEL_EXAMPLES", "200"))
 STEPS = 60
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.mounted
 
-EXAMPLES = int(os.environ.get("CASCADEFS_MODEL_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("CASCADEFS_MODEL_EXAMPLES", "4"))
 STEPS = 50
 
 

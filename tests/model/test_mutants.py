@@ -24,9 +24,9 @@ from storage.log import Log
 from storage.mvcc import VersionedMap
 from storage.namespace import Namespace
 from storage.record import Commit, Label, Link, Rename, Unlink
+from tests.model.comparison import Divergence
 from tests.model.exerciser import Exerciser, Mismatch
 from tests.model.layer import Layer, small_limits
-from tests.model.pair import Divergence
 from tests.model.test_layer import LayerMachine
 
 if TYPE_CHECKING:

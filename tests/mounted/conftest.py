@@ -12,9 +12,11 @@ import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,6 +155,22 @@ def mounts_below(directory: Path):
 def make_mount(tmp_path):
     """Make a mount: ``make_mount("--ro", volatile=False, mounted=True)``."""
     with mounts_below(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def public_path():
+    """A directory that every user can get to. `tmp_path` is not: pytest closes its root whenever another run begins."""
+    path = Path(tempfile.mkdtemp(prefix="cascadefs-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def make_public_mount(public_path):
+    """As `make_mount`, where every user can get to."""
+    with mounts_below(public_path) as make:
         yield make
 
 

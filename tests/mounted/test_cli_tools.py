@@ -6,6 +6,7 @@ input or are about being a process.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ import pytest
 
 from tests.mounted.conftest import command_line, environment
 from tests.mounted.test_cli_history import cascadefs, lines, objects, output
+from tests.mounted.tree import photograph
 
 pytestmark = pytest.mark.mounted
 
@@ -247,3 +249,47 @@ def test_commands_work_while_others_write(top):
     finally:
         stop.set()
         writer.join()
+
+
+def test_a_directory_is_restored_in_one_commit(top):
+    Path("data/sub").mkdir(parents=True)
+    Path("data/a").write_text("one")
+    Path("data/sub/b").write_text("two")
+    Path("data/gone").write_text("three")
+    then, root = photograph(Path("data")), output("at", "now", "data").rstrip("\n")
+    Path("data/a").write_text("ONE")
+    os.unlink("data/gone")
+    os.rename("data/sub/b", "data/moved")
+    Path("data/later").write_text("x")
+    before, now = output("at", "now", "data").rstrip("\n"), photograph(Path("data"))
+    plan = lines("restore", root, "--dry-run")
+    done = cascadefs("restore", root)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == plan
+    assert sorted(plan) == ["+ data/gone", "- data/later", "M data/a", "R data/moved -> data/sub/b"]
+    assert photograph(Path("data")) == then
+    times = {os.getxattr(path, "user.cascade.commit_time") for path in ("data/a", "data/gone")}
+    assert len(times) == 1
+    assert output("cat", "data/later@v1") == "x"
+    cascadefs("restore", before)
+    assert photograph(Path("data")) == now
+
+
+def test_what_cannot_be_restored_in_one_commit_is_restored_step_by_step(top, monkeypatch):
+    Path("data").mkdir()
+    Path("data/a").write_text("one")
+    root = output("at", "now", "data").rstrip("\n")
+    Path("data/a").write_text("two")
+    Path("data/later").write_text("x")
+    setxattr = os.setxattr
+
+    def refuse(path, name, *arguments, **keywords):
+        if name == "user.cascade.restore" and path == b"data":
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), path)
+        setxattr(path, name, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    done = cascadefs("restore", root)
+    assert "not in one commit: argument list too long; step by step instead" in done.stderr
+    assert sorted(done.stdout.splitlines()) == ["- data/later", "M data/a"]
+    assert (Path("data/a").read_text(), os.listdir("data")) == ("one", ["a"])

@@ -108,14 +108,11 @@ def left(directory: Path) -> dict[str, tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("door", ["kernel", "pyfuse3"])
-def test_bits_end_as_on_a_disk(make_mount, tmp_path: Path, door: str) -> None:
-    mount = make_mount("--door", door, "-o", "allow_other")
-    for parent in (*tmp_path.parents, tmp_path):
-        if parent.stat().st_mode & 0o005 != 0o005:
-            parent.chmod(parent.stat().st_mode | 0o011)
+def test_bits_end_as_on_a_disk(make_public_mount, public_path: Path, door: str) -> None:
+    mount = make_public_mount("--door", door, "-o", "allow_other")
     script = textwrap.dedent(_CHANGE_AS_USERS)
     ways = [way for way in WAYS if way != "fallocate" or door == "kernel"]
-    places = mount.path / "place", tmp_path / "place"
+    places = mount.path / "place", public_path / "place"
     for place in places:
         place.mkdir()
         place.chmod(0o777)

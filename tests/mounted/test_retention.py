@@ -89,7 +89,9 @@ def test_pruned_history_is_eidrm_and_its_space_comes_back(make_mount) -> None:
     assert sums["big"]["history_bytes"] == 8_000_000 * sums["big"]["history_versions"]
     for number in (38, 39):
         assert (path / f"big@v{number}").read_bytes() == Random(number - 1).randbytes(8_000_000)
-    mount.remount()
+    mount.umount()
+    cascadefs("fsck", mount.data)
+    mount.mount()
     assert (path / "big").read_bytes() == Random(39).randbytes(8_000_000)
     assert (path / "labelled@tag-one/f").read_text() == "first"
     assert errno_of((path / "big@v5").read_bytes) == "EIDRM"
@@ -135,6 +137,19 @@ def test_the_commands_say_what_is_wrong(make_mount, monkeypatch) -> None:
     cascadefs("purge", path / "f@v1", "-y")
     assert "gone already" in cascadefs("purge", path / "f@v1", "-y", expect=1)
     assert [line["gone"] for line in objects("log", path / "f", "--all")] == [None, "purged"]
+
+
+def test_a_quota_is_edquot_to_the_writer(make_mount) -> None:
+    path = make_mount().path
+    (path / "d").mkdir()
+    os.setxattr(path / "d", "user.cascade.quota", b"1M")
+    assert errno_of((path / "d/f").write_bytes, bytes(2_000_000)) == "EDQUOT"
+    (path / "d/f").write_bytes(bytes(1_000_000))
+    (path / "elsewhere").write_bytes(bytes(2_000_000))
+    done = subprocess.run(["cp", path / "elsewhere", path / "d/g"], capture_output=True, text=True)
+    assert done.returncode
+    assert "quota" in done.stderr
+    assert int(os.getxattr(path / "d", "user.cascade.live_bytes")) <= 2**20
 
 
 def test_a_purge_reaches_who_has_it_in_the_page_cache(make_mount) -> None:

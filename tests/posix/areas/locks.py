@@ -193,22 +193,21 @@ def waiting(see: Observation) -> None:
     for way in ("unlock", "die"):
         for call in (fcntl.flock, fcntl.lockf):
             ready, told = os.pipe()
+            ends, end = os.pipe()
             child = os.fork()
             if child == 0:
                 own = os.open("f", os.O_RDWR)
                 call(own, EXCLUSIVE)
                 os.write(told, b"x")
-                import time
-
-                time.sleep(0.1)
+                os.read(ends, 1)
                 if way == "unlock":
                     call(own, FREE)
                     os.write(told, b"y")
                 os._exit(0)
             os.read(ready, 1)
             descriptor = os.open("f", os.O_RDWR)
-            before = outcome(call, descriptor, EXCLUSIVE | NONBLOCKING)
-            see(f"{call.__name__} {way} before", before)
+            see.call(f"{call.__name__} {way} before", call, descriptor, EXCLUSIVE | NONBLOCKING)
+            os.write(end, b"x")
             see.call(f"{call.__name__} {way}", call, descriptor, EXCLUSIVE)
             os.close(descriptor)
             os.waitpid(child, 0)

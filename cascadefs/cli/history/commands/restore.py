@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,8 @@ _HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno
 
 # What one commit cannot do and several may: too much of it, or not all of it is the caller's to change.
 _NOT_AT_ONCE = frozenset({errno.E2BIG, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP})
+
+_SIGHT_SECONDS, _SIGHT_TRIES_MAX = 0.002, 500
 
 _BURST_US = 1_000_000
 """Removals that follow each other faster than this are taken for one `rm -r`."""
@@ -73,6 +76,7 @@ def restore(
             _show(out, target, step, done=False)
         return
     if to is None and node.is_directory and steps and _restored_at_once(source, target):
+        _await(target, steps)
         for step in steps:
             _show(out, target, step, done=True)
         return
@@ -184,6 +188,29 @@ def _restored_at_once(source: Place, target: bytes) -> bool:
         typer.echo(f"cascadefs: {Refusal(target, why)}", err=True)
         return False
     return True
+
+
+def _await(target: bytes, steps: Sequence[Step]) -> None:
+    """Wait until the kernel has forgotten what it remembers of names from before, so that what is printed can be seen."""
+    waiting = list(steps)
+    for _ in range(_SIGHT_TRIES_MAX):
+        waiting = [step for step in waiting if not _is_seen(target, step)]
+        if not waiting:
+            return
+        time.sleep(_SIGHT_SECONDS)
+
+
+def _is_seen(target: bytes, step: Step) -> bool:
+    node = node_at(join(target, step.path))
+    match step.action:
+        case Action.REMOVE:
+            return node is None
+        case Action.MAKE | Action.LINK | Action.MOVE:
+            return node is not None
+        case Action.CHANGE | Action.REPLACE:
+            return node is not None and (step.node is None or node.mtime_ns == step.node.mtime_ns)
+        case Action.SETTLE:
+            return True
 
 
 def _restored(source: Place, target: bytes, steps: Sequence[Step], out: Report) -> bool:

@@ -1,0 +1,267 @@
+"""Scripts of a real mount, in real workers: they fire, once for each version, also when the daemon is killed.
+
+Method: the mount belongs to whoever runs the tests; root's tests run root's scripts (`--triggers=root`), others' their
+own. Nothing waits for a time: each test waits for what must come to be, with a limit.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.mounted.conftest import cascadefs
+
+pytestmark = [pytest.mark.mounted, pytest.mark.slow]
+
+MODE = "--triggers=root" if os.getuid() == 0 else "--triggers=owner"
+
+PATIENCE_SECONDS = 30.0
+
+APPEND = """
+from cascadefs.triggers import watch
+
+@watch("in/**", key="dir")
+def log(event, ctx):
+    ctx.append("log", f"{event.path} v{event.version} {bytes(event.data).decode()}\\n".encode())
+"""
+
+
+def wait_for(what, said: str, seconds: float = PATIENCE_SECONDS):
+    """The first answer that is true."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            found = what()
+        except FileNotFoundError:
+            found = None
+        if found:
+            return found
+        assert time.monotonic() < limit, f"no {said} in {seconds} s"
+        select.select([], [], [], 0.02)
+
+
+def bindings(mount) -> dict[str, dict]:
+    status = json.loads((mount.path / ".cascade/status").read_bytes())["triggers"]
+    return {one["name"]: one for base in status.get("bases", []) for one in base["bindings"]}
+
+
+def problems(mount) -> dict[str, dict]:
+    status = json.loads((mount.path / ".cascade/status").read_bytes())["triggers"]
+    found = {}
+    for base in status.get("bases", []):
+        found.update(base["problems"])
+    return found
+
+
+def install(mount, name: str, source: str, base: str = "farm") -> Path:
+    """Put a script there, and wait until it is active."""
+    folder = mount.path / base / ".cascade/watch"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(source)
+    path.chmod(0o755)
+    wait_for(
+        lambda: any(one.startswith(name) for one in bindings(mount)) or problems(mount).get(name),
+        f"binding of {name}",
+    )
+    assert problems(mount) == {}
+    return path
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+@pytest.fixture
+def farm(make_mount):
+    mount = make_mount(MODE)
+    (mount.path / "farm/in").mkdir(parents=True)
+    mount.farm = mount.path / "farm"
+    return mount
+
+
+def test_a_chain_runs_and_says_where_everything_comes_from(farm):
+    install(
+        farm,
+        "two.py",
+        """
+from cascadefs.triggers import watch
+
+@watch("in/*", emit="mid/")
+def first(event, ctx):
+    ctx.emit(event.name, event.data.tobytes().upper())
+
+@watch("mid/*", emit="out/")
+def second(event, ctx):
+    ctx.emit(event.name, event.data.tobytes() + b"!" + ctx.get("model").data.tobytes())
+""",
+    )
+    (farm.farm / "model").write_text("m1")
+    assert not (farm.farm / "out/a").exists()  # the kernel remembers that it is not there
+    (farm.farm / "in/a").write_text("x")
+    assert wait_for(lambda: (farm.farm / "out/a").read_text() == "X!m1", "output")
+    known = json.loads(os.getxattr(farm.farm / "out/a", "user.cascade.from"))
+    assert known["binding"] == "two.py:second"
+    assert known["triggers"] == ["mid/a@v1"]
+    assert known["reads"] == ["model@v1"]
+    assert known["hops"] == 1
+    said = cascadefs("why", farm.farm / "out/a").stdout
+    for part in ("two.py:second", "mid/a@v1", "two.py:first", "in/a@v1", "model@v1"):
+        assert part in said
+    assert "written by a program" in cascadefs("why", farm.farm / "in/a").stdout
+    assert "two.py:first" in cascadefs("trigger", "list", "--in", farm.farm).stdout
+    (farm.farm / "in/a").write_text("y")
+    assert wait_for(lambda: (farm.farm / "out/a").read_text() == "Y!m1", "second output")
+    assert (farm.farm / "out/a@v1").read_text() == "X!m1"
+
+
+def test_a_hundred_quick_overwrites_are_a_hundred_runs(farm):
+    install(farm, "log.py", APPEND)
+    for number in range(100):
+        (farm.farm / "in/a").write_text(str(number))
+    # Opening with O_TRUNC and closing is one version each.
+    wait_for(lambda: len(lines(farm.farm / "log")) == 100, "hundredth line")
+    assert lines(farm.farm / "log") == [f"in/a v{n + 1} {n}" for n in range(100)]
+
+
+def test_a_shell_script_with_a_header(farm):
+    if shutil.which("bwrap") is None:
+        pytest.fail("bubblewrap is not installed; scripts/setup says how")
+    install(
+        farm,
+        "sum.sh",
+        """#!/bin/sh
+# /// script
+# [tool.cascadefs]
+# watch = "in/*.txt"
+# emit = "sums/"
+# ///
+wc -c > "$CASCADE_OUT/$CASCADE_NAME"
+""",
+    )
+    (farm.farm / "in/a.txt").write_text("12345")
+    wait_for(lambda: (farm.farm / "sums/a.txt").read_text().strip() == "5", "sum")
+
+
+def test_dead_letters_are_files_and_are_done_again_on_command(farm):
+    script = install(
+        farm,
+        "bad.py",
+        """
+from cascadefs.triggers import watch
+
+@watch("in/*", attempts=1)
+def bad(event, ctx):
+    print("about to fail")
+    raise ValueError("no good")
+""",
+    )
+    (farm.farm / "in/a").write_text("payload")
+    failed = farm.farm / ".cascade/failed/bad.py:bad"
+    (name,) = wait_for(lambda: os.listdir(failed), "dead letter")
+    letter = failed / name
+    assert json.loads((letter / "event.json").read_bytes())["message"] == "ValueError: no good"
+    assert "raise ValueError" in (letter / "traceback").read_text()
+    assert "about to fail" in (letter / "output").read_text()
+    assert (letter / "input").read_text() == "payload"
+    assert os.readlink(letter / "input").endswith("in/a@v1")
+    assert "about to fail" in (farm.farm / ".cascade/log/bad.py:bad").read_text()
+    script.write_text(APPEND.replace("def log", "def bad").replace("in/**", "in/*"))
+    wait_for(lambda: (farm.farm / ".cascade/events").read_text().count('"reload"') == 2, "reload")
+    cascadefs("trigger", "retry", f"bad.py:bad/{name}", "--in", farm.farm)
+    wait_for(lambda: lines(farm.farm / "log") == ["in/a v1 payload"], "second try")
+    assert os.listdir(failed) == []
+    said = cascadefs("trigger", "retry", f"bad.py:bad/{name}", "--in", farm.farm, expect=1).stderr
+    assert "not among the dead letters" in said
+    control = os.open(farm.farm / ".cascade/ctl", os.O_WRONLY)
+    with pytest.raises(OSError, match="Invalid") as refused:
+        os.write(control, b"frobnicate\n")
+    os.close(control)
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_what_is_served_is_found_by_name_and_copied_by_nobody(farm, tmp_path):
+    install(farm, "log.py", APPEND)
+    assert sorted(os.listdir(farm.farm)) == [".cascade", "in"]
+    assert os.listdir(farm.farm / ".cascade") == ["watch"]
+    control = farm.farm / ".cascade"
+    assert "log.py:log" in (control / "status").read_text()
+    assert json.loads((control / "status.json").read_bytes())["bases"][0]["path"] == "farm"
+    assert "cascadefs_trigger_done_total" in (control / "metrics").read_text()
+    for name in ("status", "events", "ctl", "failed"):
+        with pytest.raises(OSError, match=r"exists|permitted|Read-only"):
+            os.mkdir(control / name)
+    with pytest.raises(OSError, match=r"Read-only|denied"):
+        (control / "status").write_text("x")
+    subprocess.run(["cp", "-r", farm.farm, tmp_path / "copy"], check=True)
+    assert os.listdir(tmp_path / "copy/.cascade") == ["watch"]
+    shutil.rmtree(farm.farm)
+    assert not farm.farm.exists()
+
+
+def test_without_the_option_nothing_runs_and_nothing_is_served(make_mount):
+    mount = make_mount()
+    (mount.path / "farm").mkdir()
+    with pytest.raises(PermissionError):
+        (mount.path / "farm/.cascade").mkdir()
+    assert not (mount.path / "farm/.cascade/status").exists()
+    assert mount.status()["triggers"] == {"mode": "off"}
+
+
+def test_a_mistake_in_a_script_is_shown_and_the_old_one_stays(farm):
+    script = install(farm, "log.py", APPEND)
+    script.write_text(APPEND.replace("key=", "kye="))
+    problem = wait_for(lambda: problems(farm).get("log.py"), "problem")
+    assert "did you mean 'key'" in problem["message"]
+    assert "did you mean 'key'" in (farm.farm / ".cascade/status").read_text()
+    (farm.farm / "in/a").write_text("x")
+    wait_for(lambda: lines(farm.farm / "log") == ["in/a v1 x"], "line of the old script")
+
+
+@pytest.mark.timeout(240)
+def test_every_version_is_run_once_whatever_is_killed(farm):
+    install(farm, "log.py", APPEND)
+    random = Random(5)
+    count = 0
+    for _ in range(4):
+        for _ in range(random.randrange(20, 60)):
+            (farm.farm / "in/a").write_text(str(count))
+            count += 1
+        farm.kill()
+        farm.mount()
+    wait_for(lambda: len(lines(farm.farm / "log")) >= count, f"line {count}", 60)
+    assert lines(farm.farm / "log") == [f"in/a v{n + 1} {n}" for n in range(count)]
+    assert bindings(farm)["log.py:log"]["done"] == count
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_that_is_killed_harms_nothing(farm):
+    install(
+        farm,
+        "slow.py",
+        """
+import os, time
+from cascadefs.triggers import watch
+
+@watch("in/*", key="dir", attempts=9, backoff="10ms")
+def slow(event, ctx):
+    ctx.append("pids", f"{os.getpid()}\\n".encode())
+    if event.attempt == 1 and int(event.data.tobytes()) % 5 == 0:
+        os._exit(3)
+    ctx.append("log", event.data.tobytes() + b"\\n")
+""",
+    )
+    for number in range(20):
+        (farm.farm / "in/a").write_text(str(number))
+    wait_for(lambda: len(lines(farm.farm / "log")) == 20, "twentieth line", 60)
+    assert lines(farm.farm / "log") == [str(number) for number in range(20)]
+    assert bindings(farm)["slow.py:slow"]["retries"] >= 4
