@@ -93,15 +93,15 @@ class Host:
             groups_of=groups_of,
             node=os.uname().nodename,
             mountpoint=str(path),
+            reserved=filesystem.is_reserved,
+            is_open=filesystem.files.is_written,
         )
 
     async def run(self) -> None:
         """Until cancelled."""
         engine = Engine(self._store, self._clock, self._random, self._options, watcher=self)
         self._store.retention.wanted_since = engine.wanted_since
-        settings = PoolSettings(
-            workers_max=self._workers, allow_root=self._mode == "root", allow_inproc=False
-        )
+        settings = PoolSettings(allow_root=self._mode == "root", allow_inproc=False)
         async with open_pool(settings, self._clock.now_ns, self._steady_ns) as runner:
             self._runner = runner
             dispatcher = self._dispatcher = Dispatcher(engine, runner, self._held, self._hurry)

@@ -60,7 +60,8 @@ class LmdbIndex:
 
     def renew(self) -> LmdbTable:
         """See `Index.renew`."""
-        shutil.rmtree(self._path, ignore_errors=not self._path.exists())
+        if self._path.exists():
+            shutil.rmtree(self._path)
         return self.open()
 
     def view(self) -> LmdbTable:

@@ -50,6 +50,7 @@ _ABOUT_ITSELF: Final = b"M\0"
 _HOUSEKEEPING: Final = b"DQR"
 """Rows that the sweep changes without a record: what they count may differ and still be right."""
 _PAST_CHUNKS: Final = b"c"
+_CHUNKS: Final = (b"C", _PAST_CHUNKS)
 _END: Final = b"\xff" * 9
 
 
@@ -108,21 +109,22 @@ def inspect(
     """
     found = Inspection()
     superblock = _description(disk, found)
+    # Before the log: one that is in use may go on meanwhile, and the index is never ahead of it.
+    kept = _open_index(disk, index, superblock.identity_number, boot_id, found)
     try:
-        log = Log.open(disk, superblock.identity_number, read_only=True)
-    except Unusable as error:
-        found.add("log", str(error))
-        return found
-    try:
-        _judge_log(log, found, in_use=in_use)
-        kept = _open_index(disk, index, superblock.identity_number, boot_id, found)
         try:
+            log = Log.open(disk, superblock.identity_number, read_only=True)
+        except Unusable as error:
+            found.add("log", str(error))
+            return found
+        try:
+            _judge_log(log, found, in_use=in_use)
             _read_all(log, kept, found, progress)
         finally:
-            if kept is not None:
-                kept.table.close()
+            log.close()
     finally:
-        log.close()
+        if kept is not None:
+            kept.table.close()
     return found
 
 
@@ -311,14 +313,24 @@ def _compare(kept: _Kept, frame: Frame, table: Table, built: Namespace, found: I
         return
     try:
         for key, ours, theirs in _differences(table, kept.table, found):
-            # The sweep may have dropped rows of the past that only pruned versions showed.
-            if key[:1] == _PAST_CHUNKS and theirs is None and built.counters.pruned_contents:
+            if theirs is None and _may_be_swept(key, built):
                 continue
             is_there = "is not there" if theirs is None else "is not what the log gives"
             more = "" if ours is not None else ", which is nothing"
             _damaged(found, f"the row {key.hex()} {is_there}{more}")
     except Corruption as error:
         _damaged(found, str(error))
+
+
+def _may_be_swept(key: bytes, built: Namespace) -> bool:
+    """Whether the sweep may have dropped a row that the log gives: of pieces, that only pruned versions showed."""
+    if not built.counters.pruned_contents or key[:1] not in _CHUNKS:
+        return False
+    if key[:1] == _PAST_CHUNKS:
+        return True
+    inode, generation = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
+    attributes = built.attributes(inode)
+    return attributes is None or not attributes.nlink or generation != attributes.generation
 
 
 def _differences(

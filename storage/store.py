@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from storage.index import Index
     from storage.namespace import Counters, Outcome, Version
     from storage.namespace.deliveries import Deliveries
+    from storage.namespace.quotas import Quotas
     from storage.record import Expect, Extent, Part, Record
     from storage.stream import Committed
 
@@ -182,6 +183,11 @@ class Store(Protocol):
     @property
     def deliveries(self) -> Deliveries:
         """What followers of the commits have done: questions only."""
+        ...
+
+    @property
+    def quotas(self) -> Quotas:
+        """What directories may hold: questions only."""
         ...
 
     def listen(self, listener: Callable[[int, int, Record], None] | None) -> None:

@@ -22,10 +22,13 @@ from triggers.run import EventKind  # noqa: TC001  msgspec looks at annotations
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["KEYS", "BadBinding", "Binding", "Start", "decode", "encode", "validate"]
+__all__ = ["AT_CLOSE", "KEYS", "BadBinding", "Binding", "Start", "decode", "encode", "validate"]
 
 Start: TypeAlias = Literal["now", "start"] | int
 """Where a new binding begins: at its activation, at the first commit kept, or behind a timestamp (microseconds)."""
+
+AT_CLOSE = -1
+"""Of `settle_ms`."""
 
 NAME_CHARACTERS_MAX = 200
 """Of a binding's name: it is a file name below `log/` and part of a row's key."""
@@ -46,7 +49,8 @@ class Binding(msgspec.Struct, frozen=True):
     watch: tuple[str, ...]
     kinds: tuple[EventKind, ...] = ("write", "move")
     settle_ms: int = 0
-    """How long a path must have been quiet; versions superseded meanwhile are skipped."""
+    """How long a path must have been quiet; versions superseded meanwhile are skipped. `AT_CLOSE`: until nobody has the
+    file open for writing."""
 
     start: Start = "now"
     collapse: bool = False
@@ -177,9 +181,7 @@ def _kinds(value: object) -> tuple[str, ...]:
 def _settle(value: object) -> int:
     if value == "commit":
         return 0
-    if value == "close":
-        raise ValueError('a duration: "close" is not built yet')
-    return _duration(value)
+    return AT_CLOSE if value == "close" else _duration(value)
 
 
 def _start(value: object) -> Start:

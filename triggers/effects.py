@@ -166,6 +166,8 @@ class _Planner:
         self._made: dict[tuple[int, bytes], int] = {}  # directories of this plan
         self._files: set[tuple[int, bytes]] = set()  # files of this plan
         self._payload_bytes = 0
+        self._growth_bytes = 0
+        self._nearest = base  # the deepest directory of the path at hand that exists already
         self.inline = True
         self.records: list[record.Create | record.Unlink | record.Commit] = []
         self.payload: list[memoryview] = []
@@ -226,7 +228,16 @@ class _Planner:
             size = max(size, self._add(path, inode, file, add, extents))
         if size > FILE_BYTES_MAX:
             raise EffectRefused(f"{path}: larger than a file can be")
+        self._check_room(path, size - before)
         self.records.append(record.Commit(inode, size, keep, extents, self._now_ns, self._now_ns))
+
+    def _check_room(self, path: str, growth_bytes: int) -> None:
+        """Refuse what a quota has no room for; all growth of the run counts against each quota it meets."""
+        self._growth_bytes += growth_bytes
+        quotas = self._store.quotas
+        room = quotas.room(self._nearest) if growth_bytes > 0 and quotas.some else None
+        if room is not None and self._growth_bytes > room:
+            raise EffectRefused(f"{path}: over quota, {room} bytes are left")
 
     def _lay(
         self, inode: int, data: list[memoryview], at: int, extents: list[record.Extent]
@@ -279,7 +290,7 @@ class _Planner:
         self, path: str, names: list[bytes], *, make: bool
     ) -> tuple[int, Attributes | None] | None:
         """(inode, attributes; None for one of this plan) of a directory; made where missing, or None."""
-        inode = self._base
+        inode = self._nearest = self._base
         attributes = self._store.attributes(inode)
         if attributes is None or attributes.nlink == 0:
             raise EffectRefused(f"{path}: the directory that holds .cascade is gone")
@@ -301,6 +312,7 @@ class _Planner:
                     text = name.decode(errors="surrogateescape")
                     raise EffectRefused(f"{path}: {text} is not a directory")
                 inode, attributes = binding.inode, self._store.attributes(binding.inode)
+                self._nearest = inode
             elif make:
                 made = self._create(path, inode, attributes, name, DIRECTORY | 0o755)
                 self._made[inode, name] = made

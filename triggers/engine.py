@@ -1,21 +1,19 @@
 """The engine: from commits to runs, and from results to records. It decides everything and waits for nothing.
 
-Theory of operation. `observe` is told of each commit; `pump` looks at what was told, in the order of the log, asks the
-registry whom it concerns and queues events. `start` gives the runs that may begin now; whoever drives executes them and
+Theory of operation. `pump` looks at what was committed, in the order of the log, and queues events (`intake`). `start` gives the runs that may begin now; whoever drives executes them and
 comes back with `finish`, which makes the effects, the state, the cursor and the provenance one record. What a run does
 is therefore in the log or it never was; a crash at any point is a start from the marks (`Follower`).
 
 A driver (`triggers.dispatcher`) supplies time, tasks and a `Runner`. The engine has none of them, so tests drive it by
 hand, and stop it at every numbered point (`point`).
 
-Not for several threads at once: whoever calls holds the store. Only `observe` may be called by another thread.
+Not for several threads at once: whoever calls holds the store.
 
 Sources: docs/TRIGGERS.md; etcd-io/raft for the shape.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -23,16 +21,16 @@ import msgspec
 from storage import record
 from storage.namespace import ROOT
 from storage.namespace.deliveries import FINISH_DEAD, FINISH_DONE, FINISH_SKIPPED
-from storage.stream import Committed
 from triggers import provenance
 from triggers.access import Identity
-from triggers.change import Paths, changes
+from triggers.change import Paths
 from triggers.cut import StoreCut
 from triggers.effects import Conflict, EffectRefused, plan
 from triggers.follower import Follower
-from triggers.library import CONTROL, Library
+from triggers.intake import Intake
+from triggers.library import Library
 from triggers.queue import Pending
-from triggers.registry import Registry, is_relevant, touched_bases
+from triggers.registry import Registry
 from triggers.report import Report
 from triggers.run import Done, Failed, LoadFailed, Run, Script, timestamp_text
 from triggers.schedule import Schedule
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from storage.namespace import Outcome
     from storage.record import Part, Record
     from storage.store import Store
-    from triggers.change import Change
     from triggers.follower import Definition, Key
     from triggers.queue import Position
 
@@ -53,12 +50,6 @@ __all__ = ["Engine", "Options", "Started"]
 
 REGISTRAR = (ROOT, b".")
 """The consumer that looks for scripts: its mark is how far the log was searched."""
-
-PUMP_RECORDS = 256
-"""Looked at in one go, by the head and by each follower that catches up, before others have their turn."""
-
-FEED_RECORDS_MAX = 50_000
-"""Commits told and not looked at; behind that they are read from the log."""
 
 ADVANCE_RECORDS = 4096
 """Commits after which the marks of whoever has nothing pending are noted."""
@@ -89,6 +80,9 @@ class Options(NamedTuple):
 
     reserved: Callable[[int, bytes], bool] = lambda _directory, _name: False
     """Whether a name would be taken for history."""
+
+    is_open: Callable[[int], bool] = lambda _inode: False
+    """Whether somebody has an inode open for writing."""
 
 
 class Watcher(Protocol):
@@ -145,11 +139,11 @@ class Engine:
         self._random = random
         self.point = point
         self._watcher = watcher
-        self._feed: deque[Committed] = deque()
-        self._feed_lost = True  # what was committed before `open` was told to nobody
-        self._head, self._head_address = 0, 0
-        self._paths = Paths(store)
-        self._noted = 0
+        self.intake = Intake(
+            store, self.registry, self.report, self.options.node, lambda: self.wake()
+        )
+        self.replays: set[Key] = set()
+        """Bindings that are replays, and end."""
         self._epoch: int | None = None
         self._scripts: dict[tuple[int, str], Script] = {}
 
@@ -160,18 +154,18 @@ class Engine:
         deliveries = self.store.deliveries
         registrar = deliveries.consumer(*REGISTRAR)
         if registrar is not None:
-            self._head, self._head_address = registrar.low_timestamp, registrar.low_address
+            self.intake.head = registrar.low_timestamp, registrar.low_address
         for base, name, _ in deliveries.consumers():
             if (base, name) != REGISTRAR:
                 self._take_up((base, name))
         for base_ in self.registry.bases.values():
             base_.rebuild()
-        self.store.listen(self.observe)
+        self.store.listen(self.intake.observe)
 
     def close(self) -> None:
         """Note the marks and listen no more. What runs is forgotten: it will run again."""
         self.store.listen(None)
-        if self._epoch is not None or self._noted:
+        if self._epoch is not None or self.intake.noted:
             self._advance()
 
     def _take_up(self, key: Key) -> Follower:
@@ -180,11 +174,13 @@ class Engine:
         consumer = deliveries.consumer(*key)
         assert consumer is not None
         low = (consumer.low_timestamp, consumer.low_address)
-        follower = Follower(key, low, deliveries.definitions(*key))
+        follower = Follower(key, low, deliveries.definitions(*key), self.options.is_open)
         follower.known_done = set(deliveries.done(*key))
         follower.attempted = deliveries.attempts(*key)
         self.registry.add(follower)
         self.schedule.add(key)
+        if (newest := follower.newest) is not None and newest.until:
+            self.replays.add(key)
         for position, letter in deliveries.rearmed(*key).items():
             self.rearm(follower, position, letter)
         return follower
@@ -198,155 +194,14 @@ class Engine:
         pending.definition = newest
         follower.queue.add(pending)
 
-    # --- commits -----------------------------------------------------------------------------------------------
-
-    def observe(self, timestamp: int, address: int, committed: Record) -> None:
-        """A commit was applied. From any thread; costs a look at its type."""
-        if not is_relevant(committed):
-            return
-        if len(self._feed) >= FEED_RECORDS_MAX:
-            self._feed_lost = True
-        if not self._feed_lost:
-            self._feed.append(Committed(timestamp, address, committed))
-        self.wake()
-
     def pump(self) -> bool:
         """Look at what was committed; whether there is more to look at."""
-        more = self._pump_head()
-        for follower in list(self.registry.followers()):
-            if not follower.live and not follower.is_full:
-                more = self._catch_up(follower) or more
-        if self._noted >= ADVANCE_RECORDS:
+        more = self.intake.pump()
+        if self.intake.noted >= ADVANCE_RECORDS:
             self._advance()
         return more
 
-    def _pump_head(self) -> bool:
-        if self._feed_lost:
-            return self._read_head()
-        for _ in range(PUMP_RECORDS):
-            if not self._feed:
-                return False
-            committed = self._feed.popleft()
-            if committed.timestamp > self._head:
-                self._look(committed)
-        return bool(self._feed)
-
-    def _read_head(self) -> bool:
-        """Read the head from the log: at the start, and after more was told than could be kept."""
-        self._feed.clear()
-        reading = self.store.committed(self._head_address, self._head)
-        for _ in range(PUMP_RECORDS):
-            committed = next(reading, None)
-            if committed is None:
-                self._feed_lost = False
-                return False
-            self._look(committed)
-        return True
-
-    def _look(self, committed: Committed) -> None:
-        """The head of the log moves on by one commit."""
-        timestamp, address, what = committed
-        self._head, self._head_address = timestamp, address
-        if not is_relevant(what):
-            return
-        self._noted += 1
-        self._paths.observe(what)
-        for base in touched_bases(self.store, self._paths, timestamp, what):
-            self.registry.dirty.setdefault(base, timestamp)
-        if self.registry.bases:
-            self._derive(committed, self._paths, None)
-        for follower in self.registry.followers():
-            if follower.live and follower.scanned < timestamp:
-                follower.scanned, follower.scanned_address = timestamp, address
-                follower.live = not follower.is_full
-
-    def _catch_up(self, follower: Follower) -> bool:
-        """A follower that is behind the head reads on its own."""
-        if follower.reading is None:
-            follower.reading = self.store.committed(follower.scanned_address, follower.scanned)
-            follower.paths = Paths(self.store)
-        assert follower.paths is not None, "made with the reading"
-        for _ in range(PUMP_RECORDS):
-            committed = next(follower.reading, None)
-            if committed is None or committed.timestamp > self._head:
-                follower.reading = None
-                if follower.scanned < self._head:
-                    follower.scanned, follower.scanned_address = self._head, self._head_address
-                follower.live = True
-                follower.known_done.clear()
-                return False
-            if is_relevant(committed.record):
-                follower.paths.observe(committed.record)
-                self._derive(committed, follower.paths, follower)
-            follower.scanned, follower.scanned_address = committed.timestamp, committed.address
-            if follower.is_full:
-                return False
-        return True
-
-    def _derive(self, committed: Committed, paths: Paths, only: Follower | None) -> None:
-        """Queue the events that a commit is, for those fed by the head or for one that catches up."""
-        timestamp = committed.timestamp
-        origin: tuple[int, str, Key | None] | None = None
-
-        def wanted(directory: int) -> bool:
-            return self.registry.watches(paths.chain(directory, timestamp))
-
-        for change in changes(self.store, timestamp, committed.record, wanted):
-            chain = paths.chain(change.directory, timestamp)
-            for inode, above in chain or ():
-                base = self.registry.bases.get(inode)
-                if base is None or (only is not None and only.base != inode):
-                    continue
-                below = above + change.name
-                if CONTROL in below.split(b"/"):
-                    break
-                path = below.decode(errors="surrogateescape")
-                if only is None:
-                    concerned = list(base.matching(path, timestamp))
-                else:
-                    version = only.definition_at(timestamp)
-                    hit = version is not None and only.pattern(version[0]).matches(path)
-                    concerned = [(only, *version)] if hit and version is not None else []
-                for follower, since, definition in concerned:
-                    origin = origin or self._origin(committed.record)
-                    other = self._other(paths, change, inode, timestamp)
-                    pending = follower.event(
-                        committed, since, definition, change, path, other, origin, self.options.node
-                    )
-                    if pending is not None:
-                        self._enqueue(follower, pending)
-
-    def _enqueue(self, follower: Follower, pending: Pending) -> None:
-        attempted = follower.attempted.pop(pending.position, None)
-        if attempted is not None:
-            pending.attempts = attempted.attempts
-            pending.not_before_ms = attempted.not_before_ms
-        follower.queue.add(pending)
-        self.report.event("event", follower, pending.event)
-
-    def _other(self, paths: Paths, change: Change, base: int, timestamp: int) -> str | None:
-        """The other end of a move, relative to the base; None if there is none, or it is outside."""
-        if change.other is None:
-            return None
-        directory, name = change.other
-        for inode, above in paths.chain(directory, timestamp) or ():
-            if inode == base:
-                return (above + name).decode(errors="surrogateescape")
-        return None
-
-    def _origin(self, committed: Record) -> tuple[int, str, Key | None]:
-        """(hops, id of the first event, consumer) of what a commit wrote."""
-        if not isinstance(committed, record.Finish) or not committed.provenance:
-            return 0, "", None
-        known = provenance.decode(committed.provenance)
-        return known.hops + 1, known.root, (committed.base, committed.consumer)
-
     # --- runs --------------------------------------------------------------------------------------------------
-
-    @property
-    def head_address(self) -> int:
-        """The last commit looked at."""
-        return self._head_address
 
     def now_ms(self) -> int:
         """The wall clock in milliseconds."""
@@ -505,7 +360,7 @@ class Engine:
             record.Finish(
                 follower.base, follower.name, self._epoch_now(),
                 [pending.position for pending in good], FINISH_DONE,
-                follower.low(frozenset(pending.position for pending in good)),
+                follower.low(self.intake.head, frozenset(pending.position for pending in good)),
                 list(planned.records), planned.conditions,
                 [(key, state) for key, state in result.states.items() if key in keys],
                 provenance.encode(self._provenance(started, good, result, planned.outputs)),
@@ -623,7 +478,7 @@ class Engine:
         outcome = self._propose(
             record.Finish(
                 follower.base, follower.name, self._epoch_now(), positions, verdict,
-                follower.low(frozenset(positions)), letter=letter,
+                follower.low(self.intake.head, frozenset(positions)), letter=letter,
             )
         )  # fmt: skip
         assert outcome.reason is None, "nobody else finishes this consumer's events"
@@ -640,7 +495,7 @@ class Engine:
 
     def _advance(self) -> None:
         """Note how far everybody has come, so that the next start has less to look at."""
-        self._noted = 0
+        self.intake.noted = 0
         epoch = self._epoch_now()
         if self.store.deliveries.consumer(*REGISTRAR) is None:
             self._propose(record.Activate(ROOT, REGISTRAR[1], [(REGISTRAR[1], b"", 0, 0)]))
@@ -649,8 +504,11 @@ class Engine:
             waiting.extend(problem.timestamp for problem in base.problems.values())
         marks = []
         if not waiting:  # what could not be loaded is looked at again after a start
-            marks.append((*REGISTRAR, self._head, self._head_address))
-        marks.extend((*follower.key, *follower.low()) for follower in self.registry.followers())
+            marks.append((*REGISTRAR, *self.intake.head))
+        marks.extend(
+            (*follower.key, *follower.low(self.intake.head))
+            for follower in self.registry.followers()
+        )
         self._propose(record.Advance(epoch, marks))
 
     def _propose(self, proposal: Record, payload: list[memoryview] | None = None) -> Outcome:

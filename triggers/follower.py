@@ -21,7 +21,7 @@ from triggers.queue import Pending, Queue
 from triggers.run import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from storage.namespace.deliveries import Attempted
     from storage.stream import Committed
@@ -63,9 +63,13 @@ class Follower:
     """See the module."""
 
     def __init__(
-        self, key: Key, low: tuple[int, int], definitions: list[tuple[int, bytes]]
+        self,
+        key: Key,
+        low: tuple[int, int],
+        definitions: list[tuple[int, bytes]],
+        is_open: Callable[[int], bool],
     ) -> None:
-        """`definitions` as the store has them: newest first, empty where not active."""
+        """`definitions` as the store has them: newest first, empty where not active; `is_open` as of a `Queue`."""
         self.key = key
         self.base, self.name = key
         self.definitions: list[tuple[int, Definition | None]] = []
@@ -74,8 +78,9 @@ class Follower:
             self.define(since, row)
         newest = self.newest
         assert newest is not None, "a consumer was active once"
-        self.queue = Queue(newest.binding)
+        self.queue = Queue(newest.binding, is_open)
         self.scanned, self.scanned_address = low
+        """How far it has read on its own; while it is live, the head of the log is further."""
         self.live = False
         """Whether it is fed by the head of the log, and not by reading of its own."""
         self.reading: Iterator[Committed] | None = None
@@ -193,6 +198,7 @@ class Follower:
         )  # fmt: skip
         pending = Pending(event, committed.address, committed.timestamp // 1000)
         pending.definition = since
+        pending.inode = change.inode
         return pending
 
     def event_id(self, position: Position) -> str:
@@ -200,11 +206,14 @@ class Follower:
         name = self.name.decode(errors="surrogateescape")
         return f"{self.base:x}/{name}/{position[0]}.{position[1]}"
 
-    def low(self, without: frozenset[Position] = frozenset()) -> tuple[int, int]:
-        """(timestamp, address) of the mark, if the events `without` were done as well."""
+    def low(
+        self, head: tuple[int, int], without: frozenset[Position] = frozenset()
+    ) -> tuple[int, int]:
+        """(timestamp, address) of the mark, if the events `without` were done as well; `head`: where the log's head is."""
         oldest = self.queue.oldest(without)
         if oldest is None:
-            return self.scanned, self.scanned_address
+            scanned = self.scanned, self.scanned_address
+            return max(scanned, head) if self.live else scanned
         return oldest.position[0] - 1, oldest.address
 
     @property

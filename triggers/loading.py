@@ -106,7 +106,7 @@ class Loading:
             definition = Definition(binding, job.name, script.id, job.timestamp)
             match binding.start:
                 case "now":
-                    low = (engine.store.now(), engine.head_address)
+                    low = (engine.store.now(), engine.intake.head[1])
                 case "start":
                     low = (0, 0)
                 case timestamp:

@@ -166,11 +166,12 @@ class Operator:
     def finish_replays(self) -> None:
         """Replays that have come to their end are bindings no more."""
         engine = self._engine
-        for follower in list(engine.registry.followers()):
-            newest = follower.newest
-            if newest is None or not newest.until or not follower.active or len(follower.queue):
-                continue
-            if follower.live or follower.scanned >= newest.until:
+        for key in list(engine.replays):
+            follower = engine.registry.get(key)
+            newest = follower.newest if follower is not None else None
+            if follower is None or newest is None or not follower.active:
+                engine.replays.discard(key)
+            elif not len(follower.queue) and (follower.live or follower.scanned >= newest.until):
                 owner = REPLAY + follower.name
                 engine.store.propose(record.Activate(follower.base, owner, []))
                 engine.activated(follower.base, owner)

@@ -18,11 +18,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sortedcontainers import SortedDict
 
+from triggers.binding import AT_CLOSE
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from triggers.binding import Binding
     from triggers.run import Event
 
 __all__ = ["Pending", "Position", "Queue", "Taken"]
+
+CLOSE_LOOK_MS = 50
+"""Between two looks whether a file is still open for writing."""
 
 Position = tuple[int, int]
 """(timestamp of the commit, ordinal among the binding's events of that commit)."""
@@ -39,6 +46,7 @@ class Pending:
         "event",
         "fresh",
         "group_max",
+        "inode",
         "not_before_ms",
         "rearmed",
     )
@@ -48,6 +56,8 @@ class Pending:
         self.address = address
         """Of the commit's frame."""
         self.arrived_ms = arrived_ms
+        self.inode = 0
+        """That the path showed; 0 of a deletion."""
         self.attempts = 0
         """Failed ones."""
         self.not_before_ms = 0
@@ -88,8 +98,12 @@ class Taken(NamedTuple):
 class Queue:
     """See the module."""
 
-    def __init__(self, binding: Binding) -> None:
+    def __init__(
+        self, binding: Binding, is_open: Callable[[int], bool] = lambda _inode: False
+    ) -> None:
+        """`is_open` says whether somebody has an inode open for writing."""
         self.binding = binding
+        self._is_open = is_open
         self._open: SortedDict = SortedDict()  # Position -> Pending, rearmed ones left out
         self._rearmed: dict[Position, Pending] = {}
         self._lanes: dict[object, _Lane] = {}
@@ -168,7 +182,7 @@ class Queue:
                 if self._superseded(head):
                     skipped.append(lane.events.popleft())
                     continue
-                when = self._when(head)
+                when = self._when(head, now_ms)
                 first = taken.events[0] if taken.events else head
                 if (
                     when > now_ms
@@ -303,8 +317,10 @@ class Queue:
                 lane.waiting = False
                 self._offer(key, lane)
 
-    def _when(self, pending: Pending) -> int:
-        quiet = pending.arrived_ms + self.binding.settle_ms if self.binding.settle_ms else 0
+    def _when(self, pending: Pending, now_ms: int) -> int:
+        if self.binding.settle_ms == AT_CLOSE and self._is_open(pending.inode):
+            return now_ms + CLOSE_LOOK_MS
+        quiet = pending.arrived_ms + self.binding.settle_ms if self.binding.settle_ms > 0 else 0
         return max(pending.not_before_ms, quiet)
 
     def _superseded(self, pending: Pending) -> bool:

@@ -216,6 +216,8 @@ class Conditionals:
     def read(self, node: Conditional, offset: int, length: int) -> bytes | bytearray | memoryview:
         """See `OpenConditional`."""
         store, inode, attributes = self._store, node.expect.inode, node.attributes
+        if store.directory is None and not store.holds(node.expect):
+            raise Refused(Reason.CONDITION_FAILED)  # A volatile store has the version no more.
         if node.draft is None:
             return store.read(inode, attributes, node.timestamp, offset, length)
         return node.draft.read(store, inode, attributes, offset, length, node.timestamp)

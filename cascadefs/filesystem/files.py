@@ -196,6 +196,16 @@ class Files:
         live.handles += 1
         return Opened(handle)
 
+    def is_written(self, inode: int) -> bool:
+        """Whether somebody has an inode open for writing."""
+        node = self._inodes.nodes.get(inode)
+        if node is None or not node.handles:
+            return False
+        return any(
+            isinstance(file, OpenFile) and file.node is node and file.writable
+            for file in self.opened.values()
+        )
+
     def writer(self, node: Node, caller: Caller) -> OpenFile | OpenConditional:
         """The handle of a file that a call without a handle is about: the last one this thread opened for writing.
 

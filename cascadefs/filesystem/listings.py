@@ -50,12 +50,23 @@ class Listings:
         return Listing(
             ("deleted", directory),
             lambda name: self._history.last_of_deleted(directory, name),
-            lambda after: (name for name, _, _ in self._store.deleted(directory, after)),
+            lambda after: self._deleted_names(directory, after),
             uid=attributes.uid,
             gid=attributes.gid,
             time_ns=attributes.mtime_ns,
             mode=attributes.mode & 0o555,  # whoever may not list the directory may not list this
         )
+
+    def _deleted_names(self, directory: int, after: bytes) -> Iterator[bytes]:
+        """The names a directory has no more whose last content is kept: listings show what can be opened."""
+        for name, _, _ in self._store.deleted(directory, after):
+            try:
+                self._history.last_of_deleted(directory, name)
+            except Refused as refusal:
+                if refusal.reason is not Reason.PRUNED:
+                    raise
+                continue
+            yield name
 
     def versions(self, directory: int, base: bytes) -> Listing:
         """`name@@/`: versions of a file, instants of a directory, whichever the name last was."""

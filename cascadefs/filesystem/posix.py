@@ -76,6 +76,7 @@ class Filesystem:
             inodes, files, conditionals, store, clock, history, keeping, self.invalidations
         )
 
+        self.is_reserved = history.is_reserved
         self.remember, self.forget = inodes.remember, inodes.forget
         self.getattr, self.birth_ns = inodes.getattr, inodes.birth_ns
         self.housekeep = inodes.housekeep

@@ -393,9 +393,7 @@ class Door(pyfuse3.Operations):
             # Forgetting a name takes the lock of its directory, which this caller may hold: not to be waited for.
             self._notifier.put(invalidations)
         elif invalidations:
-            told, token = trio.Event(), trio.lowlevel.current_trio_token()
-            self._notifier.put(invalidations, lambda: token.run_sync_soon(told.set))
-            await told.wait()
+            await self._told(invalidations)
 
     @_answering()
     def listxattr(self, number: int, context: RequestContext) -> list[bytes]:
@@ -457,10 +455,26 @@ class Door(pyfuse3.Operations):
             await self.fsync(handle, True)
         return written
 
-    @_answering(changes=True)
-    def flush(self, handle: int) -> None:
-        """See `Filesystem.flush`: what it raises is what close(2) returns."""
+    @_waiting
+    async def flush(self, handle: int) -> None:
+        """See `Filesystem.flush`: what it raises is what close(2) returns.
+
+        A write on a condition may have come into a file that the kernel knows otherwise: who closes sees it afterwards.
+        close(2) holds no directory, so what the kernel does to forget waits for nobody here.
+        """
         self._filesystem.flush(handle)
+        if invalidations := self._filesystem.take_invalidations():
+            await self._told(invalidations)
+
+    async def _told(self, invalidations: list[tuple[int, bytes | None]]) -> None:
+        """Wait until the kernel has forgotten these; it may have to ask us something for that."""
+        told, token = trio.Event(), trio.lowlevel.current_trio_token()
+        self._notifier.put(invalidations, lambda: token.run_sync_soon(told.set))
+        self._waiting.leave()
+        try:
+            await told.wait()
+        finally:
+            self._waiting.back()
 
     @_answering(changes=True)
     def release(self, handle: int) -> None:

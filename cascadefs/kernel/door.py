@@ -66,7 +66,14 @@ class Door:
         self._waiting: trio.Nursery | None = None
         self._stopped: trio.Event | None = None
         self._backing = Backing(filesystem, self._dispatch.lock)
-        files = Files(filesystem, filesystem.ranges, self._backing, self._reply, self._later)
+        files = Files(
+            filesystem,
+            filesystem.ranges,
+            self._backing,
+            self._reply,
+            self._later,
+            self._forget_first,
+        )
         for handlers in (
             Names(filesystem).handlers(),
             Attributes(filesystem, files.wrote).handlers(),
@@ -200,6 +207,14 @@ class Door:
             with self._dispatch.lock:
                 gone = self._filesystem.take_invalidations()
             self._notifier.put(gone)
+
+    def _forget_first(self, unique: int) -> None:
+        """Answer with success when the kernel has forgotten; for callers that hold no directory, from their handler."""
+        gone = self._filesystem.take_invalidations()
+        if self._notifier is None:
+            self._reply(unique, None)
+        else:
+            self._notifier.put(gone, lambda: self._reply(unique, None))
 
     def _reveal(self, unique: int, result: Reply) -> None:
         """Answer when the kernel has forgotten what it is to forget.

@@ -81,12 +81,15 @@ class Files:
         backing: Backing,
         reply: Callable[[int, Reply], None],
         later: Later,
+        forget_first: Callable[[int], None],
     ) -> None:
+        """`forget_first` answers the request of a unique number when the kernel has forgotten what it is to forget."""
         self._filesystem = filesystem
         self._ranges = ranges
         self._backing = backing
         self._reply = reply
         self._later = later
+        self._forget_first = forget_first
         self._synchronous: set[int] = set()
         self._writers: dict[int, set[int]] = {}
 
@@ -164,7 +167,12 @@ class Files:
                 return None
             del self._writers[handle]
         self._filesystem.flush(handle)
-        return None
+        if not self._filesystem.invalidations:
+            return None
+        # A write on a condition came into a file, perhaps under a new name, that the kernel knows otherwise: who closes
+        # sees it afterwards. close(2) holds no directory, so what the kernel does to forget waits for nobody here.
+        self._forget_first(header[UNIQUE])
+        return NO_REPLY
 
     def release(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.release`."""

@@ -8,7 +8,7 @@ ahead of their commit (0 until it names them), those a commit spread over severa
 When the last holder lets go the frame is *dead* (a ``D`` row), and whoever owns the log may leave its payload out.
 Counting may err upwards, which keeps bytes too long, never downwards.
 
-Measured: 0 for a small commit, one row for each 256 KiB that is staged.
+Costs nothing for a small commit, and for each 256 KiB that is staged a row that is there until they are committed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Frames:
         row = self._table.get(b"R" + key)
         # A frame without a row has one holder, but for the one that is being named for the first time.
         before = _COUNT.unpack(row)[0] if row is not None else 0 if is_own else 1
-        self._table.put(b"R" + key, _COUNT.pack(before + holders))
+        if is_own or before + holders != 1:
+            self._table.put(b"R" + key, _COUNT.pack(before + holders))
+        else:
+            self._table.delete(b"R" + key)  # One holder is what no row means.
         if not is_own:
             self._table.delete(b"D" + key)
 

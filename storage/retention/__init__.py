@@ -31,7 +31,7 @@ PASS_INTERVAL_US: Final = 60_000_000
 """From the end of a pass to the next: boundaries are minutes apart at least."""
 
 PRESSED_INTERVAL_US: Final = 5_000_000
-"""From one pass to the next while the disk is full."""
+"""From one pass to the next while the disk is full, and as long as that wins anything."""
 
 STEP_VERSIONS_MAX: Final = 32
 """Versions judged in a step: 1 to 2 ms."""
@@ -73,6 +73,7 @@ class Retention:
 
         self._is_pressed = False
         self._last_us = self._last_pressed_us = 0
+        self._patience_us = PRESSED_INTERVAL_US
         self._passes = 0
         self._report: dict[str, Tally] = {}
 
@@ -138,7 +139,7 @@ class Retention:
             return _Pass(self._thinning(dry=dry, pressed=False), dry=dry, asked=True, pressed=False)
         if not self._shard.namespace.has_policies():
             return None
-        if now - self._last_pressed_us >= PRESSED_INTERVAL_US and self.is_full():
+        if now - self._last_pressed_us >= self._patience_us and self.is_full():
             self._last_pressed_us = now
             return _Pass(self._thinning(dry=False, pressed=True), False, asked=False, pressed=True)
         if now - self._last_us >= PASS_INTERVAL_US:
@@ -152,7 +153,10 @@ class Retention:
         self._report = ended.thinning.tallies
         if not ended.dry:
             self._last_us = self._now_us()
-        self._is_pressed = self._is_pressed or ended.pressed
+        if ended.pressed:
+            self._is_pressed = True
+            won = "pruned" in self._report
+            self._patience_us = PRESSED_INTERVAL_US if won else PASS_INTERVAL_US
         if ended.asked:
             if ended.dry:
                 self._done_count += 1

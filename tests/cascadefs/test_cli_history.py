@@ -689,6 +689,7 @@ def test_log_shows_versions_by_names_that_open_them(layout):
         "moved_from": None,
         "moved_to": None,
         "same": False,
+        "gone": None,
     }
 
 

@@ -26,6 +26,7 @@ from cascadefs.vpath import (
     VersionBack,
     Versions,
     format_at,
+    format_condition,
     format_time,
     format_version,
     parse,
@@ -405,6 +406,7 @@ NUMBERS = st.integers(0, 2**64)
 @given(BASES, NUMBERS)
 def test_a_printed_version_parses_back(base, number):
     assert parse(format_version(base, number)) == Historic(base, Version(number))
+    assert parse(format_condition(base, number)) == Historic(base, Condition(number))
 
 
 @PROPERTY

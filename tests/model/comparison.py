@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MOMENTS_AT_THE_END = 12
+RESTORED_AT_THE_END = 3
 
 
 class Divergence(AssertionError):
@@ -59,6 +60,7 @@ class Door(Protocol):
     def cat(self, path: str) -> bytes: ...
     def ls(self, path: str) -> list[str]: ...
     def getxattr(self, path: str, name: str) -> bytes: ...
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None: ...
     def commit_times(self) -> list[int]:
         """Timestamps of the commits since the last call, ascending; the last one may be any instant behind them."""
 
@@ -447,7 +449,7 @@ class Comparison:
                 self.fail(f"{path}/v{which + 1} is {shown!r}\nexpected {expected!r}")
 
     def finish(self) -> None:
-        """Everything that can be asked of the whole history."""
+        """Everything that can be asked of the whole history; nothing can be done after it."""
         self.lines.append("w.finish()")
         self.random = Random(self.steps)
         with self._transcript():
@@ -460,6 +462,35 @@ class Comparison:
             moments = [i for i, m in enumerate(self.reference.moments) if m.time is not None]
             for moment in self.random.sample(moments, min(len(moments), MOMENTS_AT_THE_END)):
                 self.check_all_of(moment)
+            self._turn_back()
+
+    def _turn_back(self) -> None:
+        """The whole tree becomes what it was, at some moments, and then again what it is (SEMANTICS 7).
+
+        What a restore does to the numbers of every name is not modelled, so this comes last. What is there keeps its
+        st_ino, wherever it is moved to, and no past is touched.
+        """
+        moments = self.reference.moments
+        inodes = self.reference.inodes.items()
+        if any(inode.draft is not None and self.reference.names(n) for n, inode in inodes):
+            return  # they become versions first; then what is now is no moment that is known
+        times = [i for i, m in enumerate(moments) if m.time is not None]
+        chosen = self.random.sample(times, min(len(times), RESTORED_AT_THE_END))
+        now = self.reference.trees
+        live = {child for tree in now.values() for child in tree.values()}
+        for turn, moment in enumerate([*chosen, len(moments) - 1]):
+            time_us = moments[moment].time
+            if time_us is None:
+                continue
+            self.lines.append(f"# the root is set back to moment {moment}")
+            self.door.setxattr("", "user.cascade.restore", f"t={time_us:016d}".encode(), 0)
+            self.check_moment(moment, "", ROOT)
+            seen = self.door.picture("")
+            for path, number in self._expected(moments[moment].trees, ROOT):
+                if turn == 0 and number in live and seen[path].number != self.numbers[number]:
+                    self.fail(f"{path} was there under another name, and has another st_ino")
+        for moment in chosen:
+            self.check_moment(moment, self.spell(".", Spec("at", moment)), ROOT)
 
 
 def _padded(name: str) -> str:

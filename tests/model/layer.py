@@ -22,11 +22,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from cascadefs.errnos import errno_of
 from cascadefs.filesystem import Caller, Changes, Filesystem, FilesystemOptions
 from storage.disk import MemoryDisk
-from storage.errors import Refused
-from storage.namespace import ROOT
 from storage.store import LocalStore
 from storage.table import MemoryTable
 from tests.model.comparison import Seen
@@ -293,13 +290,3 @@ class Layer(Tree):
         status = self.fs.status()
         assert status["open_files"] == open_files
         assert status["nodes"] <= status["open_files"] + status["drafts"] + 1
-
-    @contextlib.contextmanager
-    def _refusals(self):
-        try:
-            yield
-        except Refused as refusal:
-            raise OSError(errno_of(refusal), str(refusal)) from refusal
-
-
-assert ROOT == 1

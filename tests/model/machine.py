@@ -134,6 +134,12 @@ class Machine(RuleBasedStateMachine):
         if hasattr(self, "w"):
             with self.context:
                 if self.w.agrees:
+                    if (
+                        self.w.steps % 2
+                    ):  # drafts are looked at too, but then the tree is not turned back
+                        for fd, handle in list(self.w.reference.handles.items()):
+                            if handle.frozen is None:
+                                self.w.fsync(fd)
                     self.w.finish()
 
     # --- names -------------------------------------------------------------------------------------------------
@@ -165,7 +171,9 @@ class Machine(RuleBasedStateMachine):
         path = self.at(path)
         self.w.rmdir(path)
 
-    @rule(old=bound, new=bound, flags=st.sampled_from(["", "", "noreplace", "exchange", "exchange"]))
+    @rule(
+        old=bound, new=bound, flags=st.sampled_from(["", "", "noreplace", "exchange", "exchange"])
+    )
     def rename(self, old, new, flags):
         old, new = self.at(old), self.at(new)
         self.w.rename(old, new, flags)
@@ -375,9 +383,19 @@ class Machine(RuleBasedStateMachine):
     @rule(
         how=st.sampled_from(["power_cut", "restart", "kill"]),
         seed=st.integers(0, 1000),
+        before=st.sampled_from(["nothing", "write", "fsync"]),
     )
-    def end_it(self, how, seed):
+    def end_it(self, how, seed, before):
+        """The end of the process or the machine, more often than not in the middle of something."""
         self.ends_left -= 1
-        if how == "power_cut" and not self.cuts_power:
-            how = "kill"
-        getattr(self.w, how)(*([seed] if how == "power_cut" else []))
+        fd = self.some(seed, lambda h: h.writes)
+        if fd is not None and before != "nothing":
+            self.w.write(fd, 0, 5)
+            if before == "fsync":
+                self.w.fsync(fd)
+        if how == "power_cut" and self.cuts_power:
+            self.w.power_cut(seed)
+        elif how == "restart":
+            self.w.restart()
+        else:
+            self.w.kill()

@@ -40,7 +40,11 @@ def smallest(lines: list[str], make_pair: Callable[[], AbstractContextManager[Pa
                 return str(divergence)
         return None
 
-    lines = [line.partition("  # ")[0] for line in lines if line != "w.finish()"]
+    lines = [
+        line.partition("  # ")[0]
+        for line in lines
+        if line.startswith("w.") and line != "w.finish()"
+    ]
     message = failure(lines)
     if message is None:
         return "\n".join(["it did not happen again:", *lines])

@@ -105,7 +105,12 @@ class Stopped:
 
     def __enter__(self) -> Stopped:
         os.kill(self._pid, signal.SIGSTOP)
+        wait_until(self._is_stopped)  # each thread stops when it next runs
         return self
+
+    def _is_stopped(self) -> bool:
+        threads = Path(f"/proc/{self._pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
     def __exit__(self, *exception: object) -> None:
         if not is_over(self._pid, 0):
@@ -301,9 +306,9 @@ def test_clients_killed_at_any_moment(mount: Mount) -> None:
             os.kill(child, signal.SIGKILL)
         assert {ended(child) for child in children} == {-signal.SIGKILL}
     expect_nothing_left(mount, before)
-    for number in range(40):
-        for name in os.listdir(mount.path / f"p{number}"):
-            assert len((mount.path / f"p{number}" / name).read_bytes()) in (0, len(BLOCK))
+    for place in mount.path.iterdir():
+        for path in place.iterdir():
+            assert len(path.read_bytes()) in (0, len(BLOCK))
 
 
 def test_clients_stopped_in_the_middle_of_a_call(mount: Mount) -> None:
@@ -365,8 +370,6 @@ def test_interrupted_calls_are_done_once(mount: Mount) -> None:
     after = look(mount)
     assert after["errors"] == {}
     assert after["open_files"] == before["open_files"] - len(descriptors)
-    if after["door"] == "kernel":
-        assert after["requests"]["interrupt"] >= 1
     for pipe in ready:
         for end in pipe:
             os.close(end)

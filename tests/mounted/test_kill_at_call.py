@@ -101,8 +101,8 @@ def killed_at(mount: Mount, call: str, nth: int) -> tuple[bool, list[list]]:
         text=True,
         env=environment(),
     )
+    assert daemon.stdout is not None
     try:
-        assert daemon.stdout is not None
         if not daemon.stdout.readline().startswith("ready"):
             return True, []
         program = start_python(_WORKLOAD, cwd=mount.path)
@@ -122,6 +122,7 @@ def killed_at(mount: Mount, call: str, nth: int) -> tuple[bool, list[list]]:
             daemon.wait(READY_SECONDS)
         while mount.is_mounted():
             mountpoint.unmount(mount.path, lazy=True)
+        daemon.stdout.close()
 
 
 def check(mount: Mount, said: list[list], where: str) -> None:
@@ -156,7 +157,7 @@ def points() -> list[tuple[str, int]]:
     return [(call, nth) for call in SHORT for nth in SHORT[call]]
 
 
-def test_killed_at_every_call(make_mount, capsys) -> None:
+def test_killed_at_every_call(make_mount) -> None:
     tried: dict[str, int] = {}
     over: set[str] = set()
     for call, nth in points():
@@ -175,8 +176,7 @@ def test_killed_at_every_call(make_mount, capsys) -> None:
             mount.umount()
             cascadefs("fsck", mount.data)
         _remove(mount.data)
-    with capsys.disabled():
-        print(f"\nkilled at a call: {sum(tried.values())} points {tried}, 0 violations")
+    print(f"figure: killed at a call: {sum(tried.values())} points {tried}, 0 violations")
     assert sum(tried.values()) >= (100 if ALL else 6)
 
 

@@ -7,8 +7,10 @@ import os
 import pytest
 
 from cascadefs.errnos import errno_of
-from cascadefs.filesystem import Caller, Changes
-from storage.errors import Refused
+from cascadefs.filesystem import Caller, Changes, Filesystem, FilesystemOptions
+from storage.errors import Reason, Refused
+from storage.namespace import ROOT
+from storage.store import LocalStore
 
 WRITE, CREATE, EMPTY = os.O_WRONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_TRUNC
 
@@ -268,6 +270,43 @@ def test_drafts_on_a_condition_outlive_the_daemons_stop_if_it_is_met(make_tree):
     assert (tree.cat("f@v2"), tree.cat("new")) == (b"two", b"made")
     tree.close(a)
     tree.close(b)
+
+
+def test_on_a_volatile_mount_conditions_work_too(tree):
+    store = LocalStore.open_volatile(tree.clock)
+    fs, me = Filesystem(store, tree.clock, FilesystemOptions()), Caller(0, 0)
+
+    def opened(name: bytes, flags: int):
+        try:
+            return fs.open(fs.lookup(ROOT, name, me).number, flags, me).handle
+        except Refused as refusal:
+            if refusal.reason is not Reason.ABSENT:
+                raise
+            return fs.create(ROOT, name, 0o644, flags, me)[0].handle
+
+    def put(name: bytes, data: bytes) -> None:
+        handle = opened(name, EMPTY)
+        fs.write(handle, 0, data)
+        fs.flush(handle)
+        fs.release(handle)
+
+    large = bytes(range(256)) * 1024
+    put(b"f@if=v0", large)
+    a, b, reader = opened(b"f@if=v1", EMPTY), opened(b"f@if=v1", EMPTY), opened(b"f@if=v1", 0)
+    for handle in (a, b):
+        fs.write(handle, 0, large)
+        fs.write(handle, len(large), large)
+    put(b"g", large)
+    fs.flush(a)
+    assert says(fs.flush, b) == STALE
+    assert says(fs.read, reader, 0, 10) == STALE
+    fs.release(b)
+    assert bytes(fs.read(opened(b"f", 0), 0, 1 << 20)) == large * 2
+    put(b"f@if=v2", b"three")
+    assert bytes(fs.read(opened(b"f", 0), 0, 10)) == b"three"
+    assert bytes(fs.read(opened(b"g", 0), 0, 1 << 20)) == large
+    assert store._shard.log.payload_bytes < 2 * len(large), "drafts that lost are let go"
+    store.close()
 
 
 # --- by handle ------------------------------------------------------------------------------------------------------

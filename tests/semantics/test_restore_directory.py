@@ -10,6 +10,23 @@ import pytest
 
 EXCHANGE = 2
 
+VERBS = [
+    "put",
+    "put",
+    "save",
+    "append",
+    "mkdir",
+    "unlink",
+    "rmdir",
+    "rename",
+    "rename",
+    "exchange",
+    "link",
+    "symlink",
+    "chmod",
+    "xattr",
+]
+
 
 def state(tree, path: str) -> dict[str, object]:
     """All that a path shows, recursively: what is there, its content, mode, owner, mtime, attributes and links."""
@@ -272,10 +289,7 @@ def happen(tree, rng, steps: int) -> None:
         there, other = rng.choice(paths), rng.choice(paths)
         if "d" in (there, other):  # Itself stays where it is.
             continue
-        verb = rng.choice(
-            ["put", "put", "save", "mkdir", "unlink", "rmdir", "rename", "rename", "exchange"]
-            + ["link", "symlink", "chmod", "xattr", "append"]
-        )
+        verb = rng.choice(VERBS)
         if verb in ("put", "save"):
             tree.errno(verb, here, str(rng.random()))
         elif verb == "append":

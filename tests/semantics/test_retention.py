@@ -193,6 +193,22 @@ def test_what_is_open_is_kept_until_it_is_closed(tree):
     assert tree.errno("cat", "gone@v1") == "EIDRM"
 
 
+def test_listings_show_what_can_be_opened(tree):
+    tree.setxattr("", POLICY, "all:1d")
+    saved(tree, "old", "one", "two")
+    tree.unlink("old")
+    tree.wait(2 * DAY)
+    tree.put("new", "one")
+    tree.unlink("new")
+    assert tree.ls(".@deleted") == ["new", "old"]
+    let_go(tree)
+    assert tree.ls(".@deleted") == ["new"]
+    assert tree.ls("old@@") == []
+    assert tree.errno("cat", "old@deleted") == "EIDRM"
+    lines = [json.loads(line) for line in tree.cat("old@@/.log").splitlines()]
+    assert [line["kind"] for line in lines] == ["delete", "write", "create"]
+
+
 def test_min_and_max_versions(tree):
     tree.setxattr("", POLICY, "all:1s;min=2")
     saved(tree, "f", "1", "2", "3", "4")

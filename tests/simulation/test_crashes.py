@@ -3,8 +3,8 @@
 Method: `World` has what must hold and how a life goes, `Faults` what can go wrong. That the programme can fail is shown
 by `MUTANTS`: each planted bug must be noticed.
 
-The short form runs with all tests. The long one: ``CASCADEFS_SEEDS=100000 python -m pytest tests/simulation -s``; the
-figures it prints are those of docs/RELIABILITY.md. One seed again: ``CASCADEFS_SEED=7 ... -k one_seed``.
+The short form runs with all tests. The long one: ``CASCADEFS_SEEDS=100000 python -m pytest -rP tests/simulation``; its
+figures are those of docs/RELIABILITY.md (``scripts/reliability --long``). One seed again: ``CASCADEFS_SEED=7 ... -k one_seed``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import Violation, World
 
-SEEDS = int(os.environ.get("CASCADEFS_SEEDS", "1200"))
+SEEDS = int(os.environ.get("CASCADEFS_SEEDS", "1000"))
 SEED = int(os.environ.get("CASCADEFS_SEED", "1"))
 SHARE = 200
 """Seeds of one piece of work."""
@@ -44,7 +44,7 @@ def lives(seeds: range) -> tuple[Counter[str], list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(max(60, SEEDS // 10))
-def test_no_life_breaks_a_promise(capsys) -> None:
+def test_no_life_breaks_a_promise() -> None:
     shares = [range(at, min(at + SHARE, SEEDS)) for at in range(0, SEEDS, SHARE)]
     figures: Counter[str] = Counter()
     violations: list[str] = []
@@ -53,10 +53,9 @@ def test_no_life_breaks_a_promise(capsys) -> None:
         for found, broken in pool.map(lives, shares):
             figures += found
             violations += broken
-    with capsys.disabled():
-        print(f"\ncrash programme: {len(violations)} violations in {SEEDS} seeds")
-        for what, count in sorted(figures.items()):
-            print(f"  {count:>9,} {what}")
+    print(f"figure: crash programme: {len(violations)} violations in {SEEDS:,} seeds")
+    for what, count in sorted(figures.items()):
+        print(f"figure:   {count:>9,} {what}")
     assert not violations, "\n".join(violations[:10])
     # A programme that does nothing finds nothing.
     for what in ("power cuts", "kills", "syncs refused", "writes refused", "bits turned"):
@@ -82,6 +81,7 @@ def test_a_planted_bug_is_noticed(monkeypatch, name: str) -> None:
         try:
             World(seed).run()
         except Violation as violation:
-            print(f"noticed after {seed + 1} lives: {violation}")
+            print(f"figure: planted bug noticed after {seed + 1} lives: {name}")
+            print(violation)
             return
     pytest.fail(f"{name}: {SEEDS_TO_NOTICE_MAX} lives, and nobody noticed")

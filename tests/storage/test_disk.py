@@ -221,3 +221,69 @@ def test_calls_are_counted_and_may_fail_or_be_cut_short():
     with pytest.raises(OSError, match="broken"):
         file.fdatasync()
     assert content(disk.crash()) == b"synced"
+
+
+def test_a_sync_that_fails_forgets_bytes_and_goes_on_showing_them():
+    """As the kernel does: the next sync succeeds without them."""
+    disk = MemoryDisk()
+    file = disk.open("a", create=True)
+    file.pwritev([b"kept"], 0)
+    file.fdatasync()
+    disk.sync_directory(".")
+    file.pwritev([b"lost"], 4)
+    failing = {"fdatasync"}
+
+    def refuse(call, name):
+        if call in failing:
+            failing.remove(call)
+            raise OSError(errno.EIO, "no")
+
+    disk.before = refuse
+    with pytest.raises(OSError, match="no"):
+        file.fdatasync()
+    file.fdatasync()
+    assert file.pread(8, 0) == b"keptlost"
+    assert disk.crash().open("a").pread(8, 0) == b"kept"
+    file.pwritev([b"lost"], 4)
+    file.fdatasync()
+    assert disk.crash().open("a").pread(8, 0) == b"keptlost"
+
+
+def test_a_sync_covers_what_was_written_before_it_began():
+    disk = MemoryDisk()
+    file = disk.open("a", create=True)
+    disk.sync_directory(".")
+    file.pwritev([b"before"], 0)
+    disk.before = lambda call, name: (
+        file.pwritev([b"beside"], 6) and None if call == "fdatasync" else None
+    )
+    file.fdatasync()
+    disk.before = None
+    assert disk.crash().open("a").pread(20, 0) == b"before"
+    assert disk.crash(10).open("a").pread(20, 0) == b"beforebeside"
+
+
+def test_a_small_disk_is_full_in_the_end():
+    disk = MemoryDisk()
+    disk.capacity_bytes = 100
+    first, second = disk.open("a", create=True), disk.open("b", create=True)
+    first.preallocate(60)
+    assert second.pwritev([b"x" * 80], 0) == 40  # As write(2): what fits.
+    for call in (lambda: second.pwritev([b"x"], 40), lambda: first.preallocate(61)):
+        with pytest.raises(OSError, match="No space") as caught:
+            call()
+        assert caught.value.errno == errno.ENOSPC
+    assert first.pwritev([b"y" * 60], 0) == 60, "inside what is reserved there is room"
+    disk.unlink("b")
+    first.preallocate(100)
+
+
+def test_bits_rot_for_programs_and_on_the_platter():
+    disk = MemoryDisk()
+    file = disk.open("a", create=True)
+    file.pwritev([b"abc"], 0)
+    file.fdatasync()
+    disk.sync_directory(".")
+    disk.rot("a", 1, 0x20)
+    assert file.pread(3, 0) == b"aBc"
+    assert disk.crash().open("a").pread(3, 0) == b"aBc"

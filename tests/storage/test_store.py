@@ -539,7 +539,7 @@ def test_a_flipped_byte_anywhere_in_the_log(small, tmp_path, state, indexed) -> 
             check_damaged(directory, small, least, may_be_silent=True)
             shutil.rmtree(directory)
             tried += 1
-    print(f"{state}, {'with' if indexed else 'without'} index: {tried} offsets flipped")
+    print(f"figure: log, {state}, {'with' if indexed else 'without'} index: {tried} offsets flipped")
     assert tried > 50
 
 
@@ -569,7 +569,7 @@ def test_the_log_cut_anywhere(small, tmp_path, state, indexed) -> None:
             assert reached <= max(whole, default=0) + 1
             shutil.rmtree(directory)
             tried += 1
-    print(f"{state}, {'with' if indexed else 'without'} index: {tried} lengths cut")
+    print(f"figure: log, {state}, {'with' if indexed else 'without'} index: {tried} lengths cut")
     assert tried > 20
 
 

@@ -52,7 +52,7 @@ def test_only_watch_is_needed():
         ({"watch": "a", "batch": 2}, "an executable takes one event"),
         ({"watch": "a", "wait": 1}, "say batch = 32"),
         ({"watch": "a", "gang": 4}, "not built yet"),
-        ({"watch": "a", "settle": "close"}, "not built yet"),
+        ({"watch": "a", "settle": "soon"}, '"5s", "250ms"'),
         ({"watch": "a", "loop": "yes"}, "true or false"),
     ],
 )

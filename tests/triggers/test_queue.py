@@ -11,7 +11,7 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triggers.binding import Binding
+from triggers.binding import AT_CLOSE, Binding
 from triggers.queue import Pending, Queue
 from triggers.run import Event
 
@@ -83,6 +83,22 @@ def test_settle_waits_until_a_path_is_quiet():
     queue.done(taken.skipped, ran=False)
     assert queue.next_ms(50) == 102
     assert versions(queue.take(102).events) == [2]
+
+
+def test_settle_close_waits_until_nobody_writes_the_file():
+    open_inodes = {7}
+    queue = Queue(binding(settle_ms=AT_CLOSE), open_inodes.__contains__)
+    for at, path in enumerate("aab", start=1):
+        one = pending(at, path)
+        one.inode = 7 if path == "a" else 8
+        queue.add(one)
+    taken = queue.take(10)
+    assert (versions(taken.skipped), versions(taken.events)) == ([1], [3])
+    queue.done(taken.skipped, ran=False)
+    assert queue.take(40).events == []
+    open_inodes.clear()
+    assert queue.next_ms(40) == 60
+    assert versions(queue.take(60).events) == [2]
 
 
 def test_batches_gather_and_wait():

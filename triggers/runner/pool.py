@@ -57,8 +57,8 @@ Key: TypeAlias = tuple[str, str, int]
 class Settings(msgspec.Struct, frozen=True):
     """What an administrator decides."""
 
-    workers_max: int = 2 * (os.cpu_count() or 1)
-    """Of the node, executables included."""
+    workers_max: int = max(16, 4 * (os.cpu_count() or 1))
+    """Processes of the node, executables included. More than run at a time: those that wait are warm, and cost little."""
 
     allow_root: bool = False
     """Whether scripts of root's are run."""
@@ -256,7 +256,7 @@ class PoolRunner:
             free = self._free(key, run)
             if free is not None:
                 free.promised += 1
-            elif self._has_room():
+            elif self._has_room(evicting=not self._will_be_free(key, run)):
                 free = await self._start(run.script, key)
             else:
                 await self._freed.wait()  # one that fits has become free, or there is room
@@ -279,6 +279,11 @@ class PoolRunner:
         ]
         # Idle before busy, then the one that ran last: its caches are warm.
         return min(fitting, key=lambda w: (w.promised, -w.idle_since_ns), default=None)
+
+    def _will_be_free(self, key: Key, run: Run) -> bool:
+        """Whether a worker that fits is only busy: better to wait for it than to end somebody else's warm one."""
+        mode = self._mode(run)
+        return any(w.mode == mode and not w.is_doomed for w in self.workers.get(key, ()))
 
     async def _start(self, script: Script, key: Key) -> Worker:
         """A new worker, loaded, with one run promised to it; the room for it is taken before.
@@ -306,7 +311,8 @@ class PoolRunner:
             raise
         worker.promised = 1
         self._coroutines[script.id] = frozenset(worker.loaded.coroutines)
-        self.workers.setdefault(key, []).append(worker)
+        if not worker.has_ended:  # it may have died behind its last word
+            self.workers.setdefault(key, []).append(worker)
         return worker
 
     async def _fork(self, script: Script, key: Key) -> Worker:
@@ -366,11 +372,13 @@ class PoolRunner:
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
-    def _has_room(self) -> bool:
+    def _has_room(self, *, evicting: bool = True) -> bool:
         """Take the place of one more process, if there is one; else make some if anybody is idle."""
         if self._count < self.settings.workers_max:
             self._count += 1
             return True
+        if not evicting:
+            return False
         idle = min(self._idle(), key=lambda worker: worker.idle_since_ns, default=None)
         if idle is not None:
             idle.retire()

@@ -59,6 +59,7 @@ class Spawner:
         self._cgroup = cgroup
         self._channel: Channel[FromZygote] | None = None
         self._starting = trio.Lock()
+        self._is_closed = False
         self._number = 0
         self._waiting: dict[int, tuple[trio.Event, list[Spawned]]] = {}
         self._processes: dict[int, Process] = {}
@@ -71,30 +72,39 @@ class Spawner:
             NotStarted: it does not come up.
         """
         async with self._starting:
-            if self._channel is not None and self.ready is not None:
-                return self.ready
-            ours, theirs = pair()
-            ours.setblocking(False)
-            command = [sys.executable, "-P", "-s", "-m", "triggers.worker.zygote", self._cgroup]
-            with theirs:
-                self.zygote = await trio.lowlevel.open_process(
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    env=environment() | {"PYTHONPATH": ROOT},
-                    cwd="/",
-                )
-            channel: Channel[FromZygote] = Channel(ours, FromZygote)
-            try:
-                await trio.lowlevel.wait_readable(ours)
-                message, _ = channel.receive()
-            except Closed as error:
-                channel.close()
+            if self._is_closed:
+                raise NotStarted("the pool is closed")
+            if self._channel is None or self.ready is None:
+                await self._start()
+            assert self.ready is not None
+            return self.ready
+
+    async def _start(self) -> None:
+        ours, theirs = pair()
+        ours.setblocking(False)
+        channel: Channel[FromZygote] = Channel(ours, FromZygote)
+        command = [sys.executable, "-P", "-s", "-m", "triggers.worker.zygote", self._cgroup]
+        with theirs:
+            zygote = self.zygote = await trio.lowlevel.open_process(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=environment() | {"PYTHONPATH": ROOT},
+                cwd="/",
+            )
+        try:
+            await trio.lowlevel.wait_readable(ours)
+            message, _ = channel.receive()
+        except BaseException as error:
+            channel.close()  # which ends it
+            with trio.CancelScope(shield=True):
+                await zygote.wait()
+            if isinstance(error, Closed):
                 raise NotStarted("the zygote does not start; its complaint is above") from error
-            assert isinstance(message, Ready)
-            self._channel, self.ready = channel, message
-            self._nursery.start_soon(self._listen, channel, self.zygote)
-            return message
+            raise
+        assert isinstance(message, Ready)
+        self._channel, self.ready = channel, message
+        self._nursery.start_soon(self._listen, channel, zygote)
 
     async def spawn(self, order: Spawn, fds: Sequence[int]) -> Process:
         """Start a process. Cancelled, it may have started: it then ends with the zygote at the latest.
@@ -108,8 +118,6 @@ class Spawner:
         try:
             await self.order(order, fds)
             await ended.wait()
-        except Closed as error:
-            raise NotStarted("the zygote is gone") from error
         finally:
             del self._waiting[number]
         if not answers:
@@ -130,12 +138,15 @@ class Spawner:
             try:
                 return self._channel.send(message, fds)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._channel.socket)
+                with suppress(trio.ClosedResourceError):  # then there is none to send to
+                    await trio.lowlevel.wait_writable(self._channel.socket)
             except Closed:
                 return
 
     async def close(self) -> None:
-        """End the zygote, and every process with it."""
+        """End the zygote, and every process with it; none is started any more."""
+        async with self._starting:  # half a zygote cannot be ended
+            self._is_closed = True
         if self._channel is not None:
             self._channel.socket.shutdown(socket.SHUT_RDWR)
         if self.zygote is not None:
@@ -150,8 +161,9 @@ class Spawner:
         except Closed:
             pass
         finally:
-            channel.close()
             self._channel = None
+            trio.lowlevel.notify_closing(channel.socket)
+            channel.close()
             for process in self._processes.values():  # they die with their zygote
                 process.exited.set()
             self._processes.clear()

@@ -85,6 +85,7 @@ class Worker:
         """Runs on their way here."""
         self.is_doomed = False
         """No more runs: it has been told to end, or cannot be trusted."""
+        self.has_ended = False
         self.idle_since_ns = 0
         self.runs = 0
         self._channel: Channel[FromWorker] = Channel(end, FromWorker)
@@ -114,7 +115,7 @@ class Worker:
                 await trio.lowlevel.wait_readable(self._channel.socket)
                 with suppress(BlockingIOError):
                     await self._hear(*self._channel.receive())
-        except (Closed, trio.BrokenResourceError):
+        except Closed:
             pass
         except (msgspec.MsgspecError, NotSealed, ValueError) as error:
             # A worker may say anything: its script runs in it. Then it is not to be trusted any more.
@@ -135,11 +136,15 @@ class Worker:
                     self._explain(), started_ns=running.started_ns, output=self._output().encode()
                 )
             running.ended.set()
+        self.has_ended = True
+        trio.lowlevel.notify_closing(self._channel.socket)
         self._channel.close()
         os.close(self._output_fd)
 
     async def run(self, run: Run, cut: Cut, mode: str) -> Done | Failed:
         """One run. Cancelled, it is killed, and the worker with it unless the handler is a coroutine."""
+        if self.has_ended:
+            return self._explain()
         running = self.running[run.id] = Running(run, cut, self._wall_ns())
         self.mode = mode
         self.runs += 1
@@ -271,7 +276,12 @@ class Worker:
             try:
                 return self._channel.send(message, fds)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._channel.socket)
+                try:
+                    await trio.lowlevel.wait_writable(self._channel.socket)
+                except trio.ClosedResourceError as error:
+                    raise Closed from error
+            except OSError as error:  # closed by us, because it has ended
+                raise Closed from error
 
     async def _hear(self, message: FromWorker, fds: list[int]) -> None:
         try:

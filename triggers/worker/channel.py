@@ -19,9 +19,12 @@ from triggers.worker.sealed import map_sealed, seal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Channel", "Closed", "pair"]
+__all__ = ["MESSAGE_BYTES_MAX", "Channel", "Closed", "pair"]
 
 DATAGRAM_BYTES_MAX = 64 * 1024
+MESSAGE_BYTES_MAX = 64 << 20
+"""Of a long one: the receiver's memory is not the sender's to fill. Content is beside a message, not in it."""
+
 FDS_MAX = 8
 """Descriptors of one message; the kernel allows 253."""
 
@@ -91,7 +94,10 @@ class Channel(Generic[Incoming]):
                 raise ValueError("a long message without its memory")
             own = fds.pop()
             try:
-                return self._decoder.decode(map_sealed(own)), fds
+                message = map_sealed(own)
+                if len(message) > MESSAGE_BYTES_MAX:
+                    raise ValueError("a message longer than any")
+                return self._decoder.decode(message), fds
             finally:
                 os.close(own)
         except BaseException:

@@ -410,11 +410,27 @@ def test_every_history_keeps_what_it_should_and_lets_go_of_the_rest(make_world, 
     check_frames(world)
 
 
+def turns_of(world, name: bytes) -> set[int]:
+    """When the name came to mean something else."""
+    key = ROOT.to_bytes(8, "big") + name + b"\0"
+    past = [k for k, _ in world.table.scan(b"e" + key, b"e" + key + b"\xff" * 9)]
+    turns = {2**64 - 1 - int.from_bytes(k[-8:], "big") for k in past}
+    live = world.table.get(b"E" + key)
+    return turns | ({int.from_bytes(live[:8], "big")} if live is not None else set())
+
+
 def lives(world, name: bytes) -> dict[int, tuple[int, int | None]]:
-    """From when to when each version was what the name meant."""
+    """From when to when each version was what the name meant.
+
+    A name may come to mean a file that was never closed, which is no version but ends the one before.
+    """
     head = world.space.head(ROOT, name)
     starts = {n: world.space.version(ROOT, name, n).timestamp for n in range(1, head + 1)}
-    return {n: (start, starts.get(n + 1)) for n, start in starts.items()}
+    turns = {*starts.values()} | turns_of(world, name)
+    return {
+        n: (start, min((at for at in turns if at > start), default=None))
+        for n, start in starts.items()
+    }
 
 
 @settings(max_examples=60, deadline=None)

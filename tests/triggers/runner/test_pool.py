@@ -140,6 +140,17 @@ async def test_waiting_for_room_ends_when_there_is_some(pool, cut):
     assert pool.spawner.forks <= pool.settings.workers_max
 
 
+async def test_a_busy_worker_is_waited_for_rather_than_anothers_warm_one_ended(pool, cut):
+    pool.settings = msgspec.structs.replace(pool.settings, workers_max=2)
+    for handler in ("f", "g"):
+        await pool.run(run_of(NOOP, handler, cut.event("a")), cut)
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            run = run_of(NOOP, "f", cut.event("a"), id=f"{number}")
+            nursery.start_soon(pool.run, run, cut)
+    assert pool.spawner.forks == 2
+
+
 async def test_idle_workers_end_all_but_one_soon_and_that_one_later(pool, cut):
     for handler in ("f", "g"):
         await pool.run(run_of(NOOP, handler, cut.event("a")), cut)

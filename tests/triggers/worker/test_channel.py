@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from triggers.run import Add, Append, Delete, Put, PutIf
-from triggers.worker.channel import Channel, Closed, pair
+from triggers.worker.channel import MESSAGE_BYTES_MAX, Channel, Closed, pair
 from triggers.worker.message import (
     INLINE_BYTES_MAX,
     Answer,
@@ -121,6 +121,15 @@ def test_a_long_message_in_memory_that_could_change_is_refused(fds, ends):
     os.write(loose, msgspec.msgpack.encode(Ask("r", "get")))
     socket.send_fds(worker.socket, [b"M"], [loose])
     with pytest.raises(NotSealed):
+        daemon.receive()
+
+
+def test_a_message_that_would_fill_the_receivers_memory_is_refused(fds, ends):
+    daemon, worker = ends
+    fd = seal([bytes(MESSAGE_BYTES_MAX), b"x"])
+    socket.send_fds(worker.socket, [b"M"], [fd])
+    os.close(fd)
+    with pytest.raises(ValueError, match="longer than any"):
         daemon.receive()
 
 
