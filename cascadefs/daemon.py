@@ -89,6 +89,8 @@ class Settings:
     log: Path | None = None
     triggers: str = "off"
     """Whose scripts run: "off" nobody's, "owner" those of users this process may run as, "root" root's only."""
+    inproc: tuple[str, ...] = ()
+    """Directories, as paths from the root of the store, whose scripts may run in this process (`sandbox = "inproc"`)."""
 
     @property
     def log_file(self) -> Path | None:
@@ -331,6 +333,7 @@ class _Mount:
             self.clock,
             random.Random(),
             mode=self.settings.triggers,
+            inproc=self.settings.inproc,
             path=self.settings.mountpoint,
             exclusive=self.door.exclusive,
             notify=self.door.notify,
@@ -408,11 +411,21 @@ class _Mount:
         in_log = in_index = True
         while True:
             await trio.sleep(1.0)
-            if in_log:
-                in_log = await trio.to_thread.run_sync(scrub.step, bytes_per_s, SCRUB_RECORDS_MAX)
-            if in_index:
-                with self.door.exclusive():
-                    in_index = self.store.index_scrub.step(SCRUB_ROWS_MAX)
+            try:
+                if in_log:
+                    in_log = await trio.to_thread.run_sync(
+                        scrub.step, bytes_per_s, SCRUB_RECORDS_MAX
+                    )
+                if in_index:
+                    with self.door.exclusive():
+                        in_index = self.store.index_scrub.step(SCRUB_ROWS_MAX)
+            except (
+                Exception
+            ) as error:  # No thread, no memory: it can wait, and the mount must not end with it.
+                trouble = f"{type(error).__name__}: {error}"
+                if trouble not in said:
+                    said.add(trouble)
+                    _log.warning("scrub: goes on later: %s", trouble)
             for place in [*scrub.damage, *filter(None, [self.store.index_scrub.damage])]:
                 if place not in said:
                     said.add(place)

@@ -54,6 +54,7 @@ class Host:
         random: Random,
         *,
         mode: str,
+        inproc: tuple[str, ...],
         path: Path,
         exclusive: Callable[[], AbstractContextManager[None]],
         notify: Callable[[], None],
@@ -68,6 +69,7 @@ class Host:
             clock: the wall clock.
             random: for jitter.
             mode: "owner": scripts of any user that this process may run as; "root": of root only.
+            inproc: directories whose scripts may run in this process, if they ask for it.
             path: where the store is mounted.
             exclusive: keeps requests out while it is entered.
             notify: tells the kernel what it must forget.
@@ -82,6 +84,7 @@ class Host:
         self._hurry = hurry
         self._steady_ns = steady_ns
         self._mode = mode
+        self._inproc = inproc
         self._path = path
         self._random = random
         self._workers = max(2, os.cpu_count() or 1)
@@ -91,6 +94,9 @@ class Host:
             workers=self._workers,
             may_run_as=lambda uid: why_not(mode, os.geteuid(), uid),
             groups_of=groups_of,
+            may_inproc=lambda base: any(
+                f"{base}/".startswith(f"{one}/" if one else "") for one in inproc
+            ),
             node=os.uname().nodename,
             mountpoint=str(path),
             reserved=filesystem.is_reserved,
@@ -101,7 +107,7 @@ class Host:
         """Until cancelled."""
         engine = Engine(self._store, self._clock, self._random, self._options, watcher=self)
         self._store.retention.wanted_since = engine.wanted_since
-        settings = PoolSettings(allow_root=self._mode == "root", allow_inproc=False)
+        settings = PoolSettings(allow_root=self._mode == "root", allow_inproc=bool(self._inproc))
         async with open_pool(settings, self._clock.now_ns, self._steady_ns) as runner:
             self._runner = runner
             dispatcher = self._dispatcher = Dispatcher(engine, runner, self._held, self._hurry)

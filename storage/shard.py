@@ -193,7 +193,7 @@ class Shard:
         unpublished ones are applied again here and now, and `index_trouble` says why.
 
         Raises:
-            OSError: that was not possible either; the shard takes no more records.
+            OSError: that was not possible either; the shard takes no more records until it is.
         """
         if not self._unpublished or self._failure is not None:
             return
@@ -218,7 +218,9 @@ class Shard:
         """
         self.index_trouble = str(error) or type(error).__name__
         if isinstance(self.log, VolatileLog):
-            self._failure = f"the index is lost ({self.index_trouble}), and there is nothing to make it from"
+            self._failure = (
+                f"the index is lost ({self.index_trouble}), and there is nothing to make it from"
+            )
             raise OSError(errno.EIO, self._failure) from error
         outcome = DONE
         try:
@@ -251,8 +253,8 @@ class Shard:
         """Append and apply one record, with the bytes it speaks of; on the disk only after `wait_durable`.
 
         Raises:
-            OSError: the log could not take it (ENOSPC, EIO) and nothing happened; or the index failed for good, the
-                record may be history, and nothing more is taken until the store is opened again.
+            OSError: the log could not take it (ENOSPC, EIO) and nothing happened; or the index cannot be brought up to
+                the log, the record may be history, and nothing more is taken until that works again.
         """
         return self._append(proposal, payload)
 

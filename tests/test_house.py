@@ -16,7 +16,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cascadefs", "triggers", "storage")
-SCRIPTS = (".ci/run", "scripts/check", "scripts/reliability", "scripts/run", "scripts/setup", "scripts/test")
+SCRIPTS = (
+    ".ci/run",
+    "scripts/check",
+    "scripts/reliability",
+    "scripts/run",
+    "scripts/setup",
+    "scripts/test",
+)
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in (".", "docs", "changes")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from triggers.chronicle import Chronicle
 from triggers.run import Failed
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from triggers.run import Done, Event, Run
 
 __all__ = ["Report"]
+
+_encode = msgspec.json.Encoder().encode
 
 EVENTS_BYTES_KEPT = 4 * 1024 * 1024
 
@@ -36,7 +40,7 @@ class Report:
         """One line of the stream."""
         self._number += 1
         told = {"seq": self._number, "time_ns": self._clock.now_ns(), "event": happened, **fields}
-        self.events.append(json.dumps(told).encode() + b"\n")
+        self.events.append(_line(told) + b"\n")
 
     def event(self, happened: str, follower: Follower, event: Event, **fields: object) -> None:
         """Something became of an event."""
@@ -78,3 +82,11 @@ class Report:
             lines += text.encode(errors="replace").splitlines()
         for line in lines:
             follower.output.append(prefix + b" " + line + b"\n")
+
+
+def _line(told: dict[str, object]) -> bytes:
+    """JSON; names that are no UTF-8 have their bytes shown as \\udcXX, as Python does."""
+    try:
+        return _encode(told)
+    except UnicodeEncodeError:
+        return json.dumps(told).encode()

@@ -120,6 +120,15 @@ def mount(
             help="Whose scripts in .cascade/watch/ run: nobody's, their owners', root's only.",
         ),
     ] = "off",
+    inproc: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trigger-inproc",
+            metavar="DIR",
+            help="Let scripts below this directory of the mount run in the daemon itself, unconfined.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Mount a file system; return when it answers."""
     from cascadefs import daemon
@@ -151,6 +160,7 @@ def mount(
         scrub_bytes_per_s=int(scrub_mib_per_s * 1024 * 1024),
         log=None if log is None else log.absolute(),
         triggers=triggers,
+        inproc=tuple(path.strip("/") for path in inproc or []),
     )
     _check_device()
     if settings.data is not None:

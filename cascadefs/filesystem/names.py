@@ -152,6 +152,8 @@ class Names:
     def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
         """Remove a name that is not a directory's; open handles keep the file."""
         del caller
+        if parent >= RECORD_INODE_MAX and self._remove_made(parent, name, directory=False):
+            return
         binding = self._bound(parent, name)
         self._inodes.propose(record.Unlink(parent, name))
         self._inodes.after_unlink(binding)
@@ -159,6 +161,8 @@ class Names:
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
         """Remove an empty directory, or a label (`rmdir dir@tag-L`)."""
         del caller
+        if parent >= RECORD_INODE_MAX and self._remove_made(parent, name, directory=True):
+            return
         self._inodes.live(parent)
         label = self._label_of(parent, name)
         if label is not None:
@@ -168,6 +172,14 @@ class Names:
         binding = self._bound(parent, name)
         self._inodes.propose(record.Unlink(parent, name, directory=True))
         self._inodes.after_unlink(binding)
+
+    def _remove_made(self, parent: int, name: bytes, *, directory: bool) -> bool:
+        """Remove a name from a made-up directory; False where that is not possible."""
+        node = self._inodes.node(parent)
+        if not isinstance(node, Listing) or node.remove is None:
+            return False
+        node.remove(name, directory)
+        return True
 
     def rename(
         self,

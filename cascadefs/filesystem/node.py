@@ -132,10 +132,21 @@ class Listing(Node):
     """A directory that is made up: the versions of a name, the instants of a directory, control directories.
 
     `lookup` gives the node for a name, or None; `names` gives names behind another one, in a fixed order. For
-    `children_timeout_s` seconds the kernel may believe what a name in it means, if that is the past.
+    `children_timeout_s` seconds the kernel may believe what a name in it means, if that is the past. `remove`, where
+    there is one, takes a name away; its argument says whether a directory is meant.
     """
 
-    __slots__ = ("_key", "children_timeout_s", "gid", "lookup", "mode", "names", "time_ns", "uid")
+    __slots__ = (
+        "_key",
+        "children_timeout_s",
+        "gid",
+        "lookup",
+        "mode",
+        "names",
+        "remove",
+        "time_ns",
+        "uid",
+    )
     is_directory = True
 
     def __init__(
@@ -149,8 +160,10 @@ class Listing(Node):
         time_ns: int,
         mode: int = 0o555,
         children_timeout_s: float = 0.0,
+        remove: Callable[[bytes, bool], None] | None = None,
     ) -> None:
         self._key = key
+        self.remove = remove
         self.children_timeout_s = children_timeout_s
         self.mode = mode
         self.lookup = lookup
@@ -167,7 +180,7 @@ class Listing(Node):
     def refresh(self, found: Node) -> None:
         """See `Node`: everything but what it is."""
         assert type(found) is Listing
-        self.lookup, self.names = found.lookup, found.names
+        self.lookup, self.names, self.remove = found.lookup, found.names, found.remove
         self.mode, self.uid, self.gid, self.time_ns = (
             found.mode,
             found.uid,
@@ -176,11 +189,11 @@ class Listing(Node):
         )
 
     def stat(self) -> Stat:
-        """A directory nobody can write; what it shows may grow, so the kernel asks again."""
+        """What it shows may grow, so the kernel asks again. Nobody can write it, but where names can be removed."""
         time_ns = self.time_ns
         return Stat(
             self.number,
-            DIRECTORY | self.mode & 0o555,
+            DIRECTORY | self.mode & (0o555 if self.remove is None else 0o777),
             2,
             self.uid,
             self.gid,

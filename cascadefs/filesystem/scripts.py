@@ -15,6 +15,7 @@ import msgspec
 
 from cascadefs.filesystem.node import Listing, Node, Pointer, Text
 from cascadefs.filesystem.served import commands, stream
+from storage.errors import Reason, Refused
 from triggers.operator import BadCommand
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Scripts:
     def __init__(self, store: Store, operator: Operator) -> None:
         self._store = store
         self._operator = operator
+        self._removed: dict[tuple[object, ...], set[bytes]] = {}
+        """Of a dead letter: its files that somebody has removed, on the way to removing it."""
 
     def lookup(self, base: int, name: bytes) -> Node | None:
         """What `name` is in the `.cascade` of a base; None for what is not served."""
@@ -102,7 +105,21 @@ class Scripts:
             name.encode(): partial(self._letter, base, owner, follower.name, letter)
             for name, letter in self._operator.letters(follower)
         }
-        return self._listing(("failed", base, follower.name), owner, letters)
+
+        def remove(name: bytes, directory: bool) -> None:
+            letter = letters.get(name)
+            if letter is None:
+                raise Refused(Reason.ABSENT)
+            if not directory:
+                raise Refused(Reason.IS_A_DIRECTORY)
+            node = letter()
+            assert isinstance(node, Listing)
+            if next(node.names(b""), None) is not None:
+                raise Refused(Reason.NOT_EMPTY)
+            self._operator.command(f"drop {follower.text}/{name.decode()}")
+            self._removed.pop(node.key(), None)
+
+        return self._listing(("failed", base, follower.name), owner, letters, remove)
 
     def _letter(self, base: int, owner: Attributes, name: bytes, letter: Letter) -> Node:
         event = msgspec.to_builtins(letter.event)
@@ -128,11 +145,25 @@ class Scripts:
                 (*key, "input"), above + version, uid=owner.uid, gid=owner.gid
             ),
         }
-        return self._listing(key, owner, files)
+        removed = self._removed.get(("scripts", *key), set())
+
+        def remove(name: bytes, directory: bool) -> None:
+            if name not in files or name in removed:
+                raise Refused(Reason.ABSENT)
+            if directory:
+                raise Refused(Reason.NOT_A_DIRECTORY)
+            removed.add(name)
+            self._removed[("scripts", *key)] = removed
+
+        left = {name: make for name, make in files.items() if name not in removed}
+        return self._listing(key, owner, left, remove)
 
     @staticmethod
     def _listing(
-        key: tuple[object, ...], owner: Attributes, children: Mapping[bytes, Callable[[], Node]]
+        key: tuple[object, ...],
+        owner: Attributes,
+        children: Mapping[bytes, Callable[[], Node]],
+        remove: Callable[[bytes, bool], None] | None = None,
     ) -> Node:
         listed = sorted(children)
 
@@ -144,8 +175,9 @@ class Scripts:
             return (name for name in listed if name > after)
 
         return Listing(
-            ("scripts", *key), lookup, behind, uid=owner.uid, gid=owner.gid, time_ns=0, mode=0o550
-        )
+            ("scripts", *key), lookup, behind, uid=owner.uid, gid=owner.gid, time_ns=0,
+            mode=0o550 if remove is None else 0o750, remove=remove,
+        )  # fmt: skip
 
     @staticmethod
     def _text(key: object, name: bytes, owner: Attributes, produce: Callable[[], bytes]) -> Node:

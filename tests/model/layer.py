@@ -32,7 +32,7 @@ from tests.model.reference import DIRECTORY, FILE, LINK, LINKS_FOLLOWED_MAX, Loo
 from tests.semantics.conftest import Descriptor, FakeClock, Tree, as_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SMALL_LIMITS = {
     "CHUNK_BYTES": 64,
@@ -251,6 +251,9 @@ class Layer(Tree):
         if times:
             self._last_us = times[0]
         return times[::-1]
+
+    def pauses(self) -> list[Callable[[], None]]:
+        return []
 
     def now(self) -> int:
         """The timestamp given out last."""

@@ -16,6 +16,7 @@ import signal
 import stat as modes
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.model.comparison import Seen
@@ -23,6 +24,8 @@ from tests.model.reference import DIRECTORY, FILE, LINK, Look
 from tests.mounted.conftest import END_SECONDS, is_over
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.mounted.conftest import Mount
     from tests.mounted.program import Actor
 
@@ -223,6 +226,9 @@ class MountDoor:
 
     def commit_times(self) -> list[int]:
         return []
+
+    def pauses(self) -> list[Callable[[], None]]:
+        return [partial(time.sleep, 0.05)] * 100
 
     def now(self) -> int:
         text = os.getxattr(self.root, "user.cascade.stable_time").decode().removesuffix("Z")

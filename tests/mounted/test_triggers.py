@@ -180,6 +180,15 @@ def bad(event, ctx):
     cascadefs("trigger", "retry", f"bad.py:bad/{name}", "--in", farm.farm)
     wait_for(lambda: lines(farm.farm / "log") == ["in/a v1 payload"], "second try")
     assert os.listdir(failed) == []
+    script.write_text(
+        "from cascadefs.triggers import watch\n@watch('in/*', attempts=1)\ndef bad(e, c): 1 / 0\n"
+    )
+    wait_for(lambda: (farm.farm / ".cascade/events").read_text().count('"reload"') == 3, "reload")
+    (farm.farm / "in/b").write_text("payload")
+    wait_for(lambda: os.listdir(failed), "dead letter")
+    subprocess.run(["rm", "-r", *failed.iterdir()], check=True)
+    assert os.listdir(failed) == []
+    assert bindings(farm)["bad.py:bad"]["failed"] == 0
     said = cascadefs("trigger", "retry", f"bad.py:bad/{name}", "--in", farm.farm, expect=1).stderr
     assert "not among the dead letters" in said
     control = os.open(farm.farm / ".cascade/ctl", os.O_WRONLY)
@@ -187,6 +196,19 @@ def bad(event, ctx):
         os.write(control, b"frobnicate\n")
     os.close(control)
     assert refused.value.errno == errno.EINVAL
+
+
+def test_settle_close_waits_for_the_last_close(farm):
+    install(farm, "log.py", APPEND.replace('key="dir"', 'settle="close"'))
+    with (farm.farm / "in/a").open("w") as file:
+        for number in range(3):
+            file.write(str(number))
+            file.flush()
+            os.fsync(file.fileno())
+    (farm.farm / "in/b").write_text("x")
+    wait_for(lambda: len(lines(farm.farm / "log")) == 2, "second line")
+    assert sorted(lines(farm.farm / "log")) == ["in/a v3 012", "in/b v1 x"]
+    assert bindings(farm)["log.py:log"]["skipped"] == 2
 
 
 def test_what_is_served_is_found_by_name_and_copied_by_nobody(farm, tmp_path):

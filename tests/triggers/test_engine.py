@@ -5,11 +5,14 @@ Method: scripts run in this process over a store in memory with a clock that sta
 
 from __future__ import annotations
 
+import array
 import json
+from random import Random
 
 import pytest
 import trio
 
+from storage import record
 from triggers.testing import Cascade, Crash
 
 COPY = """
@@ -391,8 +394,6 @@ def add(event, ctx):
             cascade.put(f"in/{name}", "x")
     idle(cascade)
     assert cascade.failed == []
-    import array
-
     vector = array.array("f")
     vector.frombytes(cascade.get("vector"))
     assert list(vector) == [3.0, 9.0, 6.0]
@@ -661,3 +662,111 @@ def test_a_crash_at_any_point_changes_nothing():
     for crash_at in range(1, points + 1):
         crashed = crashing(crash_at)
         assert outcome(crashed) == expected, f"crash at {crash_at}: {whole.points[crash_at - 1]}"
+
+
+def test_a_queue_that_is_full_leaves_the_rest_in_the_log(cascade, monkeypatch):
+    monkeypatch.setattr("triggers.follower.QUEUE_EVENTS_MAX", 5)
+    cascade.script("t.py", trace('"in/*", key="dir"'))
+    cascade.script("copy.py", COPY)
+    idle(cascade)
+    for number in range(40):
+        cascade.put("in/a", str(number))
+    cascade.engine.pump()
+    assert all(len(one.queue) <= 6 for one in cascade.engine.registry.followers())
+    idle(cascade)
+    assert traced(cascade) == [f"write in/a v{number} 0" for number in range(1, 41)]
+    cascade.put("in/a", "x")
+    idle(cascade)
+    assert len(traced(cascade)) == 41
+    assert cascade.version("out/a") == 41
+
+
+def test_more_told_than_can_be_kept_is_read_from_the_log(cascade, monkeypatch):
+    monkeypatch.setattr("triggers.intake.FEED_RECORDS_MAX", 3)
+    cascade.script("t.py", trace('"in/*"'))
+    idle(cascade)
+    for number in range(20):
+        cascade.put("in/a", str(number))
+    idle(cascade)
+    cascade.put("in/a", "x")
+    idle(cascade)
+    assert traced(cascade) == [f"write in/a v{number} 0" for number in range(1, 22)]
+
+
+def test_an_executable_s_header_is_read_without_running_it(cascade):
+    cascade.script("x.sh", '#!/bin/sh\n# /// script\n# [tool.cascadefs]\n# watch = "in/*"\n# ///\n')
+    cascade.script("none.sh", "#!/bin/sh\necho\n")
+    cascade.script(
+        "plain.sh",
+        '#!/bin/sh\n# /// script\n# [tool.cascadefs]\n# watch = "in/*"\n# ///\n',
+        mode=0o644,
+    )
+    cascade.script("detect", "\x7fELF")
+    cascade.put(".cascade/watch/detect.toml", 'watch = "in/*"\ntimeout = "1s"\n')
+    idle(cascade)
+    assert {one.text for one in cascade.engine.registry.followers()} == {"x.sh", "detect"}
+    assert "says nowhere what to watch" in cascade.problems["none.sh"]
+    assert "chmod u+x" in cascade.problems["plain.sh"]
+
+
+def test_a_quota_is_kept_by_scripts_too(cascade):
+    cascade.script("copy.py", COPY.replace('emit="out/"', 'emit="out/", attempts=1'))
+    cascade.put("out/first", "1234")
+    directory = cascade.store.binding(1, b"out").inode
+    cascade.store.propose(record.SetXattr(directory, b"user.cascade.quota", b"10"))
+    idle(cascade)
+    cascade.put("in/fits", "123456")
+    idle(cascade)
+    cascade.put("in/not", "1")
+    idle(cascade)
+    assert cascade.files("out") == ["first", "fits"]
+    assert ["over quota" in letter.message for letter in cascade.failed] == [True]
+
+
+def test_changes_are_what_a_plain_walk_of_the_tree_sees(cascade):
+    """Random changes; what fired, against what a watcher would find by comparing all names before and after."""
+
+    cascade.script(
+        "t.py",
+        trace('"**", kinds=["write", "move", "delete"]'),
+    )
+    idle(cascade)
+    dice = Random(3)
+    expected: list[tuple[str, str]] = []
+    names = ["d/a", "d/b", "e/a", "e/c", "e/f/g"]
+    for step in range(120):
+        there = [name for name in names if name in cascade.files()]
+        action = dice.choice(["put", "put", "delete", "rename", "link", "directory"])
+        if action == "put":
+            name = dice.choice(names)
+            cascade.put(name, str(step))
+            inode = cascade.store.binding(*cascade._parent(name)).inode
+            for other in cascade.files():
+                found = cascade.store.binding(*cascade._parent(other))
+                if found.inode == inode:
+                    expected.append(("write", other))
+        elif action == "delete" and there:
+            name = dice.choice(there)
+            cascade.delete(name)
+            expected.append(("delete", name))
+        elif action == "rename" and there:
+            source, target = dice.choice(there), dice.choice(names)
+            one = cascade.store.binding(*cascade._parent(source)).inode
+            two = cascade.store.binding(*cascade._parent(target))
+            if source != target and (two is None or two.inode != one):
+                cascade.rename(source, target)
+                expected.append(("move", target))
+        elif action == "link" and there:
+            source, target = dice.choice(there), dice.choice(names)
+            if target not in cascade.files():
+                cascade.link(source, target)
+                expected.append(("write", target))
+        elif action == "directory" and any(name.startswith("e/") for name in there):
+            moved = cascade.files("e")
+            cascade.rename("e", "other")
+            expected += [("move", f"other/{name}") for name in moved]
+            cascade.rename("other", "e")
+            expected += [("move", f"e/{name}") for name in moved]
+    idle(cascade)
+    fired = [tuple(line.split()[:2]) for line in traced(cascade)]
+    assert sorted(fired) == sorted(expected)

@@ -1,1 +1,10 @@
-"""Who executes runs: `inproc` in this process, `pool` in sandboxed workers. Both are a `triggers.run.Runner`."""
+"""Who executes runs, each a `triggers.run.Runner`.
+
+inproc      in this process: no copy, no protection
+pool        in sandboxed worker processes; what the daemon uses, for the others too
+settings    what an administrator decides about workers, and how they are
+worker      one worker process, as the daemon sees it
+executable  runs of executables
+spawner     the daemon's side of the zygote
+inputs      content as sealed memory, one copy for all who read it
+"""

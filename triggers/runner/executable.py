@@ -85,8 +85,8 @@ class Executables:
                     kind, message, output=output, started_ns=started_ns, duration_ns=duration_ns
                 )
             return Done(outcome, output=output, started_ns=started_ns, duration_ns=duration_ns)
-        except (NotStarted, OSError) as error:
-            return Failed("load", str(error), started_ns=started_ns)
+        except (NotStarted, OSError) as error:  # not the script's doing
+            return Failed("death", str(error), started_ns=started_ns)
         finally:
             os.close(output_fd)
             with trio.CancelScope(shield=True):

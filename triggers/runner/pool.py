@@ -1,9 +1,10 @@
 """Runs in sandboxed worker processes: a pool per version of a script.
 
 Theory of operation. A worker belongs to one script version, level of trust and bound of memory; loading is what its
-life begins with, so that the one that checked a script at activation is warm when the first event comes. A run takes
-the free worker that ran last (its caches are warm), or a new one while the node has room, or waits. Room is made by ending the idle
-worker that ran longest ago. What is idle ends by itself, first all but one of a pool, later that one too.
+life begins with, so that the one that checked a script at activation is warm when the first event comes. A run takes the
+free worker that ran last (its caches are warm), or a new one while the node has room, or waits for a busy one that
+fits; if there is none, the idle worker that ran longest ago ends and makes room. What is idle ends by itself, first all
+but one of a pool, later that one too.
 
 Whatever a script does ends in its worker. The daemon believes a worker nothing: messages are decoded by type, memory is
 mapped only if sealed, questions are answered for runs that it has.
@@ -18,7 +19,6 @@ import tempfile
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
 import trio
 
 from triggers.handler.copies import Copies
@@ -26,6 +26,7 @@ from triggers.run import Failed, LoadFailed
 from triggers.runner.executable import Executables
 from triggers.runner.inproc import InprocRunner
 from triggers.runner.inputs import Inputs
+from triggers.runner.settings import Settings, State
 from triggers.runner.spawner import NotStarted, Spawner
 from triggers.runner.worker import Worker
 from triggers.worker import bubblewrap
@@ -46,47 +47,9 @@ IDLE_SECONDS = 600
 """After which all but one of a pool's idle workers end, and after which all do."""
 
 LOAD_SECONDS = 60
-MEMORY_BYTES = 2 << 30
-"""Of a process whose binding says nothing, on top of what it starts with."""
-
 Sandbox: TypeAlias = Literal["strict", "normal"]
 Key: TypeAlias = tuple[str, str, int]
 """Script version, level of trust, bytes of memory."""
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What an administrator decides."""
-
-    workers_max: int = max(16, 4 * (os.cpu_count() or 1))
-    """Processes of the node, executables included. More than run at a time: those that wait are warm, and cost little."""
-
-    allow_root: bool = False
-    """Whether scripts of root's are run."""
-
-    allow_inproc: bool = False
-    """Whether `sandbox = "inproc"` is obeyed; who may say so is the caller's check."""
-
-    memory_bytes: int = MEMORY_BYTES
-    cgroup: str = ""
-    """A directory of control groups (version 2) delegated for workers; empty: rlimits alone bound them."""
-
-    open_files: int = 256
-    processes: int = 64
-
-
-class State(msgspec.Struct, frozen=True):
-    """For `.cascade/status`: what confines scripts here, what does not, and what there is."""
-
-    landlock: int
-    """Version of the interface; 0: none, or not known before the first script."""
-
-    seccomp: bool
-    bubblewrap: bool
-    problems: list[str]
-    workers: int
-    forks: int
-    copies: int
-    copied_bytes: int
 
 
 class PoolRunner:
@@ -101,13 +64,13 @@ class PoolRunner:
     ) -> None:
         self.copies = Copies()
         self.settings = settings
-        self.spawner = Spawner(nursery, settings.cgroup)
         self.workers: dict[Key, list[Worker]] = {}
         self._nursery = nursery
         self._wall_ns, self._steady_ns = wall_ns, steady_ns
         self._inputs = Inputs(self.copies)
         self._directory = tempfile.mkdtemp(prefix="cascadefs-")
         os.chmod(self._directory, 0o711)
+        self.spawner = Spawner(nursery, self._directory, settings.cgroup)
         self._coroutines: dict[str, frozenset[str]] = {}
         self._count = 0
         self._freed = trio.Event()
@@ -123,7 +86,10 @@ class PoolRunner:
         self._check(script)
         key = (script.id, "strict", self.settings.memory_bytes)
         await self._room()
-        worker = await self._start(script, key)
+        try:
+            worker = await self._start(script, key)
+        except NotStarted as error:
+            raise LoadFailed(str(error)) from error
         worker.promised -= 1
         self._is_idle(key, worker)
         return list(worker.loaded.tables)
@@ -142,6 +108,8 @@ class PoolRunner:
             worker, mode = await self._acquire(run, key)
         except LoadFailed as error:
             return Failed("load", str(error), error.traceback)
+        except NotStarted as error:  # not the script's doing
+            return Failed("death", str(error))
         try:
             if run.handler not in self._known(worker):
                 return Failed("load", f"{run.script.name} registers no handler {run.handler}")
@@ -184,12 +152,9 @@ class PoolRunner:
         """Bring the zygote up ahead of the first script.
 
         Raises:
-            LoadFailed: it does not start.
+            NotStarted: it does not come up.
         """
-        try:
-            await self.spawner.start()
-        except NotStarted as error:
-            raise LoadFailed(str(error)) from error
+        await self.spawner.start()
 
     def state(self) -> State:
         """What `.cascade/status` says about the machine."""
@@ -228,7 +193,7 @@ class PoolRunner:
 
     async def warm(self) -> None:
         """Bring the zygote up ahead of the first event; should it not start, the first event says why."""
-        with suppress(LoadFailed):
+        with suppress(NotStarted):
             await self.start()
 
     async def sweep(self) -> None:
@@ -250,7 +215,8 @@ class PoolRunner:
         """A worker with this run promised to it, and who is to call the handler.
 
         Raises:
-            LoadFailed: none can be had.
+            LoadFailed: the script does not load.
+            NotStarted: no process can be had.
         """
         while True:
             free = self._free(key, run)
@@ -289,16 +255,16 @@ class PoolRunner:
         """A new worker, loaded, with one run promised to it; the room for it is taken before.
 
         Raises:
-            LoadFailed: there is none; the room is free again.
+            LoadFailed: the script does not load; the room is free again.
+            NotStarted: there is no process; the room is free again.
         """
         try:
             worker = await self._fork(script, key)
         except BaseException:
             self._leave()
             raise
-        self._nursery.start_soon(
-            self._attend, key, worker
-        )  # from here on the room is the task's to free
+        # From here on the room is the task's to free.
+        self._nursery.start_soon(self._attend, key, worker)
         try:
             with trio.fail_after(LOAD_SECONDS):
                 await worker.load(script)
@@ -319,7 +285,7 @@ class PoolRunner:
         """A process with a channel to it, a place for its output, and a scratch directory.
 
         Raises:
-            LoadFailed: there is none.
+            NotStarted: there is none.
         """
         number = self.spawner.next_number()
         scratch = f"{self._directory}/{number}"
@@ -341,12 +307,10 @@ class PoolRunner:
         try:
             with theirs:
                 process = await self.spawner.spawn(order, [theirs.fileno(), output_fd])
-        except BaseException as error:
+        except BaseException:
             ours.close()
             os.close(output_fd)
             shutil.rmtree(scratch, ignore_errors=True)
-            if isinstance(error, NotStarted):
-                raise LoadFailed(str(error)) from error
             raise
         return Worker(process, ours, output_fd, scratch, self._inputs, self._wall_ns)
 
@@ -361,7 +325,8 @@ class PoolRunner:
                 if not workers:
                     del self.workers[key]
             self._leave()
-            shutil.rmtree(worker.scratch, ignore_errors=True)
+            with trio.CancelScope(shield=True):  # it may be large
+                await trio.to_thread.run_sync(shutil.rmtree, worker.scratch, True)
 
     def _limits(self, memory_bytes: int) -> Limits:
         settings = self.settings

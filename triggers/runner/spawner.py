@@ -52,10 +52,12 @@ class Process:
 class Spawner:
     """One zygote, and another if it dies. `forks` counts the processes started."""
 
-    def __init__(self, nursery: trio.Nursery, cgroup: str = "") -> None:
+    def __init__(self, nursery: trio.Nursery, directory: str, cgroup: str = "") -> None:
+        """Start processes that use files below `directory`, which is gone when the zygote ends."""
         self.ready: Ready | None = None
         self.forks = 0
         self._nursery = nursery
+        self._directory = directory
         self._cgroup = cgroup
         self._channel: Channel[FromZygote] | None = None
         self._starting = trio.Lock()
@@ -83,10 +85,10 @@ class Spawner:
         ours, theirs = pair()
         ours.setblocking(False)
         channel: Channel[FromZygote] = Channel(ours, FromZygote)
-        command = [sys.executable, "-P", "-s", "-m", "triggers.worker.zygote", self._cgroup]
+        program = ["-P", "-s", "-m", "triggers.worker.zygote", self._directory, self._cgroup]
         with theirs:
             zygote = self.zygote = await trio.lowlevel.open_process(
-                command,
+                [sys.executable, *program],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=environment() | {"PYTHONPATH": ROOT},

@@ -134,18 +134,17 @@ class Worker:
         async def one(start: Start, fds: list[int]) -> None:
             invocation, handler = self._prepare(start, fds)
             _invocation.set(invocation)
-            with trio.CancelScope() as scope:
-                self._cancels[start.id] = scope.cancel
-                try:
+            outcome: runs.Done | runs.Failed | None = None
+            try:
+                with trio.CancelScope() as scope:
+                    self._cancels[start.id] = scope.cancel
                     outcome = invocation.done(await handler(*invocation.arguments))
-                except trio.Cancelled:
-                    raise
-                except BaseException as error:
-                    outcome = invocation.failed(error)
+            except (trio.Cancelled, Closed):
+                raise  # the worker ends
+            except BaseException as error:
+                outcome = invocation.failed(error)
             self._cancels.pop(start.id, None)
-            if scope.cancelled_caught:
-                outcome = invocation.killed()
-            self._finish(start.id, outcome, self._take_output())
+            self._finish(start.id, outcome or invocation.killed(), self._take_output())
 
         async def main() -> None:
             async with trio.open_nursery() as nursery:

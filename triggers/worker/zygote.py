@@ -16,6 +16,7 @@ import gc
 import importlib
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -202,8 +203,12 @@ class Zygote:
 
 
 def main() -> None:
-    """Serve on the socket that is standard input; the argument is the directory of control groups, or empty."""
-    zygote = Zygote(socket.socket(fileno=os.dup(0)), sys.argv[1])
+    """Serve on the socket that is standard input.
+
+    Arguments: a directory that is removed at the end, because the daemon may not live to do it; the directory of control
+    groups, or empty.
+    """
+    zygote = Zygote(socket.socket(fileno=os.dup(0)), sys.argv[2])
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
@@ -213,6 +218,7 @@ def main() -> None:
         pass
     finally:
         zygote.end()
+        shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 if __name__ == "__main__":

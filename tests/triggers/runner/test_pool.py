@@ -199,6 +199,16 @@ async def sleeper(event, ctx):
     await ctx.get("a")
     await trio.sleep_forever()
 
+@watch("c")
+async def nested(event, ctx):
+    await ctx.get("a")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("while it is cancelled")
+
 @watch("d")
 def leave(event, ctx):
     print("leaving")
@@ -282,12 +292,15 @@ async def begin(pool, cut, nursery, handler, id="r~1"):
     return outcome
 
 
-@pytest.mark.parametrize("handler", ["stubborn", "sleeper"])
+@pytest.mark.parametrize("handler", ["stubborn", "sleeper", "nested"])
 async def test_a_run_can_be_killed_whether_it_listens_or_not(pool, cut, handler):
     async with trio.open_nursery() as nursery:
         outcome = await begin(pool, cut, nursery, handler)
         assert pool.kill("r~1")
     assert [failed.kind for failed in outcome] == ["killed"]
+    if handler != "stubborn":  # a cancelled coroutine costs no worker
+        assert isinstance(await pool.run(run_of(ENDS, "aok", cut.event("a")), cut), Done)
+        assert pool.spawner.forks == 1
     assert not pool.kill("r~1")
 
 
@@ -419,7 +432,7 @@ def f(event, ctx):
 class Cut(DictCut):
     def get(self, path, latest=False):
         ((worker,),) = pool.workers.values()
-        print(worker.process.pid, flush=True)
+        print(worker.process.pid, pool._directory, flush=True)
 
 async def main():
     global pool
@@ -431,12 +444,14 @@ trio.run(main)
 """
 
 
-def test_a_killed_daemon_leaves_no_process_behind():
+def test_a_killed_daemon_leaves_no_process_and_no_file_behind():
     root = str(Path(__file__).parents[3])
     command = [sys.executable, "-c", DAEMON.format(root=root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
-        group = int(daemon.stdout.readline())
+        number, directory = daemon.stdout.readline().split()
+        group = int(number)
         assert len(members(group)) == 2
+        assert os.path.isdir(directory)
         daemon.kill()
-    while members(group):
+    while members(group) or os.path.exists(directory):
         time.sleep(0.001)

@@ -1,0 +1,74 @@
+"""`cascadefs trigger test` runs a script in memory; what else there is goes through a mount (tests/mounted/test_triggers.py)."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from cascadefs import cli
+
+SCRIPT = """
+from cascadefs.triggers import watch
+from lib.words import GREETING
+
+@watch("in/*", emit="out/", attempts=1)
+def greet(event, ctx):
+    if event.name == "bad":
+        raise ValueError("no good")
+    ctx.emit(event.name, GREETING + event.text())
+"""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cascadefs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/words.py").write_text('GREETING = "hello "\n')
+    path = tmp_path / "greet.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_it_says_what_would_be_written_and_touches_nothing(run, script, tmp_path):
+    (tmp_path / "input").write_text("from a file")
+    before = sorted(tmp_path.rglob("*"))
+    code, said, _ = run(
+        "trigger", "test", script, "--put", "in/a=x", "--put", f"in/b=@{tmp_path}/input"
+    )
+    assert code == 0
+    assert said.splitlines() == ["out/a@v1  7 bytes", "out/b@v1  17 bytes"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_fails_is_shown_with_its_traceback(run, script):
+    code, said, _ = run("trigger", "test", script, "--put", "in/bad=x")
+    assert code == 1
+    assert "failed: in/bad@v1: ValueError: no good" in said
+    assert "raise ValueError" in said
+
+
+def test_a_script_with_a_mistake_is_named(run, script):
+    script.write_text(SCRIPT.replace("attempts=1", "attemps=1"))
+    code, _, complaint = run("trigger", "test", script, "--put", "in/a=x")
+    assert code == 1
+    assert "did you mean 'attempts'" in complaint
+
+
+def test_outside_of_a_mount_the_remedy_is_named(run, tmp_path):
+    code, _, complaint = run("trigger", "list", "--in", tmp_path)
+    assert code == 1
+    assert "not on a cascadefs mount" in complaint
+    assert "no directory with scripts" in run("trigger", "pause", "x", "--in", tmp_path)[2]
+    assert "there is no such file" in run("why", tmp_path / "nothing")[2]
