@@ -14,6 +14,7 @@ Sources: docs/TRIGGERS.md; etcd-io/raft for the shape.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
@@ -56,7 +57,8 @@ ADVANCE_RECORDS = 4096
 
 BACKOFF_FACTOR = 4
 BACKOFF_MS_MAX = 30_000
-REFUSED_AGAIN_MS = 1000
+AGAIN_MS = 1000
+"""Until what the log did not take is tried again."""
 
 
 class Options(NamedTuple):
@@ -238,8 +240,12 @@ class Engine:
             return False
         taken = follower.queue.take(now_ms)
         if taken.skipped:
-            self._finish_without(follower, taken.skipped, FINISH_SKIPPED)
-            follower.queue.done(taken.skipped, ran=False)
+            try:
+                self._finish_without(follower, taken.skipped, FINISH_SKIPPED)
+            except OSError:
+                follower.queue.put_back(taken.skipped, now_ms + AGAIN_MS, partial=True)
+            else:
+                follower.queue.done(taken.skipped, ran=False)
         if not taken.events:
             return False
         begun = self._begin(follower, taken.events)
@@ -340,6 +346,15 @@ class Engine:
 
     def _commit(self, started: Started, good: list[Pending], result: Done) -> Failed | None:
         """One record for all that a run did; what was wrong with it, if anything."""
+        try:
+            return self._commit_or_raise(started, good, result)
+        except OSError as error:
+            # The disk is full, or worse: nothing was committed, and it may be better later.
+            return Failed("retry", f"the log could not take it: {error}", after_ms=AGAIN_MS)
+
+    def _commit_or_raise(
+        self, started: Started, good: list[Pending], result: Done
+    ) -> Failed | None:
         run, follower, definition = started.run, started.follower, started.definition
         if result.effects and definition.binding.dispatch == "all":
             return Failed("exception", 'dispatch = "all" forbids effects; every replica runs it')
@@ -372,7 +387,7 @@ class Engine:
             return Failed(
                 "retry",
                 f"the commit was refused: {outcome.reason.value}",
-                after_ms=REFUSED_AGAIN_MS,
+                after_ms=AGAIN_MS,
             )
         if self._watcher is not None and planned.records:
             self._watcher.applied(list(planned.records))
@@ -432,12 +447,13 @@ class Engine:
             delay_ms = round(min(backoff, BACKOFF_MS_MAX) * self._random.uniform(0.8, 1.2))
         pending.attempts = attempts
         self.point("attempt failed")
-        self._propose(
-            record.Attempt(
-                follower.base, follower.name, self._epoch_now(), [pending.position], attempts,
-                now_ms + delay_ms, failure.message.encode(errors="surrogateescape")[:1000],
-            )
-        )  # fmt: skip
+        with contextlib.suppress(OSError):  # then the count is in memory only
+            self._propose(
+                record.Attempt(
+                    follower.base, follower.name, self._epoch_now(), [pending.position], attempts,
+                    now_ms + delay_ms, failure.message.encode(errors="surrogateescape")[:1000],
+                )
+            )  # fmt: skip
         self.point("attempt noted")
         follower.queue.put_back(events, now_ms + delay_ms, partial=partial)
         self.report.event("retry", follower, pending.event, message=failure.message)
@@ -461,13 +477,27 @@ class Engine:
                 pending.event, pending.address, pending.definition, failure.kind, failure.message,
                 max(pending.attempts, 1), failure.traceback, failure.output, self.clock.now_ns(),
             )  # fmt: skip
-            self._finish_without(follower, [pending], FINISH_DEAD, provenance.encode(letter))
+            try:
+                self._finish_without(follower, [pending], FINISH_DEAD, provenance.encode(letter))
+            except OSError:
+                follower.queue.put_back([pending], self.now_ms() + AGAIN_MS, partial=True)
+                continue
             self.report.event("dead", follower, pending.event, message=failure.message)
-        follower.queue.done(events, partial=partial)
+            follower.queue.done([pending], partial=True)
+        if not partial:
+            follower.queue.ended()
 
     def skip(self, follower: Follower, pending: Pending) -> None:
-        """An event taken out of its queue is done without a run."""
-        self._finish_without(follower, [pending], FINISH_SKIPPED)
+        """An event taken out of its queue is done without a run.
+
+        Raises:
+            OSError: the log could not take that; the event waits as before.
+        """
+        try:
+            self._finish_without(follower, [pending], FINISH_SKIPPED)
+        except OSError:
+            follower.queue.put_back([pending], 0, partial=True)
+            raise
         follower.queue.done([pending], ran=False)
 
     def _finish_without(
@@ -489,13 +519,18 @@ class Engine:
     def _epoch_now(self) -> int:
         """This engine's epoch, begun with its first record: what an engine before it still sends is refused."""
         if self._epoch is None:
-            self._epoch = self.store.deliveries.epoch() + 1
-            self._propose(record.Adopt(self._epoch))
+            epoch = self.store.deliveries.epoch() + 1
+            self._propose(record.Adopt(epoch))
+            self._epoch = epoch
         return self._epoch
 
     def _advance(self) -> None:
-        """Note how far everybody has come, so that the next start has less to look at."""
+        """Note how far everybody has come, so that the next start has less to look at; if the log takes it."""
         self.intake.noted = 0
+        with contextlib.suppress(OSError):
+            self._note_marks()
+
+    def _note_marks(self) -> None:
         epoch = self._epoch_now()
         if self.store.deliveries.consumer(*REGISTRAR) is None:
             self._propose(record.Activate(ROOT, REGISTRAR[1], [(REGISTRAR[1], b"", 0, 0)]))

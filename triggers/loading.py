@@ -71,7 +71,10 @@ class Loading:
             for gone in set(known.problems) - set(names):
                 del known.problems[gone]
         for owner in self._owners(base) - set(names):
-            self._activate(base, owner, [])
+            try:
+                self._activate(base, owner, [])
+            except LoadFailed as error:
+                self._problem(base, owner, since, error)
         jobs = []
         for name in names:
             try:
@@ -171,7 +174,10 @@ class Loading:
     ) -> None:
         engine = self._engine
         engine.point("activating")
-        outcome = engine.store.propose(record.Activate(base, owner, consumers))
+        try:
+            outcome = engine.store.propose(record.Activate(base, owner, consumers))
+        except OSError as error:
+            raise LoadFailed(f"the log could not take it: {error}") from error
         engine.point("activated")
         if outcome.reason is None:
             engine.activated(base, owner)

@@ -228,6 +228,10 @@ class Queue:
             self._settle_lane(pending)
         self._running -= 1 if ran and not partial else 0
 
+    def ended(self) -> None:
+        """A run is over whose events came back with `partial`."""
+        self._running -= 1
+
     def put_back(
         self,
         events: list[Pending],

@@ -389,11 +389,13 @@ class Door(pyfuse3.Operations):
         """See `Filesystem.setxattr`; pyfuse3 has seen to the flags. Whoever restores a version sees it once answered."""
         self._filesystem.setxattr(number, name, value, 0, _caller(context))
         invalidations = self._filesystem.take_invalidations()
-        if any(name is not None for _, name in invalidations):
-            # Forgetting a name takes the lock of its directory, which this caller may hold: not to be waited for.
-            self._notifier.put(invalidations)
-        elif invalidations:
-            await self._told(invalidations)
+        # Forgetting a name takes the lock of its directory, and this caller holds the node's: not to be waited for.
+        held = [gone for gone in invalidations if gone[0] == number and gone[1] is not None]
+        free = [gone for gone in invalidations if gone not in held] if held else invalidations
+        if free:
+            await self._told(free)
+        if held:
+            self._notifier.put(held)
 
     @_answering()
     def listxattr(self, number: int, context: RequestContext) -> list[bytes]:

@@ -41,7 +41,7 @@ class Dispatch:
         turnstile: Turnstile,
         reply: Callable[[int, Reply], None],
         tell: Callable[[], None],
-        reveal: Callable[[int, Reply], None],
+        reveal: Callable[[int, int, Reply], None],
     ) -> None:
         """`tell` queues what the kernel is to forget, `reveal` an answer behind it; both are called without the lock."""
         self._turnstile = turnstile
@@ -114,7 +114,7 @@ class Dispatch:
         asking, reveal = self._asking(opcode, handler), self._reveal
 
         def handle(node: int, body: memoryview, header: Header) -> Reply:
-            reveal(header[UNIQUE], asking(node, body, header))
+            reveal(node, header[UNIQUE], asking(node, body, header))
             return NO_REPLY
 
         return handle

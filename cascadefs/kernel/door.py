@@ -216,20 +216,21 @@ class Door:
         else:
             self._notifier.put(gone, lambda: self._reply(unique, None))
 
-    def _reveal(self, unique: int, result: Reply) -> None:
-        """Answer when the kernel has forgotten what it is to forget.
+    def _reveal(self, node: int, unique: int, result: Reply) -> None:
+        """Answer when the kernel has forgotten what it is to forget, names in the node itself excepted.
 
-        Before, if names are among it: forgetting one takes the lock of its directory, which this caller may hold.
+        Forgetting a name takes the lock of its directory, and this caller holds that of the node.
         """
         with self._dispatch.lock:
             gone = self._filesystem.take_invalidations()
-        names = any(name is not None for _, name in gone)
-        if gone and not names and self._notifier is not None:
-            self._notifier.put(gone, lambda: self._reply(unique, result))
+        if not gone or self._notifier is None:
+            self._reply(unique, result)
             return
-        self._reply(unique, result)
-        if names and self._notifier is not None:
-            self._notifier.put(gone)
+        held = [entry for entry in gone if entry[0] == node and entry[1] is not None]
+        free = [entry for entry in gone if entry not in held] if held else gone
+        self._notifier.put(free, lambda: self._reply(unique, result))
+        if held:
+            self._notifier.put(held)
 
     # --- what waits --------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Method: scripts run in this process over a store in memory with a clock that sta
 from __future__ import annotations
 
 import array
+import errno
 import json
 from random import Random
 
@@ -382,6 +383,7 @@ def test_add_needs_no_comparison(cascade):
         """
 from cascadefs.triggers import watch
 import array
+import errno
 
 @watch("in/*")
 def add(event, ctx):
@@ -770,3 +772,35 @@ def test_changes_are_what_a_plain_walk_of_the_tree_sees(cascade):
     idle(cascade)
     fired = [tuple(line.split()[:2]) for line in traced(cascade)]
     assert sorted(fired) == sorted(expected)
+
+
+@pytest.mark.parametrize("kind", [record.Finish, record.Attempt, record.Activate, record.Advance])
+def test_a_full_disk_holds_runs_up_and_loses_nothing(cascade, monkeypatch, kind):
+    """Every other record of a kind is refused by the disk for a while."""
+    propose = cascade.store.propose
+    left = [6]
+
+    def full(proposal, payload=()):
+        if isinstance(proposal, kind) and left[0]:
+            left[0] -= 1
+            if left[0] % 2:
+                raise OSError(errno.ENOSPC, "no space left")
+        return propose(proposal, payload)
+
+    monkeypatch.setattr(cascade.store, "propose", full)
+    monkeypatch.setattr("triggers.engine.ADVANCE_RECORDS", 3)
+    for attempt in range(4):
+        cascade.script("t.py", trace('"in/*", attempts=9') + "#" * attempt)
+        idle(cascade)
+    cascade.script("f.py", FAILS.format(options=""))
+    idle(cascade)
+    for name in ("a", "bad", "a"):
+        cascade.put(f"in/{name}", "")
+    idle(cascade)
+    for number in range(4):
+        cascade.script("f.py", FAILS.format(options="") + "#" * number)
+        idle(cascade)
+    assert sorted(traced(cascade)) == ["write in/a v1 0", "write in/a v2 0", "write in/bad v1 0"]
+    assert [letter.event.path for letter in cascade.failed] == ["in/bad"]
+    assert cascade.versions("good/a") == [b"", b""]
+    assert all(not one.queue.running for one in cascade.engine.registry.followers())

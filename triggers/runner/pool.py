@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import tempfile
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -289,9 +289,6 @@ class PoolRunner:
         """
         number = self.spawner.next_number()
         scratch = f"{self._directory}/{number}"
-        os.mkdir(scratch, 0o700)
-        if os.getuid() == 0:
-            os.chown(scratch, script.uid, script.gid)
         order = Spawn(
             number,
             script.uid,
@@ -302,16 +299,21 @@ class PoolRunner:
             [scratch],
             environment={"HOME": scratch, "TMPDIR": scratch, "PATH": os.defpath},
         )
-        ours, theirs = pair()
-        output_fd = growing("output")
-        try:
-            with theirs:
-                process = await self.spawner.spawn(order, [theirs.fileno(), output_fd])
-        except BaseException:
-            ours.close()
-            os.close(output_fd)
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+        with ExitStack() as undo:
+            try:
+                os.mkdir(scratch, 0o700)
+                undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+                if os.getuid() == 0:
+                    os.chown(scratch, script.uid, script.gid)
+                ours, theirs = pair()
+                undo.enter_context(ours)
+                with theirs:
+                    output_fd = growing("output")
+                    undo.callback(os.close, output_fd)
+                    process = await self.spawner.spawn(order, [theirs.fileno(), output_fd])
+            except OSError as error:
+                raise NotStarted(f"no worker: {error}") from error
+            undo.pop_all()
         return Worker(process, ours, output_fd, scratch, self._inputs, self._wall_ns)
 
     async def _attend(self, key: Key, worker: Worker) -> None:

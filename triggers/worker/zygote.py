@@ -214,11 +214,12 @@ def main() -> None:
     os.close(null)
     try:
         zygote.serve()
-    except Closed:
-        pass
-    finally:
+    except Closed:  # the daemon has ended
         zygote.end()
         shutil.rmtree(sys.argv[1], ignore_errors=True)
+    except BaseException:
+        zygote.end()
+        raise
 
 
 if __name__ == "__main__":
