@@ -112,12 +112,15 @@ class Dispatcher:
             jobs = self.loading.jobs()
             started = self.engine.start()
             self.operator.finish_replays()
+            unused = self.engine.take_unused()
             due_ms = self.engine.next_ms()
             now_ms = self.engine.now_ms()
         for job in jobs:
             nursery.start_soon(self._load, job)
         for one in started:
             nursery.start_soon(self._execute, one)
+        for script_id in unused:
+            nursery.start_soon(self.runner.retire, script_id)
         if more or started:
             await trio.lowlevel.checkpoint()
             return

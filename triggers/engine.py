@@ -55,6 +55,9 @@ REGISTRAR = (ROOT, b".")
 ADVANCE_RECORDS = 4096
 """Commits after which the marks of whoever has nothing pending are noted."""
 
+UNUSED_EVENTS_MAX = 1000
+"""Pending of a binding up to which they are looked through for scripts that nobody needs any more."""
+
 BACKOFF_FACTOR = 4
 BACKOFF_MS_MAX = 30_000
 AGAIN_MS = 1000
@@ -148,6 +151,7 @@ class Engine:
         """Bindings that are replays, and end."""
         self._epoch: int | None = None
         self._scripts: dict[tuple[int, str], Script] = {}
+        self._reloaded = False
 
     # --- start and end -----------------------------------------------------------------------------------------
 
@@ -580,5 +584,28 @@ class Engine:
             for since, row in reversed(deliveries.definitions(base, name)):
                 if since > follower.since:
                     follower.define(since, row)
+        self._reloaded = True
         if base in self.registry.bases:
             self.registry.bases[base].rebuild()
+
+    def take_unused(self) -> list[str]:
+        """The versions of scripts that ran and will not run again, each told once; for `Runner.retire`."""
+        if not self._reloaded:
+            return []
+        followers = list(self.registry.followers())
+        if any(len(follower.queue) > UNUSED_EVENTS_MAX for follower in followers):
+            return []
+        used = {
+            definition.script_id
+            for follower in followers
+            for definition in (
+                follower.newest if follower.active else None,
+                *(follower.definition_of(one.definition) for one in follower.queue.events()),
+            )
+            if definition is not None
+        }
+        unused = [key for key in self._scripts if key[1] not in used]
+        self._reloaded = any(len(follower.queue) for follower in followers)
+        for key in unused:
+            del self._scripts[key]
+        return [script_id for _, script_id in unused]

@@ -182,14 +182,14 @@ class Loading:
         if outcome.reason is None:
             engine.activated(base, owner)
             names = [name.decode(errors="replace") for name, *_ in consumers]
-            engine.report.line("reload", script=owner.decode(errors="replace"), bindings=names)
+            engine.report.line(base, "reload", script=owner.decode(errors="replace"), bindings=names)
 
     def _problem(self, base: int, name: bytes, timestamp: int, error: LoadFailed) -> None:
         bases = self._engine.registry.bases
         known = bases.setdefault(base, Base(base))
         known.problems[name] = Problem(str(error), error.traceback, timestamp)
         text = name.decode(errors="replace")
-        self._engine.report.line("load-failed", script=text, message=str(error))
+        self._engine.report.line(base, "load-failed", script=text, message=str(error))
 
     def _solved(self, base: int, name: bytes) -> None:
         known = self._engine.registry.bases.get(base)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from storage import record
+from storage.namespace import ROOT
 from triggers import provenance
 from triggers.follower import Definition, encode_definition
 from triggers.loading import REPLAY
@@ -49,8 +50,8 @@ class Operator:
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def command(self, line: str) -> None:
-        """Do what one line says.
+    def command(self, line: str, base: int = ROOT) -> None:
+        """Do what one line says; `base` is where it was said.
 
         Raises:
             BadCommand: it says nothing known, or names what is not there.
@@ -75,12 +76,12 @@ class Operator:
                     f"{line.strip()!r}: say retry, drop or skip EVENT; pause or resume BINDING; "
                     f"kill RUN; or replay BINDING from TIME to TIME"
                 )
-        self._engine.report.line("command", line=" ".join(words))
+        self._engine.report.line(base, "command", line=" ".join(words))
         self._engine.wake()
 
-    def refused(self, line: str, why: str) -> None:
+    def refused(self, line: str, why: str, base: int) -> None:
         """A command was not done: say why where whoever gave it can read it."""
-        self._engine.report.line("refused", line=line.strip(), message=why)
+        self._engine.report.line(base, "refused", line=line.strip(), message=why)
 
     def binding(self, name: str) -> Follower:
         """The binding that a name means.
@@ -175,7 +176,7 @@ class Operator:
                 owner = REPLAY + follower.name
                 engine.store.propose(record.Activate(follower.base, owner, []))
                 engine.activated(follower.base, owner)
-                engine.report.line("replayed", binding=follower.text)
+                engine.report.line(follower.base, "replayed", binding=follower.text)
 
     def _instant(self, text: str) -> int:
         """A time as people write it (UTC), "now", or microseconds."""
@@ -203,10 +204,10 @@ class Operator:
                 found.append((f"{position[0]}.{position[1]}", provenance.decode_letter(row)))
         return found
 
-    @property
-    def events(self) -> Chronicle:
-        """The stream of what happens."""
-        return self._engine.report.events
+    def events(self, base: int) -> Chronicle:
+        """The stream of what happens in a base; in the root's, of everything."""
+        report = self._engine.report
+        return report.events if base == ROOT else report.events_of(base)
 
     def followers(self, base: int) -> list[Follower]:
         """The bindings of a base."""

@@ -25,6 +25,7 @@ __all__ = ["Report"]
 _encode = msgspec.json.Encoder().encode
 
 EVENTS_BYTES_KEPT = 4 * 1024 * 1024
+BASE_EVENTS_BYTES_KEPT = 1024 * 1024
 
 
 class Report:
@@ -34,17 +35,25 @@ class Report:
         self._clock = clock
         self._number = 0
         self.events = Chronicle(EVENTS_BYTES_KEPT)
-        """JSON lines, each with a sequence number."""
+        """JSON lines of all bases, each with a sequence number."""
+        self._by_base: dict[int, Chronicle] = {}
 
-    def line(self, happened: str, /, **fields: object) -> None:
+    def events_of(self, base: int) -> Chronicle:
+        """The lines that are about one base: what others do is none of its owner's business."""
+        return self._by_base.setdefault(base, Chronicle(BASE_EVENTS_BYTES_KEPT))
+
+    def line(self, base: int, happened: str, /, **fields: object) -> None:
         """One line of the stream."""
         self._number += 1
         told = {"seq": self._number, "time_ns": self._clock.now_ns(), "event": happened, **fields}
-        self.events.append(_line(told) + b"\n")
+        line = _line(told) + b"\n"
+        self.events.append(line)
+        self.events_of(base).append(line)
 
     def event(self, happened: str, follower: Follower, event: Event, **fields: object) -> None:
         """Something became of an event."""
         self.line(
+            follower.base,
             happened,
             binding=follower.text,
             id=event.id,
@@ -56,7 +65,7 @@ class Report:
 
     def started(self, follower: Follower, run: Run) -> None:
         """A run begins."""
-        self.line("start", binding=follower.text, run=run.id, events=len(run.events))
+        self.line(follower.base, "start", binding=follower.text, run=run.id, events=len(run.events))
 
     def ended(self, follower: Follower, run: Run, result: Done | Failed) -> None:
         """A run came back."""
@@ -65,8 +74,7 @@ class Report:
         fields: dict[str, object] = {"run": run.id, "duration_ms": round(duration_ms, 3)}
         if isinstance(result, Failed):
             fields |= {"kind": result.kind, "message": result.message}
-        self.line(
-            "failed" if isinstance(result, Failed) else "done", binding=follower.text, **fields
+        self.line(follower.base, "failed" if isinstance(result, Failed) else "done", binding=follower.text, **fields
         )
         self._keep_output(follower, run.id, result)
 

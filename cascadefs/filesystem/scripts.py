@@ -61,7 +61,7 @@ class Scripts:
                 base, b"metrics", owner, lambda: operator.metrics(base).encode()
             ),
             b"events": lambda: stream(
-                ("events", base), operator.events, uid=owner.uid, gid=owner.gid, time_ns=0
+                ("events", base), operator.events(base), uid=owner.uid, gid=owner.gid, time_ns=0
             ),
             b"ctl": lambda: commands(
                 ("ctl", base), partial(self._command, base), uid=owner.uid, gid=owner.gid, time_ns=0
@@ -76,9 +76,9 @@ class Scripts:
         try:
             if not self._operator.concerns(base, line):
                 raise BadCommand("that is no business of this directory's")
-            self._operator.command(line)
+            self._operator.command(line, base)
         except BadCommand as error:
-            self._operator.refused(line, str(error))
+            self._operator.refused(line, str(error), base)
             raise
 
     def _outputs(self, base: int, owner: Attributes) -> Mapping[bytes, Callable[[], Node]]:
@@ -116,7 +116,7 @@ class Scripts:
             assert isinstance(node, Listing)
             if next(node.names(b""), None) is not None:
                 raise Refused(Reason.NOT_EMPTY)
-            self._operator.command(f"drop {follower.text}/{name.decode()}")
+            self._operator.command(f"drop {follower.event_id(position(name))}", base)
             self._removed.pop(node.key(), None)
 
         return self._listing(("failed", base, follower.name), owner, letters, remove)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from storage.codec import BLOCK_BYTES, FORMAT_VERSION, Buffer, Slot, encode_block
 from storage.errors import Unusable
 from storage.limits import SEGMENT_BYTES
-from storage.log.condensed import condensed_size, gaps_of, payload_offset, write_condensed
+from storage.log.condensed import condensed_size, gaps_of, write_condensed
 from storage.log.reader import Frame, Reader, Window, frame_room
 from storage.log.recovery import (
     QUARANTINE,
@@ -337,25 +337,10 @@ class Log:
             return None
         source = segments.file(number)
         base = number * self.segment_bytes
-        left_out = (
-            {gap.start for gap in condensed.gaps()}
-            if (condensed := segments.condensed(number))
-            else set()
-        )
-        frames = []
-        window, at = Window(self._reader), base + BLOCK_BYTES
-        expected = header.slot.first_index
-        while expected < following:
-            frame = window.frame(at)
-            if frame is None or frame.index != expected:
-                return None
-            frames.append(frame)
-            expected, at = expected + 1, at + frame.size_bytes
-
-        def is_dead(frame: Frame) -> bool:
-            return frame.address in dead or payload_offset(frame, base) in left_out
-
-        gaps, data_end = gaps_of(frames, base, is_dead)
+        frames = self._frames_of(number, following)
+        if frames is None:
+            return None
+        gaps, data_end = gaps_of(frames, base, source, dead)
         before = self.segment_size(number)
         after = condensed_size(gaps, data_end)
         if before - after < max(worth_bytes, 1):
@@ -367,6 +352,18 @@ class Log:
         assert size == after
         self._reader.exchanged(number)
         return Condensation(number, before - size, size)
+
+    def _frames_of(self, number: int, following: int) -> list[Frame] | None:
+        """All frames of a segment, the next of which begins with that index; None if one is damaged."""
+        window, at = Window(self._reader), number * self.segment_bytes + BLOCK_BYTES
+        expected, frames = self._first_index(number), []
+        while expected < following:
+            frame = window.frame(at)
+            if frame is None or frame.index != expected:
+                return None
+            frames.append(frame)
+            expected, at = expected + 1, at + frame.size_bytes
+        return frames
 
     def next_address(self, frame: Frame) -> int:
         """Where the record after a frame is; after the last one, `end_address`."""

@@ -44,7 +44,6 @@ __all__ = [
     "Gap",
     "condensed_size",
     "gaps_of",
-    "payload_offset",
     "write_condensed",
     "write_plain",
 ]
@@ -191,23 +190,21 @@ class Condensed:
         self._file.close()
 
 
-def payload_offset(frame: Frame, base: int) -> int:
-    """Where in its segment, which begins at an address, the payload of a frame starts."""
-    return frame.address - base + HEAD_BYTES + len(frame.metadata)
-
-
 def gaps_of(
-    frames: Iterable[Frame], base: int, is_dead: Callable[[Frame], bool]
+    frames: Iterable[Frame], base: int, source: File, dead: frozenset[int]
 ) -> tuple[list[Gap], int]:
-    """The gaps that the frames of a segment leave if the dead ones lose their payloads, and where the last ends."""
+    """The gaps of a segment, which begins at an address, without the payloads of dead frames; and where the last ends.
+
+    What was left out of it before stays so.
+    """
+    left_out = {gap.start for gap in source.gaps()} if isinstance(source, Condensed) else set()
     gaps = []
     end = BLOCK_BYTES
     for frame in frames:
         end = frame.address - base + frame.size_bytes
-        start = payload_offset(frame, base)
-        if (
-            frame.payload_length and end - start > _GAP_BYTES and is_dead(frame)
-        ):  # A gap that wins nothing is none.
+        start = frame.address - base + HEAD_BYTES + len(frame.metadata)
+        is_worth_it = frame.payload_length and end - start > _GAP_BYTES
+        if is_worth_it and (frame.address in dead or start in left_out):
             gaps.append(Gap(start, end - start))
     return gaps, end
 

@@ -88,6 +88,8 @@ class End:
     """The durable mark."""
     unsynced_address: int | None = None
     """Address of the first record above the mark, if there is one."""
+    ends: dict[int, int] = field(default_factory=dict)
+    """Where the records end in the segments that were walked through, but for the last."""
     resumed: bool = False
     what: str | None = None
     """Why the scan stopped, if not at a clean end."""
@@ -229,6 +231,7 @@ def _walk(reader: Reader, end: End, headers: dict[int, Header], hint: Frame | No
             return True
         if reader.first_index(following) != end.next_index:
             break
+        end.ends[end.number] = end.offset
         end.number, end.offset = following, BLOCK_BYTES
         end.slot = end.slot._replace(number=following, first_index=end.next_index)
         _note_header(reader, end, following, headers[following])

@@ -149,15 +149,12 @@ def _write_again(reader: Reader, end: End, address: int) -> None:
     if offset == BLOCK_BYTES:
         offset = 0  # Then the header was not synced either.
     for at in range(number, end.number + 1):
-        limit = end.offset if at == end.number else reader.segment_bytes
-        if reader.segments.condensed(at) is not None:
-            continue  # It was on the disk before it got its name.
         source = reader.segments.file(at)
         target = reader.segments.disk.open(segment_name(at))
-        for low, high in source.data_ranges(offset):
-            for start in range(low, min(high, limit), COPY_BYTES):
-                length = min(COPY_BYTES, high - start, limit - start)
-                write_whole(target, source.pread(length, start), start)
+        limit = end.offset if at == end.number else end.ends[at]
+        # Zeros as well: what lies under them on the disk may be of an append that failed.
+        for start in range(offset, limit, COPY_BYTES):
+            write_whole(target, source.pread(min(COPY_BYTES, limit - start), start), start)
         offset = 0
 
 

@@ -53,7 +53,8 @@ class Retention:
     """The housekeeping of one shard's history.
 
     Whoever has files open sets `pinned` (the contents open there) and `in_use` (the frames its drafts refer to);
-    whoever follows the commits sets `wanted_since` (from when on history is still to be read); whoever has the disk sets `is_full` (is there little room left?).
+    whoever follows the commits sets `wanted_since` (from when on history is still to be read); whoever has the disk
+    sets `is_full` (is there little room left?).
     """
 
     def __init__(self, shard: Shard, clock: Clock) -> None:
@@ -67,10 +68,8 @@ class Retention:
         self._pass: _Pass | None = None
         self._asked: deque[bool] = deque()
         self._asked_count = self._done_count = 0
-        self._is_thorough = (
-            False  # What was asked for is done but for the segments that are worth it.
-        )
-
+        # What was asked for is done but for the segments that are worth it.
+        self._is_thorough = False
         self._is_pressed = False
         self._last_us = self._last_pressed_us = 0
         self._patience_us = PRESSED_INTERVAL_US

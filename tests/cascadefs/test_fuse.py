@@ -364,8 +364,18 @@ async def test_changes_are_told_after_the_answer_is_made(door, told):
     told.invalidations = [(5, None)]
     await door.getattr(5, CONTEXT)
     assert told.invalidations, "a question changes nothing"
-    await door.flush(5)
+    await door.release(5)
     assert not told.invalidations
+
+
+async def test_who_closes_is_answered_when_the_kernel_has_forgotten(door, told):
+    sent = []
+    door._notifier = Notifier(sent.append, lambda parent, name: sent.append((parent, name)))
+    door._notifier.start()
+    told.invalidations = [(5, None), (1, b"x")]
+    await door.flush(5)
+    assert sent == [5, (1, b"x")]
+    assert door._notifier.stop()
 
 
 # --- Waiting for requests ---------------------------------------------------------------------------------------------

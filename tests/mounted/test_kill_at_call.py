@@ -10,6 +10,7 @@ many that were. After a kill the kernel has all that was written; power cuts are
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -109,11 +110,11 @@ def killed_at(mount: Mount, call: str, nth: int) -> tuple[bool, list[list]]:
         said, _ = program.communicate(timeout=READY_SECONDS)
         end(program)
         lines = [json.loads(line) for line in said.splitlines()]
-        alive = lines[-1] == ["end"] and daemon.poll() is None
-        if alive:  # It may still die at its end.
-            pid = json.loads((mount.path / ".cascade/status").read_bytes())["pid"]
-            subprocess.run(["umount", mount.path], check=True, timeout=READY_SECONDS)
-            assert is_over(pid, READY_SECONDS)
+        if lines[-1] == ["end"]:
+            with contextlib.suppress(OSError):  # It may die at this very moment, or at its end.
+                pid = json.loads((mount.path / ".cascade/status").read_bytes())["pid"]
+                subprocess.run(["umount", mount.path], check=True, timeout=READY_SECONDS)
+                assert is_over(pid, READY_SECONDS)
         daemon.wait(READY_SECONDS)
         return daemon.returncode != 0, lines
     finally:

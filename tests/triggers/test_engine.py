@@ -133,6 +133,31 @@ def test_events_before_an_activation_keep_the_old_script(cascade):
     assert cascade.files("out") == ["a", "b2"]
 
 
+def test_a_version_nobody_needs_any_more_is_retired(cascade, monkeypatch):
+    retired = []
+    retire = cascade.runner.retire
+
+    async def note(script_id):
+        retired.append(script_id)
+        await retire(script_id)
+
+    monkeypatch.setattr(cascade.runner, "retire", note)
+    cascade.script("copy.py", COPY)
+    idle(cascade)
+    cascade.put("in/a", "a")
+    idle(cascade)
+    (first,) = cascade.engine.registry.followers()
+    old = first.newest.script_id
+    assert retired == []
+    cascade.put("in/b", "b")
+    cascade.script("copy.py", COPY + "#")
+    idle(cascade)
+    cascade.put("in/c", "c")
+    idle(cascade)
+    assert retired == [old]
+    assert cascade.files("out") == ["a", "b", "c"]
+
+
 def test_lib_is_part_of_the_script(cascade):
     cascade.put(".cascade/watch/lib/words.py", "SUFFIX = '.1'\n")
     cascade.script(

@@ -37,6 +37,8 @@ def du(
     """Sum up bytes: what a path holds now, and what only older versions of its names hold.
 
     One line for each entry of a directory, and one for all of it. Deleted names are not in it: `cascadefs deleted`.
+
+    Example: cascadefs du --history data
     """
     del history
     place = living(path)

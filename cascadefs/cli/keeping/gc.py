@@ -37,6 +37,8 @@ def gc(
 
     Printed are the versions of names in directories with a policy, by the line of it that keeps them, and those
     that go (`pruned`, `ephemeral`); bytes are those of their contents, what versions share counted for each.
+
+    Example: cascadefs gc --dry-run mnt
     """
     root = locate(os.fsencode(path)).root
     before = _status(root)

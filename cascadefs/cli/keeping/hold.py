@@ -34,6 +34,8 @@ def hold(
     """Keep all history of a file, or of a directory and all below, whatever policies say; purge is refused too.
 
     Without REASON, show the hold that a path is under.
+
+    Example: cascadefs hold data/2026 "audit until May"
     """
     place = living(path)
     if reason is not None and release:

@@ -48,6 +48,8 @@ def label(
     """Name an instant of a directory: DIR@tag-LABEL shows it, and nothing it shows is let go.
 
     Without LABEL, list those there are.
+
+    Example: cascadefs label data rel1 --at "yesterday 10:00"
     """
     place = living(path)
     out = report(as_json=as_json)

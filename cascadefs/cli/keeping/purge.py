@@ -34,6 +34,8 @@ def purge(
     """Let go of the content of versions, for good. Their records stay, marked as purged.
 
     Bytes that other versions have, too, stay with those; they are on the disk until the cleaner has come by.
+
+    Example: cascadefs purge keys.txt@v3
     """
     places = [locate(os.fsencode(path)) for path in paths]
     for place in places:

@@ -43,6 +43,8 @@ def retention(
     thinned to what was there at each full hour, midnight, Monday (UTC). Options behind semicolons: min=N versions of
     a name are kept whatever their age, never more than max=N, and names that came and went within ephemeral=60s are
     forgotten. The nearest directory with a policy decides; without any, everything is kept.
+
+    Example: cascadefs retention data "all:24h,hour:7d,day:90d,week:2y;min=3"
     """
     place = living(path)
     if policy is not None and remove:

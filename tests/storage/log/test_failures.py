@@ -150,7 +150,9 @@ def test_no_space_shows_at_the_roll_over_and_passes(log, tools, call, undo):
             refused = error
     assert refused.errno == errno.ENOSPC
     assert log.last_index == index - 1
-    begun = log.end_address >= tools.SEGMENT_BYTES  # By a record without a payload, which needs no room reserved.
+    begun = (
+        log.end_address >= tools.SEGMENT_BYTES
+    )  # By a record without a payload, which needs no room reserved.
     assert begun == (call == "preallocate")
     assert tools.record(index)[4] or not begun
     left = ["0000000000000001.seg"] if begun or (not undo and call != "create") else []
