@@ -75,7 +75,7 @@ class Follower:
         self.definitions: list[tuple[int, Definition | None]] = []
         self._patterns: dict[int, Pattern] = {}
         for since, row in reversed(definitions):
-            self.define(since, row)
+            self._add(since, row)
         newest = self.newest
         assert newest is not None, "a consumer was active once"
         self.queue = Queue(newest.binding, is_open)
@@ -100,12 +100,16 @@ class Follower:
 
     def define(self, since: int, row: bytes) -> None:
         """From `since` on another version is active; none if `row` is empty."""
+        definition = self._add(since, row)
+        if definition is not None:
+            self.queue.binding = definition.binding
+
+    def _add(self, since: int, row: bytes) -> Definition | None:
         definition = decode_definition(row) if row else None
         self.definitions.insert(0, (since, definition))
         if definition is not None:
             self._patterns[since] = Pattern(definition.binding.watch)
-            if hasattr(self, "queue"):
-                self.queue.binding = definition.binding
+        return definition
 
     @property
     def text(self) -> str:

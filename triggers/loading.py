@@ -182,7 +182,9 @@ class Loading:
         if outcome.reason is None:
             engine.activated(base, owner)
             names = [name.decode(errors="replace") for name, *_ in consumers]
-            engine.report.line(base, "reload", script=owner.decode(errors="replace"), bindings=names)
+            engine.report.line(
+                base, "reload", script=owner.decode(errors="replace"), bindings=names
+            )
 
     def _problem(self, base: int, name: bytes, timestamp: int, error: LoadFailed) -> None:
         bases = self._engine.registry.bases

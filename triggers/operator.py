@@ -13,6 +13,7 @@ Source: docs/TRIGGERS.md 4, 9, 11.
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BadCommand", "Operator"]
 
+_REPLAY = re.compile(r"(.+) from (\S+) to (\S+)")
+_POSITION = re.compile(r"([0-9]{1,19})\.([0-9]{1,9})")
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,54 +55,52 @@ class Operator:
     # --- commands ----------------------------------------------------------------------------------------------
 
     def command(self, line: str, base: int = ROOT) -> None:
-        """Do what one line says; `base` is where it was said.
+        """Do what one line says.
+
+        Args:
+            line: as above.
+            base: where it was said: only the bindings there can be meant, in the root's all.
 
         Raises:
             BadCommand: it says nothing known, or names what is not there.
         """
-        words = line.split()
-        match words:
-            case ["retry", name]:
-                self._rearm(name, again=True)
-            case ["drop", name]:
-                self._rearm(name, again=False)
-            case ["skip", name]:
-                self._skip(name)
-            case ["pause" | "resume" as word, name]:
-                self.binding(name).queue.paused = word == "pause"
-            case ["kill", name]:
-                if not self._kill(name):
+        word, _, name = line.strip().partition(" ")
+        match word:
+            case "retry" | "drop":
+                self.rearm(*self._event(name, base), again=word == "retry")
+            case "skip":
+                self._skip(*self._event(name, base))
+            case "pause" | "resume":
+                self.binding(name, base).queue.paused = word == "pause"
+            case "kill":
+                started = self._engine.running.get(name)
+                mine = started is not None and base in (ROOT, started.follower.base)
+                if not mine or not self._kill(name):
                     raise BadCommand(f"no run {name} is under way; .cascade/status lists them")
-            case ["replay", name, "from", since, "to", until]:
-                self.replay(name, self._instant(since), self._instant(until))
+            case "replay" if said := _REPLAY.fullmatch(name):
+                follower = self.binding(said[1], base)
+                self.replay(follower, self._instant(said[2]), self._instant(said[3]))
             case _:
                 raise BadCommand(
                     f"{line.strip()!r}: say retry, drop or skip EVENT; pause or resume BINDING; "
                     f"kill RUN; or replay BINDING from TIME to TIME"
                 )
-        self._engine.report.line(base, "command", line=" ".join(words))
+        self._engine.report.line(base, "command", line=line.strip())
         self._engine.wake()
 
     def refused(self, line: str, why: str, base: int) -> None:
         """A command was not done: say why where whoever gave it can read it."""
         self._engine.report.line(base, "refused", line=line.strip(), message=why)
 
-    def binding(self, name: str) -> Follower:
-        """The binding that a name means.
+    def binding(self, name: str, base: int = ROOT) -> Follower:
+        """The binding that a name means, of a base or (the root's) of all.
 
         Raises:
             BadCommand: there is none, or several.
         """
-        found = [
-            follower
-            for follower in self._engine.registry.followers()
-            if name in (follower.text, self._full_name(follower))
-            or (follower.text.partition(":")[0] == name and follower.active)
-        ]
-        exact = [
-            follower for follower in found if name in (follower.text, self._full_name(follower))
-        ]
-        found = exact or found
+        known = [one for one in self._engine.registry.followers() if base in (ROOT, one.base)]
+        exact = [one for one in known if name in (one.text, self._full_name(one))]
+        found = exact or [one for one in known if one.active and one.text.partition(":")[0] == name]
         if len(found) == 1:
             return found[0]
         if not found:
@@ -110,44 +112,51 @@ class Operator:
         path = self._engine.base_path(follower.base, self._engine.store.now())
         return f"{path}/{follower.text}" if path else follower.text
 
-    def _event(self, name: str) -> tuple[Follower, Position]:
-        """An event by its id, or the end of it: BASE/BINDING/TIMESTAMP.ORDINAL, or BINDING/TIMESTAMP.ORDINAL."""
+    def _event(self, name: str, base: int) -> tuple[Follower, Position]:
+        """An event by its id, BASE/BINDING/TIMESTAMP.ORDINAL, or BINDING/TIMESTAMP.ORDINAL."""
         above, _, place = name.rpartition("/")
-        timestamp, _, ordinal = place.partition(".")
-        if not timestamp.isdigit() or not ordinal.isdigit():
+        said = _POSITION.fullmatch(place)
+        if said is None:
             raise BadCommand(f"{name} is no event; they look like thumbs.sh/1763719200000000.0")
+        position = int(said[1]), int(said[2])
         for follower in self._engine.registry.followers():
-            if follower.event_id((int(timestamp), int(ordinal))) == name:
-                return follower, (int(timestamp), int(ordinal))
-        return self.binding(above), (int(timestamp), int(ordinal))
+            if base in (ROOT, follower.base) and follower.event_id(position) == name:
+                return follower, position
+        return self.binding(above, base), position
 
-    def _rearm(self, name: str, *, again: bool) -> None:
-        follower, position = self._event(name)
+    def rearm(self, follower: Follower, position: Position, *, again: bool) -> None:
+        """Do a dead letter, or what holds up its key, again; or forget it.
+
+        Raises:
+            BadCommand: there is no such dead letter.
+        """
         engine = self._engine
         blocked = next((p for p in follower.queue.blocked() if p.position == position), None)
         if blocked is not None:
             if again:
                 follower.queue.unblock(blocked)
             else:
-                self._skip(name)
+                self._skip(follower, position)
             return
         letter = engine.store.deliveries.letter(*follower.key, position)
         outcome = engine.store.propose(record.Rearm(*follower.key, [position], again))
         if outcome.reason is not None or letter is None:
+            name = follower.event_id(position)
             raise BadCommand(f"{name} is not among the dead letters")
         if again:
             engine.rearm(follower, position, letter)
+            engine.wake()
 
-    def _skip(self, name: str) -> None:
-        follower, position = self._event(name)
+    def _skip(self, follower: Follower, position: Position) -> None:
         pending = follower.queue.find(position)
         if pending is None or not follower.queue.withdraw(pending):
+            name = follower.event_id(position)
             raise BadCommand(f"{name} is not waiting; what runs can be killed")
         self._engine.skip(follower, pending)
 
-    def replay(self, name: str, since: int, until: int) -> str:
+    def replay(self, follower: Follower, since: int, until: int) -> str:
         """Run the newest version of a binding for all events in a span of time once more; the replay's name."""
-        engine, follower = self._engine, self.binding(name)
+        engine = self._engine
         newest = follower.newest
         assert newest is not None, "a follower was active once"
         if until < since:
@@ -213,21 +222,6 @@ class Operator:
         """The bindings of a base."""
         known = self._engine.registry.bases.get(base)
         return list(known.followers.values()) if known is not None else []
-
-    def concerns(self, base: int, line: str) -> bool:
-        """Whether a command is about a base: who may write in its `ctl` may not command others."""
-        words = line.split()
-        if len(words) < 2:
-            return True  # `command` says what is wrong with it
-        if words[0] == "kill":
-            started = self._engine.running.get(words[1])
-            return started is None or started.follower.base == base
-        try:
-            event = words[0] in ("retry", "drop", "skip")
-            follower = self._event(words[1])[0] if event else self.binding(words[1])
-        except BadCommand:
-            return True
-        return follower.base == base
 
     def status(self, only: int | None = None) -> dict[str, object]:
         """How every binding is, or those of one base, JSON-able."""

@@ -74,7 +74,11 @@ class Report:
         fields: dict[str, object] = {"run": run.id, "duration_ms": round(duration_ms, 3)}
         if isinstance(result, Failed):
             fields |= {"kind": result.kind, "message": result.message}
-        self.line(follower.base, "failed" if isinstance(result, Failed) else "done", binding=follower.text, **fields
+        self.line(
+            follower.base,
+            "failed" if isinstance(result, Failed) else "done",
+            binding=follower.text,
+            **fields,
         )
         self._keep_output(follower, run.id, result)
 

@@ -74,8 +74,6 @@ class Scripts:
 
     def _command(self, base: int, line: str) -> None:
         try:
-            if not self._operator.concerns(base, line):
-                raise BadCommand("that is no business of this directory's")
             self._operator.command(line, base)
         except BadCommand as error:
             self._operator.refused(line, str(error), base)
@@ -101,9 +99,13 @@ class Scripts:
         }
 
     def _letters(self, base: int, owner: Attributes, follower: Follower) -> Node:
-        letters = {
-            name.encode(): partial(self._letter, base, owner, follower.name, letter)
+        dead = {
+            name.encode(): (letter.event.position, letter)
             for name, letter in self._operator.letters(follower)
+        }
+        letters = {
+            name: partial(self._letter, base, owner, follower.name, letter)
+            for name, (_, letter) in dead.items()
         }
 
         def remove(name: bytes, directory: bool) -> None:
@@ -116,7 +118,8 @@ class Scripts:
             assert isinstance(node, Listing)
             if next(node.names(b""), None) is not None:
                 raise Refused(Reason.NOT_EMPTY)
-            self._operator.command(f"drop {follower.event_id(position(name))}", base)
+            position, _ = dead[name]
+            self._operator.rearm(follower, position, again=False)
             self._removed.pop(node.key(), None)
 
         return self._listing(("failed", base, follower.name), owner, letters, remove)

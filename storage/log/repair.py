@@ -146,16 +146,18 @@ def _write_again(reader: Reader, end: End, address: int) -> None:
     the disk: a later fdatasync succeeds without them ("Can applications recover from fsync failures?", ATC 2020).
     """
     number, offset = divmod(address, reader.segment_bytes)
-    if offset == BLOCK_BYTES:
-        offset = 0  # Then the header was not synced either.
     for at in range(number, end.number + 1):
+        # Where the first record of a segment was not synced, its header was not either.
+        low = offset if at == number and offset > BLOCK_BYTES else 0
+        if reader.segments.condensed(at) is not None:
+            continue  # It was synced before it got its name.
         source = reader.segments.file(at)
         target = reader.segments.disk.open(segment_name(at))
         limit = end.offset if at == end.number else end.ends[at]
         # Zeros as well: what lies under them on the disk may be of an append that failed.
-        for start in range(offset, limit, COPY_BYTES):
+        for start in range(low, limit, COPY_BYTES):
             write_whole(target, source.pread(min(COPY_BYTES, limit - start), start), start)
-        offset = 0
+        target.close()
 
 
 def write_whole(file: File, data: bytes, offset: int) -> None:

@@ -118,6 +118,8 @@ def test_a_replay_runs_all_events_of_a_time_once_more_and_ends(cascade):
         ("retry work.py/12.0", "not among the dead letters"),
         ("skip work.py/12.0", "is not waiting"),
         ("kill 1", "no run 1 is under way"),
+        ("retry work.py/99999999999999999999999.0", "is no event"),
+        ("retry work.py/²¹.0", "is no event"),
         ("replay work.py from yesterday to now", "is no time"),
         ("replay work.py from 2030-01-01 to 2020-01-01", "earlier to the later"),
     ],
@@ -161,3 +163,30 @@ def test_what_made_a_file_can_be_asked(cascade):
     assert why.triggers == ["in/a@v1"]
     assert why.outputs == ["log@v1"]
     assert cascade.why("farm/in/a") is None
+
+
+def test_in_a_directory_only_its_own_bindings_can_be_meant(cascade):
+    cascade.script("work.py", SCRIPT, base="other farm")
+    cascade.script("with space.py", SCRIPT, base="other farm")
+    idle(cascade)
+    bases = {
+        cascade.engine.base_path(one, cascade.store.now()): one
+        for one in cascade.engine.registry.bases
+    }
+    with pytest.raises(
+        BadCommand, match=r"may be farm/work.py:work, other farm/work.py:work; say which"
+    ):
+        cascade.operator.command("pause work.py")
+    cascade.operator.command("pause work.py", bases["other farm"])
+    cascade.operator.command("pause with space.py:work", bases["other farm"])
+    cascade.operator.command("resume other farm/with space.py:work")
+    with pytest.raises(BadCommand, match="there is no binding"):
+        cascade.operator.command("pause other farm/work.py:work", bases["farm"])
+    paused = [one.queue.paused for one in cascade.engine.registry.followers()]
+    assert sorted(paused) == [False, False, True]
+    cascade.put("other farm/in/a", "")
+    idle(cascade)
+    told = cascade.operator.events(bases["farm"]).whole()
+    assert b"other" not in told
+    assert b"in/a" in cascade.operator.events(bases["other farm"]).whole()
+    assert b"in/a" in cascade.operator.events(1).whole()
