@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["Conflict", "EffectRefused", "Plan", "plan"]
 
 CONTROL = b".cascade"
+
+EFFECTS_MAX = 20_000
+"""Of one run: they are one record, and its metadata has a bound (`storage.limits.METADATA_BYTES_MAX`)."""
+
 _DTYPES = {"float32": "f", "float64": "d", "int32": "i", "int64": "q"}
 _SETGID = 0o2000
 
@@ -93,6 +97,8 @@ def plan(
         Conflict: a `put_if` expects another version.
         EffectRefused: a path leads nowhere or out, or `who` may not.
     """
+    if len(effects) > EFFECTS_MAX:
+        raise EffectRefused(f"{len(effects)} effects in one run; {EFFECTS_MAX} are the most")
     folded = _fold(effects)
     planner = _Planner(store, base, who, now_ns, reserved)
     planner.inline = sum(_size(one) for one in folded.values()) <= PAYLOAD_BYTES_MAX

@@ -58,6 +58,12 @@ ADVANCE_RECORDS = 4096
 UNUSED_EVENTS_MAX = 1000
 """Pending of a binding up to which they are looked through for scripts that nobody needs any more."""
 
+STATE_BYTES_MAX = 1024 * 1024
+"""That one run leaves: it is read whole by the next run of each key."""
+
+TEXT_KEPT = 64 * 1024
+"""Of a traceback, a message, a result: they are in the log."""
+
 BACKOFF_FACTOR = 4
 BACKOFF_MS_MAX = 30_000
 AGAIN_MS = 1000
@@ -362,6 +368,12 @@ class Engine:
         run, follower, definition = started.run, started.follower, started.definition
         if result.effects and definition.binding.dispatch == "all":
             return Failed("exception", 'dispatch = "all" forbids effects; every replica runs it')
+        keys = {pending.event.key for pending in good}
+        states = [(key, state) for key, state in result.states.items() if key in keys]
+        if sum(len(state) for _, state in states) > STATE_BYTES_MAX:
+            return Failed(
+                "exception", f"state: larger than {STATE_BYTES_MAX >> 20} MiB; use a file"
+            )
         try:
             planned = plan(
                 self.store, follower.base, Identity(run.script.uid, run.script.gid, run.script.groups),
@@ -374,14 +386,13 @@ class Engine:
         except EffectRefused as error:
             return Failed("exception", str(error))
         self.point("effects staged")
-        keys = {pending.event.key for pending in good}
         outcome = self._propose(
             record.Finish(
                 follower.base, follower.name, self._epoch_now(),
                 [pending.position for pending in good], FINISH_DONE,
                 follower.low(self.intake.head, frozenset(pending.position for pending in good)),
                 list(planned.records), planned.conditions,
-                [(key, state) for key, state in result.states.items() if key in keys],
+                list(states),
                 provenance.encode(self._provenance(started, good, result, planned.outputs)),
             ),
             planned.payload,
@@ -407,15 +418,17 @@ class Engine:
         ]
         events = [pending.event for pending in good]
         first = max(events, key=lambda event: event.hops)
+        triggers = [f"{event.path}@v{event.version}" for event in events]
+        written = [f"{path}@v{version}" for path, version in outputs]
+        kept = provenance.REFERENCES_MAX
+        left_out = sum(max(0, len(some) - kept) for some in (triggers, reads, written))
         script = definition.script.decode(errors="surrogateescape")
         return provenance.Provenance(
             run.id, run.binding, run.script.base_path,
-            f".cascade/watch/{script}@t={definition.timestamp}us", definition.script_id,
-            [f"{event.path}@v{event.version}" for event in events], run.timestamp,
-            run.events[0].attempt, first.hops, first.root, reads[: provenance.READS_MAX],
-            max(0, len(reads) - provenance.READS_MAX),
-            [f"{path}@v{version}" for path, version in outputs], self.options.node,
-            result.started_ns, result.duration_ns, result.result,
+            f".cascade/watch/{script}@t={timestamp_text(definition.timestamp)}", definition.script_id,
+            triggers[:kept], run.timestamp,
+            run.events[0].attempt, first.hops, first.root, reads[:kept], left_out, written[:kept], self.options.node,
+            result.started_ns, result.duration_ns, result.result[:TEXT_KEPT],
         )  # fmt: skip
 
     # --- failure -----------------------------------------------------------------------------------------------
@@ -478,8 +491,8 @@ class Engine:
             return
         for pending in events:
             letter = provenance.Letter(
-                pending.event, pending.address, pending.definition, failure.kind, failure.message,
-                max(pending.attempts, 1), failure.traceback, failure.output, self.clock.now_ns(),
+                pending.event, pending.address, pending.definition, failure.kind, failure.message[:TEXT_KEPT],
+                max(pending.attempts, 1), failure.traceback[-TEXT_KEPT:], failure.output, self.clock.now_ns(),
             )  # fmt: skip
             try:
                 self._finish_without(follower, [pending], FINISH_DEAD, provenance.encode(letter))

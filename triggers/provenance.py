@@ -14,8 +14,8 @@ from triggers.run import Event  # noqa: TC001  msgspec looks at annotations
 
 __all__ = ["Letter", "Provenance", "decode", "decode_letter", "encode"]
 
-READS_MAX = 1000
-"""Kept of one run; how many more there were is said."""
+REFERENCES_MAX = 1000
+"""Kept of a run's triggers, reads and outputs, each; how many more there were is said."""
 
 
 class Provenance(msgspec.Struct, omit_defaults=True):
@@ -27,7 +27,7 @@ class Provenance(msgspec.Struct, omit_defaults=True):
     """Path of the base from the root of the store, at the time."""
 
     script: str
-    """`path@T` of the script below the base."""
+    """`path@t=T` of the script below the base."""
 
     script_id: str
     triggers: list[str]
@@ -36,7 +36,9 @@ class Provenance(msgspec.Struct, omit_defaults=True):
     hops: int
     root: str
     reads: list[str] = []
-    reads_left_out: int = 0
+    left_out: int = 0
+    """Triggers, reads and outputs beyond what is kept."""
+
     outputs: list[str] = []
     node: str = ""
     started_ns: int = 0

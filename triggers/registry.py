@@ -103,9 +103,12 @@ def touched_bases(tree: Tree, paths: Paths, timestamp: int, record: Record | Par
     found: set[int] = set()
     match record:
         case Commit(inode=inode) | SetAttributes(inode=inode):
-            for directory, _ in tree.names_at(inode, timestamp):
+            is_mode = isinstance(record, SetAttributes)
+            for directory, name in tree.names_at(inode, timestamp):
                 found |= _base_of(paths, directory, timestamp)
-            if isinstance(record, SetAttributes):
+                if is_mode and name == CONTROL:
+                    found.add(directory)
+            if is_mode:
                 found |= _base_of(paths, inode, timestamp)
         case Link(parent=directory) | Unlink(parent=directory):
             found |= _base_of(paths, directory, timestamp)

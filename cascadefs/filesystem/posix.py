@@ -73,7 +73,15 @@ class Filesystem:
         self.ranges = Ranges(inodes, files, store, clock)
         keeping = Keeping(inodes, files, store, history, self.invalidations)
         xattrs = Xattrs(
-            inodes, files, conditionals, store, clock, history, keeping, self.invalidations
+            inodes,
+            files,
+            privileges,
+            conditionals,
+            store,
+            clock,
+            history,
+            keeping,
+            self.invalidations,
         )
 
         self.is_reserved = history.is_reserved

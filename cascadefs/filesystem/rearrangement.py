@@ -32,7 +32,7 @@ __all__ = ["Rearrangement"]
 
 Place = tuple[int, bytes]
 
-_STICKY = 0o1000
+_STICKY, _SET_GROUP_ID, _SET_ID = 0o1000, 0o2000, 0o6000
 
 
 class Rearrangement:
@@ -306,11 +306,14 @@ class Rearrangement:
         actual, then = self._actual[inode], node.attributes
         now = None if actual in self._made else self._attributes(actual)
         is_file = then.mode & TYPE_MASK == REGULAR
-        if is_file and (now is None or not self._is_same(actual, now, inode, node)):
+        is_written = is_file and (now is None or not self._is_same(actual, now, inode, node))
+        if is_written:
             self._commit(actual, node, now)
-        self._settle_xattrs(actual, inode, node, is_new=now is None)
+        self._settle_xattrs(actual, inode, node, now)
         mode, uid, gid = then.mode & 0o7777, then.uid, then.gid
         if now is not None:
+            if is_written or now.mode & 0o7777 != mode:
+                self._allow_set_id(now.uid, mode, gid)
             same = (now.mode & 0o7777, now.uid, now.gid, now.mtime_ns) == (
                 mode,
                 uid,
@@ -335,7 +338,7 @@ class Rearrangement:
 
     def _commit(self, actual: int, node: Past, now: Attributes | None) -> None:
         if now is not None:
-            self._allow(self._caller.uid in (0, now.uid) or may(now, self._caller, WRITE))
+            self._allow_write(now)
         size = node.attributes.size
         extents: list[record.Extent] = []
         chunks = self._store.chunks(node.inode, node.attributes.generation, node.timestamp)
@@ -347,14 +350,18 @@ class Rearrangement:
         mtime_ns = node.attributes.mtime_ns
         self._parts.append(record.Commit(actual, size, 0, extents, mtime_ns, self._now_ns))
 
-    def _settle_xattrs(self, actual: int, inode: int, node: Past, *, is_new: bool) -> None:
+    def _settle_xattrs(
+        self, actual: int, inode: int, node: Past, attributes: Attributes | None
+    ) -> None:
         at = node.timestamp
         then = {name: self._store.xattr(inode, name, at) for name in self._store.xattrs(inode, at)}
-        names = [] if is_new else self._store.xattrs(actual)
+        names = [] if attributes is None else self._store.xattrs(actual)
         now = {name: self._store.xattr(actual, name) for name in names}
         for name in sorted(then.keys() | now.keys()):
             if then.get(name) != now.get(name) and not name.startswith(PREFIX):
                 self._allow(self._caller.uid == 0 or name.startswith(b"user."))
+                if attributes is not None:
+                    self._allow_write(attributes)
                 self._parts.append(record.SetXattr(actual, name, then.get(name)))
 
     # --- the copy, and who may -----------------------------------------------------------------------------------
@@ -396,6 +403,15 @@ class Rearrangement:
         caller = self._caller
         own = caller.uid == uid and (caller.gid == gid or gid in caller.groups())
         self._allow(caller.uid == 0 or own)
+
+    def _allow_write(self, attributes: Attributes) -> None:
+        """Content and extended attributes: whoever may write, and the owner, who can let himself."""
+        self._allow(self._caller.uid in (0, attributes.uid) or may(attributes, self._caller, WRITE))
+
+    def _allow_set_id(self, owner: int, mode: int, gid: int) -> None:
+        """Set-id bits that by hand would end, or not come to be (`privileges`)."""
+        if mode & _SET_ID:
+            self._allow_owner(owner, gid if mode & _SET_GROUP_ID else self._caller.gid)
 
     @staticmethod
     def _allow(allowed: bool) -> None:

@@ -20,6 +20,7 @@ from storage.limits import METADATA_BYTES_MAX
 if TYPE_CHECKING:
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
+    from cascadefs.filesystem.privileges import Privileges
     from storage.clock import Clock
     from storage.store import LocalStore
 
@@ -32,12 +33,14 @@ class Restoring:
     def __init__(
         self,
         inodes: Inodes,
+        privileges: Privileges,
         store: LocalStore,
         clock: Clock,
         history: History,
         invalidations: list[tuple[int, bytes | None]],
     ) -> None:
         self._inodes = inodes
+        self._privileges = privileges
         self._store = store
         self._clock = clock
         self._history = history
@@ -48,8 +51,9 @@ class Restoring:
 
         Raises:
             Refused: ABSENT, MALFORMED for the specification; DENIED where the caller may not read what was, or change
-                what is; ARGUMENT_TOO_LARGE for a directory of which more changes than one record holds; UNSUPPORTED for
-                a file of several names, whose histories differ.
+                what is; ARGUMENT_TOO_LARGE for a directory of which more changes than one record holds; CROSS_QUOTA where a
+                directory would move from one quota to another; OVER_QUOTA for a file its quota has no room for;
+                UNSUPPORTED for a file of several names, whose histories differ.
         """
         attributes = self._store.attributes(live.number)
         if attributes is None:
@@ -74,6 +78,8 @@ class Restoring:
         if not may(node.attributes, caller, READ):
             raise Refused(Reason.DENIED)
         self._inodes.check_now(node, caller, READ)
+        self._inodes.check_room(live, node.attributes.size)
+        self._privileges.end_by_write(live, caller)
         if live.claim is not None:
             self._inodes.end_claim(live)
         if live.draft is not None and (attributes.content or live.draft.size):
@@ -104,6 +110,8 @@ class Restoring:
         if len(record.encode(proposal)) > METADATA_BYTES_MAX:
             raise Refused(Reason.ARGUMENT_TOO_LARGE)
         reason = self._store.propose(proposal).reason
+        if reason is Reason.CROSS_QUOTA:
+            raise Refused(reason)
         assert reason is None, f"what was planned on the tree as it is, can be done: {reason}"
         for inode, place in plan.moved.items():
             moved = self._inodes.nodes.get(inode)

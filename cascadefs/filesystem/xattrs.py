@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.files import Files
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
+    from cascadefs.filesystem.privileges import Privileges
     from cascadefs.filesystem.retention import Keeping
     from storage.clock import Clock
     from storage.store import LocalStore
@@ -37,6 +38,7 @@ class Xattrs:
         self,
         inodes: Inodes,
         files: Files,
+        privileges: Privileges,
         conditionals: Conditionals,
         store: LocalStore,
         clock: Clock,
@@ -48,7 +50,7 @@ class Xattrs:
         self._files = files
         self._conditionals = conditionals
         self._claims = Claims(inodes, store)
-        self._restoring = Restoring(inodes, store, clock, history, invalidations)
+        self._restoring = Restoring(inodes, privileges, store, clock, history, invalidations)
         self._store = store
         self._clock = clock
         self._history = history

@@ -391,7 +391,7 @@ class Door(pyfuse3.Operations):
         invalidations = self._filesystem.take_invalidations()
         # Forgetting a name takes the lock of its directory, and this caller holds the node's: not to be waited for.
         held = [gone for gone in invalidations if gone[0] == number and gone[1] is not None]
-        free = [gone for gone in invalidations if gone not in held] if held else invalidations
+        free = [gone for gone in invalidations if gone[0] != number or gone[1] is None]
         if free:
             await self._told(free)
         if held:

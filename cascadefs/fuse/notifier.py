@@ -1,8 +1,12 @@
-"""What the kernel is told to forget, from a thread of its own.
+"""What the kernel is told to forget, from threads that do nothing else.
 
 The kernel may make such a notification wait: for a directory that a request to us holds locked, for a page that a read
 from us will fill. Sent by the thread that answers requests, it would wait for ever (libfuse, fuse_lowlevel.h). So there
 is one thread and a queue to it, whose order is kept. What the kernel did not know in the first place is fine.
+
+Somebody who waits until the kernel has forgotten has a thread for him alone. In the queue he could be behind a notification
+that waits for the directory he himself holds locked: two restores, of a directory and of one in it, would wait for each other
+for ever.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ class Notifier:
         self._queue: queue.SimpleQueue[tuple[Iterable[Invalidation], Callable[[], None]] | None]
         self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cascadefs-notify", daemon=True)
+        self._awaited: set[threading.Thread] = set()
         self.sent = 0
         self.failed = 0
 
@@ -61,26 +66,52 @@ class Notifier:
         self._thread.start()
 
     def put(
-        self, invalidations: Iterable[Invalidation], after: Callable[[], None] = _nothing
+        self, invalidations: Iterable[Invalidation], after: Callable[[], None] | None = None
     ) -> None:
-        """Send these, soon and in this order; `after` is called when they are, from the thread."""
-        self._queue.put((invalidations, after))
+        """Send these, soon and in this order; `after` is called when they are, from another thread."""
+        if after is None:
+            self._queue.put((invalidations, _nothing))
+            return
+        thread = threading.Thread(
+            target=self._deliver_awaited,
+            args=(invalidations, after),
+            name="cascadefs-notify-awaited",
+            daemon=True,
+        )
+        self._awaited.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # There can be no more threads: later is better than never.
+            self._awaited.discard(thread)
+            self._queue.put((invalidations, after))
 
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel.
 
-        Then the session must not be destroyed: the thread is inside it.
+        Then the session must not be destroyed: a thread is inside it.
         """
         self._queue.put(None)
-        self._thread.join(STOP_SECONDS)
-        return not self._thread.is_alive()
+        threads = [self._thread, *self._awaited]
+        for thread in threads:
+            thread.join(STOP_SECONDS)
+        return not any(thread.is_alive() for thread in threads)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            invalidations, after = item
-            for number, name in invalidations:
-                self._send(number, name)
-            after()
+            self._deliver(*item)
+
+    def _deliver_awaited(
+        self, invalidations: Iterable[Invalidation], after: Callable[[], None]
+    ) -> None:
+        try:
+            self._deliver(invalidations, after)
+        finally:
+            self._awaited.discard(threading.current_thread())
+
+    def _deliver(self, invalidations: Iterable[Invalidation], after: Callable[[], None]) -> None:
+        for number, name in invalidations:
+            self._send(number, name)
+        after()
 
     def _send(self, number: int, name: bytes | None) -> None:
         try:

@@ -23,6 +23,7 @@ from storage.errors import Corruption, Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cascadefs.kernel.notify import Invalidation
     from cascadefs.kernel.turnstile import Turnstile
 
 __all__ = ["Dispatch"]
@@ -41,12 +42,18 @@ class Dispatch:
         turnstile: Turnstile,
         reply: Callable[[int, Reply], None],
         tell: Callable[[], None],
-        reveal: Callable[[int, int, Reply], None],
+        take: Callable[[], list[Invalidation]],
+        reveal: Callable[[int, int, Reply, list[Invalidation], list[Invalidation]], None],
     ) -> None:
-        """`tell` queues what the kernel is to forget, `reveal` an answer behind it; both are called without the lock."""
+        """`tell` queues what the kernel is to forget; it is called without the lock, as `reveal` is.
+
+        `take`, called with the lock, gives what it is to forget; `reveal` answers when it has forgotten the first list,
+        and queues the second, which other requests left.
+        """
         self._turnstile = turnstile
         self._reply = reply
         self._tell = tell
+        self._take = take
         self._reveal = reveal
         self._seen: set[str] = set()
         self.lock = turnstile.lock
@@ -110,11 +117,25 @@ class Dispatch:
         return handle
 
     def _revealing(self, opcode: Opcode, handler: Handler) -> Handler:
-        """The same the other way round: the answer goes out when the kernel has forgotten."""
-        asking, reveal = self._asking(opcode, handler), self._reveal
+        """The same the other way round: the answer goes out when the kernel has forgotten what this request changed.
+
+        Not what others did: that may take a directory which somebody holds who waits for this caller.
+        """
+        take, reveal = self._take, self._reveal
 
         def handle(node: int, body: memoryview, header: Header) -> Reply:
-            reveal(node, header[UNIQUE], asking(node, body, header))
+            own: list[Invalidation] = []
+            others: list[Invalidation] = []
+
+            def apart(node: int, body: memoryview, header: Header) -> Reply:
+                others.extend(take())
+                try:
+                    return handler(node, body, header)
+                finally:
+                    own.extend(take())
+
+            result = self._asking(opcode, apart)(node, body, header)
+            reveal(node, header[UNIQUE], result, own, others)
             return NO_REPLY
 
         return handle

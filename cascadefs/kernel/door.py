@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem import Filesystem
     from cascadefs.kernel.negotiation import Agreement
+    from cascadefs.kernel.notify import Invalidation
 
 __all__ = ["Door", "MountRefused"]
 
@@ -58,7 +59,8 @@ class Door:
         self._on_ready = on_ready
         self._path: Path | None = None
         self._turnstile = Turnstile()
-        self._dispatch = Dispatch(self._turnstile, self._reply, self._tell, self._reveal)
+        take = filesystem.take_invalidations
+        self._dispatch = Dispatch(self._turnstile, self._reply, self._tell, take, self._reveal)
         self._agreement: Agreement | None = None
         self._connection: Connection | None = None
         self._notifier: Notifier | None = None
@@ -216,21 +218,29 @@ class Door:
         else:
             self._notifier.put(gone, lambda: self._reply(unique, None))
 
-    def _reveal(self, node: int, unique: int, result: Reply) -> None:
-        """Answer when the kernel has forgotten what it is to forget, names in the node itself excepted.
+    def _reveal(
+        self,
+        node: int,
+        unique: int,
+        result: Reply,
+        own: list[Invalidation],
+        others: list[Invalidation],
+    ) -> None:
+        """Answer when the kernel has forgotten what this request changed, names in the node itself excepted.
 
         Forgetting a name takes the lock of its directory, and this caller holds that of the node.
         """
-        with self._dispatch.lock:
-            gone = self._filesystem.take_invalidations()
-        if not gone or self._notifier is None:
+        if self._notifier is None:
             self._reply(unique, result)
             return
-        held = [entry for entry in gone if entry[0] == node and entry[1] is not None]
-        free = [entry for entry in gone if entry not in held] if held else gone
-        self._notifier.put(free, lambda: self._reply(unique, result))
-        if held:
-            self._notifier.put(held)
+        held = [gone for gone in own if gone[0] == node and gone[1] is not None]
+        free = [gone for gone in own if gone[0] != node or gone[1] is None]
+        if free:
+            self._notifier.put(free, lambda: self._reply(unique, result))
+        else:
+            self._reply(unique, result)
+        if held or others:
+            self._notifier.put(held + others)
 
     # --- what waits --------------------------------------------------------------------------------------------
 

@@ -1,8 +1,12 @@
-"""What the kernel is told to forget, from a thread of its own.
+"""What the kernel is told to forget, from threads that do nothing else.
 
 The kernel may make a notification wait: for a directory that a request to us holds locked, for a page that a READ to us
 will fill. Sent by a thread that answers requests, it could wait for ever. So there is one thread and a queue to it, whose
-order is kept; who must see the change at once is answered from there. What the kernel did not know in the first place is fine.
+order is kept. What the kernel did not know in the first place is fine.
+
+Who must see the change at once is answered when the kernel has forgotten, by a thread for him alone. In the queue his
+answer could be behind a notification that waits for the directory he himself holds locked: two restores, of a directory and of one
+in it, would wait for each other for ever.
 """
 
 from __future__ import annotations
@@ -49,6 +53,7 @@ class Notifier:
         self._queue: queue.SimpleQueue[tuple[Iterable[bytes], Callable[[], None]] | None]
         self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cascadefs-notify", daemon=True)
+        self._awaited: set[threading.Thread] = set()
         self.sent = 0
         self.failed = 0
 
@@ -57,16 +62,30 @@ class Notifier:
         self._thread.start()
 
     def put(
-        self, invalidations: Iterable[Invalidation], after: Callable[[], None] = _nothing
+        self, invalidations: Iterable[Invalidation], after: Callable[[], None] | None = None
     ) -> None:
-        """Let the kernel forget these, soon and in this order; `after` is called when it has, from the thread."""
+        """Let the kernel forget these, soon and in this order; `after` is called when it has, from another thread."""
         messages = [
             notification.invalidate_node(number)
             if name is None
             else notification.invalidate_entry(number, name)
             for number, name in invalidations
         ]
-        self._queue.put((messages, after))
+        if after is None:
+            self._queue.put((messages, _nothing))
+            return
+        thread = threading.Thread(
+            target=self._deliver_awaited,
+            args=(messages, after),
+            name="cascadefs-notify-awaited",
+            daemon=True,
+        )
+        self._awaited.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # There can be no more threads: later is better than never.
+            self._awaited.discard(thread)
+            self._queue.put((messages, after))
 
     def put_messages(self, messages: Iterable[bytes]) -> None:
         """Send these messages of `notification`, soon and in this order."""
@@ -75,16 +94,26 @@ class Notifier:
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel."""
         self._queue.put(None)
-        if self._thread.ident is not None:
-            self._thread.join(STOP_SECONDS)
-        return not self._thread.is_alive()
+        threads = [self._thread, *self._awaited]
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(STOP_SECONDS)
+        return not any(thread.is_alive() for thread in threads)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            messages, after = item
-            for message in messages:
-                self._send(message)
-            after()
+            self._deliver(*item)
+
+    def _deliver_awaited(self, messages: Iterable[bytes], after: Callable[[], None]) -> None:
+        try:
+            self._deliver(messages, after)
+        finally:
+            self._awaited.discard(threading.current_thread())
+
+    def _deliver(self, messages: Iterable[bytes], after: Callable[[], None]) -> None:
+        for message in messages:
+            self._send(message)
+        after()
 
     def _send(self, message: bytes) -> None:
         try:

@@ -26,8 +26,11 @@ from storage.codec import (
     CONDENSED_VERSION,
     FORMAT_VERSION,
     HEAD_BYTES,
+    SLOT_OFFSETS,
     Slot,
+    UnknownVersion,
     checksum,
+    decode_slot,
     encode_block,
 )
 from storage.errors import Corruption
@@ -97,10 +100,22 @@ class Condensed:
 
     @staticmethod
     def is_at_end_of(file: File, size: int) -> bool:
-        """Whether a file of that size is a condensed segment."""
+        """Whether a file of that size is a condensed segment.
+
+        A last segment may be short and end in a record's own bytes, which may be anything: where a copy of the header
+        is whole, it decides.
+        """
         if size < BLOCK_BYTES + _FOOTER.size:
             return False
-        return file.pread(len(_MAGIC), size - len(_MAGIC)) == _MAGIC
+        if file.pread(len(_MAGIC), size - len(_MAGIC)) != _MAGIC:
+            return False
+        block = file.pread(BLOCK_BYTES, 0)
+        try:
+            slots = [decode_slot(block, offset) for offset in SLOT_OFFSETS]
+        except UnknownVersion:
+            return False  # Whoever reads the header says so.
+        versions = {slot.version for slot in slots if slot is not None}
+        return not versions or CONDENSED_VERSION in versions
 
     def gaps(self) -> list[Gap]:
         """What was left out, ascending."""

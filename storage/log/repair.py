@@ -115,8 +115,10 @@ def _finish_tail(reader: Reader, end: End) -> None:
     disk = reader.segments.disk
     condensed = reader.segments.condensed(end.number)
     if condensed is not None:
-        # What lay behind it is lost: it is the last segment once more, and will be written to.
-        write_plain(disk, segment_name(end.number), condensed, end.slot)
+        # What lay behind it is lost: it is the last segment once more, and will be written to. All of it was durable
+        # when it was condensed. It has to say so from the start: above the mark, zeros for a payload are a torn record.
+        slot = end.slot._replace(durable_index=end.next_index - 1)
+        write_plain(disk, segment_name(end.number), condensed, slot)
         reader.exchanged(end.number)
     tail = disk.open(segment_name(end.number))
     if end.what is not None:

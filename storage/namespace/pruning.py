@@ -172,11 +172,13 @@ class _Inode:
         self.generation = MAX
         if attributes is None:
             return
-        if attributes.nlink:
+        # A file without a name may be open still, and be written to as long as its newest content is kept.
+        newest_kept = not questions.content_state(inode, attributes.content)
+        if attributes.nlink or newest_kept:
             self.horizon = attributes.content_timestamp
             self.generation = attributes.generation
         for timestamp, generation in questions.kept_contents(inode):
             self.instants.setdefault(generation, []).append(timestamp)
-        if attributes.content and not questions.content_state(inode, attributes.content):
+        if attributes.content and newest_kept:
             last = self.instants.setdefault(attributes.generation, [])
             last.append(attributes.content_timestamp)

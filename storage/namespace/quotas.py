@@ -29,6 +29,9 @@ QUOTA_XATTR: Final = b"user.cascade.quota"
 ENTRIES_MAX: Final = 100_000
 """Below a directory that gets a quota: they are counted in one go, which takes about a second."""
 
+LIMIT_MAX: Final = 2**63 - 1
+"""Bytes; what an account's row can hold, with room to spare."""
+
 _ACCOUNT = struct.Struct("<qQ")
 _LIMIT = re.compile(rb"(\d{1,15})([KMGT]?)")
 _UNITS: Final = {b"": 1, b"K": 2**10, b"M": 2**20, b"G": 2**30, b"T": 2**40}
@@ -37,7 +40,8 @@ _UNITS: Final = {b"": 1, b"K": 2**10, b"M": 2**20, b"G": 2**30, b"T": 2**40}
 def limit_of(text: bytes) -> int | None:
     """The bytes a text says, as `500M` or `1073741824`; None if it says none."""
     found = _LIMIT.fullmatch(text)
-    return int(found[1]) * _UNITS[found[2]] if found is not None else None
+    limit = int(found[1]) * _UNITS[found[2]] if found is not None else LIMIT_MAX + 1
+    return limit if limit <= LIMIT_MAX else None
 
 
 class Quotas:

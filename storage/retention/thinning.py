@@ -245,6 +245,8 @@ class Thinning:
         inode = binding.inode
         if any(of == inode for of, _ in self._open) or self._rules.is_held(inode):
             return False
+        if self._wanted is not None and end > self._wanted:
+            return False
         if self._rules.is_labelled(directory, start, end):
             return False
         attributes = self._namespace.attributes(inode)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -78,10 +79,12 @@ def test_put_that_is_interrupted_writes_nothing(top):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
+        # In the background of a shell without job control, SIGINT would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     process.stdin.write(b"half" * (1 << 19))
     process.stdin.flush()
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert Path("f").read_text() == "one"

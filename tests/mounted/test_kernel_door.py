@@ -599,7 +599,9 @@ def test_an_epoch_of_training_opens_and_closes(place: Path, counter: Counter) ->
         assert again.pop("opendir") == again.pop("releasedir") == 21
         again.pop("ioctl", 0)  # is it a terminal? Python asks
     assert second.pop("getattr") <= 10_021
-    assert second == third == {}
+    # Where memory is short the kernel may drop a page and ask for it again.
+    assert second.keys() | third.keys() <= {"read", "getattr"}
+    assert sum(second.values()) + sum(third.values()) <= 20
 
 
 def test_what_is_known_is_not_asked_again(place: Path, counter: Counter) -> None:

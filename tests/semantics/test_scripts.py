@@ -88,6 +88,7 @@ def test_from_says_which_run_wrote_a_version(stage):
     assert said["triggers"] == ["in/a@v1"]
     assert said["outputs"] == ["out/a@v1"]
     assert said["base"] == "farm"
+    assert tree.cat(f"farm/{said['script']}").decode() == SCRIPT
     tree.put("farm/in/a", "two")
     trio.run(stage.run)
     assert json.loads(tree.cascade("farm/out/a@v1", "from"))["triggers"] == ["in/a@v1"]

@@ -388,6 +388,9 @@ class World:
                 self.figures["openings refused after bits turned"] += 1
                 self._must(";" in str(error), "a refusal without a remedy")
                 self.trouble(False)
+                self.capacity_bytes = self.disk.capacity_bytes = (
+                    None  # What is moved aside takes room.
+                )
                 self.index.kill()
                 try:
                     store = self._opened(recover=True)

@@ -92,6 +92,15 @@ def test_what_is_a_number_of_bytes() -> None:
         assert limit_of(text) is None
 
 
+def test_a_limit_no_account_can_hold_is_refused() -> None:
+    assert limit_of(b"8388607T") == 8388607 * 2**40
+    space = Namespace(MemoryTable())
+    space.apply(1, 8, Create(0, b"", ROOT, 0o755, 0, 0))
+    for text in (b"8388608T", b"16777216T", b"9" * 15 + b"T"):
+        said = space.apply(2, 80, SetXattr(ROOT, QUOTA_XATTR, text))
+        assert said.reason is Reason.MALFORMED
+
+
 def test_too_much_below_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("storage.namespace.quotas.ENTRIES_MAX", 3)
     space = Namespace(MemoryTable())

@@ -182,6 +182,38 @@ def test_a_script_others_can_write_is_refused(cascade, mode):
     assert "chmod go-w" in cascade.problems["copy.py"]
 
 
+@pytest.mark.parametrize("folder", [".cascade", ".cascade/watch"])
+def test_a_folder_others_can_write_is_refused_until_it_is_mended(cascade, folder):
+    cascade.script("copy.py", COPY)
+    inode = cascade.store.binding(*cascade._parent(folder)).inode
+    cascade.store.propose(record.SetAttributes(inode, mode=0o777))
+    idle(cascade)
+    assert "chmod go-w" in cascade.problems["copy.py"]
+    cascade.store.propose(record.SetAttributes(inode, mode=0o755))
+    idle(cascade)
+    assert cascade.problems == {}
+    cascade.put("in/a", "a")
+    idle(cascade)
+    assert cascade.files("out") == ["a"]
+
+
+def test_scripts_moved_in_with_their_folder_are_noticed_and_moved_out_too(cascade):
+    cascade.script("copy.py", COPY, base="prepared")
+    idle(cascade)
+    cascade.put("farm/in/x", "")
+    cascade.rename("prepared/.cascade", "farm/.cascade")
+    idle(cascade)
+    cascade.put("farm/in/a", "a")
+    cascade.put("prepared/in/a", "a")
+    idle(cascade)
+    assert cascade.files() == ["farm/in/a", "farm/in/x", "farm/out/a", "prepared/in/a"]
+    cascade.rename("farm/.cascade/watch", "farm/.cascade/off")
+    idle(cascade)
+    cascade.put("farm/in/b", "b")
+    idle(cascade)
+    assert cascade.files("farm/out") == ["a"]
+
+
 def test_a_base_sees_its_own_subtree_and_may_be_moved(cascade):
     cascade.script("copy.py", COPY, base="farm")
     idle(cascade)
@@ -343,6 +375,23 @@ def count(event, ctx):
     idle(cascade)
     assert cascade.get("count/a") == b"4"
     assert cascade.get("count/b") == b"1"
+
+
+def test_a_state_that_is_too_large_fails_the_run(cascade):
+    cascade.script(
+        "s.py",
+        """
+from cascadefs.triggers import watch
+
+@watch("in/*", attempts=1)
+def keep(event, ctx):
+    ctx.state["x"] = "x" * (1 << 20)
+""",
+    )
+    idle(cascade)
+    cascade.put("in/a", "")
+    idle(cascade)
+    assert [letter.message for letter in cascade.failed] == ["state: larger than 1 MiB; use a file"]
 
 
 def test_a_chain_counts_hops_and_keeps_its_root(cascade):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 import msgspec
 
-from triggers.handler.effects import Staged
+from triggers.handler.effects import Staged, to_json
 from triggers.run import LogLine
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Base:
         """One line in the binding's log, with the run's id; fields follow as JSON."""
         text = str(message)
         if fields:
-            text = f"{text} {msgspec.json.encode(fields, enc_hook=str).decode()}"
+            text = f"{text} {to_json({name: loggable(value) for name, value in fields.items()}).decode()}"
         if len(self.lines) < LOG_LINES_MAX:
             self.lines.append(LogLine(self._services.wall_ns(), level, text))
         elif len(self.lines) == LOG_LINES_MAX:
@@ -293,6 +293,11 @@ class AsyncContext(Base):
     ) -> Stats:
         """See `Context.history`."""
         return self._cut.history(path, since=since, until=until, limit=limit)
+
+
+def loggable(value: object) -> object:
+    """A value as a log line shows it: what JSON knows as it is, the rest as text."""
+    return value if isinstance(value, str | int | float | list | dict | None) else str(value)
 
 
 def at_latest(at: str) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from triggers.handler.copies import Copies
     from triggers.run import Buffer, Cut, Effect
 
-__all__ = ["Staged", "encode"]
+__all__ = ["Staged", "encode", "to_json"]
 
 
 class Staged:
@@ -159,13 +159,13 @@ def encode(path: str, data: Any) -> Buffer:
         case memoryview():
             return data if data.readonly and data.c_contiguous else data.tobytes()
         case dict() | list() | tuple() | int() | float() | bool() | None:
-            return msgspec.json.encode(data, enc_hook=_number)
+            return to_json(data)
     if hasattr(data, "get") and hasattr(data, "__cuda_array_interface__"):
         data = data.get()  # CuPy: device to host
     if hasattr(data, "__array__"):
         return _array_bytes(path, data)
     if isinstance(data, msgspec.Struct):
-        return msgspec.json.encode(data, enc_hook=_number)
+        return to_json(data)
     try:
         return memoryview(data).tobytes()
     except TypeError:
@@ -173,6 +173,16 @@ def encode(path: str, data: Any) -> Buffer:
             f"put {path}: {type(data).__name__} cannot become a file;"
             " hand over bytes, text, an array, or what JSON knows"
         ) from None
+
+
+def to_json(data: Any) -> bytes:
+    """JSON, NumPy's numbers included; names of files that are no UTF-8 as escaped surrogates."""
+    try:
+        return msgspec.json.encode(data, enc_hook=_number)
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(msgspec.to_builtins(data, enc_hook=_number)).encode()
 
 
 def _array_bytes(path: str, data: Any) -> bytes:

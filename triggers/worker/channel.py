@@ -3,21 +3,25 @@
 A datagram of such a socket is bounded by the send buffer, so a message too long for that goes as sealed memory itself:
 the datagram then holds only the byte `M`, and its last descriptor is the message. Else it is `D` and the message.
 
+Names of files need not be UTF-8; as text they hold surrogates (PEP 383), which msgpack cannot. A message with such text has
+the surrogates moved to a private plane, and says so by a small letter, `d` or `m`: others pay nothing for it.
+
 Plain calls: a socket that does not block raises BlockingIOError, and the caller waits as it likes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
 from triggers.worker.sealed import map_sealed, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["MESSAGE_BYTES_MAX", "Channel", "Closed", "pair"]
 
@@ -27,6 +31,10 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 FDS_MAX = 8
 """Descriptors of one message; the kernel allows 253."""
+
+PRIVATE = 0x10FF00 - 0xDC00
+SURROGATE = re.compile("[\udc80-\udcff]")
+PRIVATE_TEXT = re.compile("[\U0010ff80-\U0010ffff]")
 
 Incoming = TypeVar("Incoming")
 
@@ -40,6 +48,7 @@ class Channel(Generic[Incoming]):
 
     def __init__(self, end: socket.socket, incoming: object) -> None:
         self.socket = end
+        self._incoming = incoming
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
 
@@ -51,13 +60,19 @@ class Channel(Generic[Incoming]):
             BlockingIOError: not now; nothing was sent.
         """
         assert len(fds) < FDS_MAX
-        data = self._encoder.encode(message)
+        short, long = b"D", b"M"
+        try:
+            data = self._encoder.encode(message)
+        except UnicodeEncodeError:
+            short, long = b"d", b"m"
+            plain = msgspec.to_builtins(message, builtin_types=(bytes,))
+            data = self._encoder.encode(respelt(plain, to_private))
         own = -1
         if len(data) <= DATAGRAM_BYTES_MAX:
-            datagram = [b"D", data]
+            datagram = [short, data]
         else:
             own = seal([data], "message")
-            datagram, fds = [b"M"], [*fds, own]
+            datagram, fds = [long], [*fds, own]
         try:
             if fds:
                 socket.send_fds(self.socket, datagram, list(fds), socket.MSG_NOSIGNAL)
@@ -88,8 +103,9 @@ class Channel(Generic[Incoming]):
                 raise Closed
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise ValueError("a message longer than any")
-            if data[0] == ord("D"):
-                return self._decoder.decode(memoryview(data)[1:]), fds
+            kind = data[:1]
+            if kind in (b"D", b"d"):
+                return self._decoded(memoryview(data)[1:], kind), fds
             if not fds:
                 raise ValueError("a long message without its memory")
             own = fds.pop()
@@ -97,7 +113,7 @@ class Channel(Generic[Incoming]):
                 message = map_sealed(own)
                 if len(message) > MESSAGE_BYTES_MAX:
                     raise ValueError("a message longer than any")
-                return self._decoder.decode(message), fds
+                return self._decoded(message, kind), fds
             finally:
                 os.close(own)
         except BaseException:
@@ -105,9 +121,36 @@ class Channel(Generic[Incoming]):
                 os.close(fd)
             raise
 
+    def _decoded(self, data: memoryview, kind: bytes) -> Incoming:
+        if kind.isupper():
+            return self._decoder.decode(data)
+        plain = respelt(msgspec.msgpack.decode(data), from_private)
+        return cast("Incoming", msgspec.convert(plain, self._incoming))
+
     def close(self) -> None:
         """Close this end; the other then finds it closed."""
         self.socket.close()
+
+
+def respelt(value: Any, spell: Callable[[str], str]) -> Any:
+    """A plain value with every text in it spelt otherwise."""
+    if isinstance(value, str):
+        return spell(value)
+    if isinstance(value, list | tuple):
+        return [respelt(item, spell) for item in value]
+    if isinstance(value, dict):
+        return {respelt(key, spell): respelt(item, spell) for key, item in value.items()}
+    return value
+
+
+def to_private(text: str) -> str:
+    """Surrogates of undecodable bytes as characters of plane 16."""
+    return SURROGATE.sub(lambda found: chr(ord(found[0]) + PRIVATE), text)
+
+
+def from_private(text: str) -> str:
+    """What `to_private` made, as it was."""
+    return PRIVATE_TEXT.sub(lambda found: chr(ord(found[0]) - PRIVATE), text)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -40,8 +40,9 @@ __all__ = [
     "encode_effects",
 ]
 
-INLINE_BYTES_MAX = 4096
-"""Content up to this travels in the message: below, a descriptor costs more than the copy."""
+INLINE_BYTES_MAX = 32 * 1024
+"""Content up to this travels in the message, effects as long as all of them together are no more. Measured for 20 KB there
+and back: 0.3 ms inline, 0.65 to 1 ms as memory, most of it for taking the mapping down in a process with threads."""
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
@@ -263,7 +264,7 @@ FromZygote: TypeAlias = Ready | Spawned | Exited
 
 def encode_effects(effects: list[Effect]) -> tuple[list[WireEffect], list[memoryview]]:
     """Effects for the wire, and the parts of the memory that goes with them (none if all of them are short)."""
-    wired, parts, end = [], [], 0
+    wired, parts, end, inline = [], [], 0, 0
     for effect in effects:
         match effect:
             case Put(path, data, mode):
@@ -277,8 +278,9 @@ def encode_effects(effects: list[Effect]) -> tuple[list[WireEffect], list[memory
             case Delete(path):
                 kind, number, dtype, data = "delete", 0, "", b""
         view = memoryview(data).cast("B")
-        if len(view) < INLINE_BYTES_MAX:
+        if inline + len(view) <= INLINE_BYTES_MAX:
             parcel: Parcel = bytes(view)
+            inline += len(view)
         else:
             parcel = Place(end, len(view))
             parts.append(view)

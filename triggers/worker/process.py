@@ -179,14 +179,21 @@ class Worker:
         def begin(start: Start, fds: list[int]) -> None:
             task = loop.create_task(one(start, fds))
             tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            task.add_done_callback(ended)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not closed.done():  # it could not be finished: the worker ends
+                closed.set_exception(error)
 
         def readable() -> None:
             try:
                 self._pass_on(*self._channel.receive())
             except BaseException as error:
                 loop.remove_reader(self._channel.socket)
-                closed.set_exception(error)
+                if not closed.done():
+                    closed.set_exception(error)
 
         self._interleave(begin)
         self._pass_on(message, fds)

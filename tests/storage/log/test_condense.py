@@ -175,6 +175,53 @@ class PowerCut(BaseException):
     """Not an error that anything should catch."""
 
 
+@pytest.mark.slow
+def test_a_power_cut_while_a_condensed_segment_is_made_whole_loses_nothing(tools):
+    def last_once_more() -> tuple[MemoryDisk, int]:
+        disk, log, addresses = grown(tools, 25)
+        condense_all(log, dead_of(log, addresses, lambda a: addresses.index(a) % 3 == 1))
+        last = log.sealed()[-1]
+        log.close()
+        disk.unlink(f"log/{last + 1:016x}.seg")
+        disk.sync_directory("log")
+        return disk, sum(a // log.segment_bytes <= last for a in addresses)
+
+    disk, kept = last_once_more()
+    before = sum(disk.calls.values())
+    assert Log.open(disk, tools.IDENTITY).last_index == kept
+    for at in range(1, sum(disk.calls.values()) - before + 1):
+        disk, kept = last_once_more()
+        left = at
+
+        def cut(call, name):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise PowerCut
+
+        disk.before = cut
+        with suppress(PowerCut):
+            Log.open(disk, tools.IDENTITY)
+        disk.before = None
+        for twin in (disk, disk.crash(), disk.crash(random=Random(at))):
+            assert Log.open(twin, tools.IDENTITY).last_index == kept
+
+
+def test_a_short_last_segment_that_ends_like_a_condensed_one_is_none(tools):
+    disk = MemoryDisk()
+    log = Log.create(disk, tools.IDENTITY, segment_bytes=tools.SEGMENT_BYTES)
+    disk.capacity_bytes = tools.SEGMENT_BYTES + 1400
+    while log.end_address < tools.SEGMENT_BYTES:  # The last segment of a full disk grows.
+        log.append(1, 1000, b"m" * 80)
+    address = log.append(1, 1000, b"condense" * 5)
+    log.sync()
+    raw = disk.open("log/0000000000000001.seg")
+    assert raw.pread(8, raw.size() - 8) == b"condense"
+    assert log.frame(address).metadata.endswith(b"condense")
+    again = Log.open(disk.crash(), tools.IDENTITY)
+    assert again.last_index == log.last_index
+
+
 def acceptable(tools, log: Log, dead: set[int], addresses: list[int]) -> bool:
     """Every record is there; a dead payload may be."""
     found = tools.records_of(log)

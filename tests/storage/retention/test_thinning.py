@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from storage import extents, record
 from storage.errors import Reason
+from storage.extents import DirtyMap
+from storage.limits import CHUNK_BYTES
 from storage.namespace import PURGED, ROOT
 from storage.retention import HOLD
 from storage.retention.policy import parse
@@ -275,6 +277,49 @@ def test_a_long_history_is_swept_in_steps_while_it_grows(world):
     assert 1 not in found
     assert 700 in found
     check_frames(world)
+
+
+def test_a_sweep_spares_what_is_written_to_an_open_file_without_a_name(world):
+    inode, count = world.make(b"f"), 40
+
+    def session(value: int) -> None:
+        dirty = DirtyMap()
+        for chunk in range(count):
+            dirty.write(chunk * CHUNK_BYTES, bytes((value,)) * 10)
+        size = count * CHUNK_BYTES
+        assert world.shard.commit(inode, dirty, size, None, 0, 0).reason is None
+        world.pass_time(SECOND)
+
+    for value in (1, 2, 3):
+        session(value)
+    world.do(record.Unlink(ROOT, b"f"))
+    world.do(record.Prune(inode, [(1, 2)]))
+    assert world.shard.sweep(10)
+    session(4)
+    while world.shard.sweep(10):
+        pass
+    attributes = world.space.attributes(inode)
+    for chunk in range(count):
+        data = world.shard.read(inode, attributes, None, chunk * CHUNK_BYTES, 10)
+        assert bytes(data) == b"\4" * 10
+    check_frames(world)
+
+
+def test_a_name_that_came_and_went_stays_while_somebody_is_to_read_it(world):
+    world.policy(b"all:1s;ephemeral=60s")
+    wanted = world.clock.now_us
+    world.pass_time(SECOND)
+    inode = world.make(b"tmp")
+    world.write(inode, b"y")
+    world.pass_time(SECOND)
+    world.do(record.Unlink(ROOT, b"tmp"))
+    world.pass_time(DAY)
+    world.retention.wanted_since = lambda: wanted
+    assert set(world.retention.run()) == {"wanted"}
+    assert world.versions(b"tmp") == {1: b"y"}
+    world.retention.wanted_since = lambda: None
+    assert set(world.retention.run()) == {"ephemeral"}
+    assert not world.space.known(ROOT, b"tmp")
 
 
 # --- random histories -------------------------------------------------------------------------------------------------

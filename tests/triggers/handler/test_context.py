@@ -274,6 +274,15 @@ def test_lines_carry_time_level_and_fields_and_have_a_bound(invoke):
     assert "not kept" in ctx.lines[-1].message
 
 
+def test_names_that_are_no_utf_8_can_be_put_and_logged(invoke):
+    made = invoke()
+    _, ctx = made.arguments
+    ctx.put("x", {"path": "a\udc80"})
+    ctx.log("seen", path="a\udc80", other=b"?")
+    assert made.done(None).effects == [Put("x", b'{"path": "a\\udc80"}')]
+    assert [line.message for line in ctx.lines] == ['seen {"path": "a\\udc80", "other": "b\'?\'"}']
+
+
 def test_time_left_is_known(invoke):
     made = invoke(timeout_ms=2_000)
     _, ctx = made.arguments

@@ -162,6 +162,10 @@ async def test_every_runner_says_and_does_the_same(runner, cut):
         "IsADirectoryError: directory/ is a directory",
     ]
 
+    cut.files_["never/\udcff"] = [b"x"]  # a name that is no UTF-8
+    failed = await go("never", "never/\udcff")
+    assert (failed.kind, failed.message) == ("reject", "no cow")
+
     failed = await go("raises", "raise/1")
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.message) == ("exception", "KeyError: 'here'")

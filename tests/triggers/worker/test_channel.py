@@ -53,6 +53,27 @@ def test_a_message_of_any_size_arrives_whole(fds, ends, count):
     assert worker.receive() == (answer, [])
 
 
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_names_that_are_no_utf_8_arrive_as_they_are(fds, ends, count):
+    daemon, worker = ends
+    paths = ["in/a\udc80\udcffb", "ä"] * count
+    fd = seal([b"x"])
+    worker.send(
+        Finished(
+            "r", "", effects=[WireEffect("put", paths[0], b"\x80")], states={paths[0]: b"\xff"}
+        )
+    )
+    message, _ = daemon.receive()
+    assert message.effects == [WireEffect("put", paths[0], b"\x80")]
+    assert message.states == {paths[0]: b"\xff"}
+    daemon.send(Answer(paths=paths), [fd])
+    os.close(fd)
+    message, received = worker.receive()
+    fds += received
+    assert message == Answer(paths=paths)
+    assert bytes(map_sealed(received[0])) == b"x"
+
+
 def test_descriptors_come_along_and_are_the_receivers(fds, ends):
     daemon, worker = ends
     for count in (1, 100_000):
@@ -136,16 +157,16 @@ def test_a_message_that_would_fill_the_receivers_memory_is_refused(fds, ends):
 EFFECTS = [
     Put("a", b"short", 0o600),
     Put("b", bytes(INLINE_BYTES_MAX)),
-    PutIf("c", memoryview(b"z" * 9000), 7),
-    Append("d", b"y" * 5000),
+    PutIf("c", memoryview(b"z" * 20_000), 7),
+    Append("d", b"y" * 15_000),
     Add("e", 3, bytes(8), "float64"),
     Delete("f"),
 ]
 
 
-def test_long_effects_share_one_memory_and_come_back_equal(fds):
+def test_effects_beyond_what_a_message_holds_share_one_memory_and_come_back_equal(fds):
     wired, parts = encode_effects(EFFECTS)
-    assert [len(part) for part in parts] == [INLINE_BYTES_MAX, 9000, 5000]
+    assert [len(part) for part in parts] == [INLINE_BYTES_MAX, 15_000]
     fds.append(seal(parts))
     message = msgspec.msgpack.decode(
         msgspec.msgpack.encode(Finished("r", "", effects=wired)), type=FromWorker

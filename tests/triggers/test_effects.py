@@ -1,0 +1,143 @@
+"""What a run staged comes to the content that its calls, one after the other, would have left.
+
+Method: random calls on a few paths, against a dict of bytes; each plan is committed as one batch and read back.
+"""
+
+from __future__ import annotations
+
+import array
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage import record
+from storage.namespace import ROOT
+from triggers.access import Identity
+from triggers.effects import Conflict, EffectRefused, plan
+from triggers.run import Add, Append, Delete, Put, PutIf
+from triggers.testing import Cascade
+
+WHO = Identity(1000, 1000)
+
+
+def commit(cascade: Cascade, *effects) -> list[tuple[str, int]]:
+    planned = plan(cascade.store, ROOT, WHO, list(effects), 5)
+    outcome = cascade.store.propose(record.Batch(list(planned.records)), planned.payload)
+    assert outcome.reason is None
+    return planned.outputs
+
+
+PATHS = ["a", "d/b", "d/e/c"]
+calls = st.one_of(
+    st.builds(Put, st.sampled_from(PATHS), st.binary(max_size=5)),
+    st.builds(Append, st.sampled_from(PATHS), st.binary(max_size=5)),
+    st.builds(Delete, st.sampled_from(PATHS)),
+)
+
+
+def apply(model: dict[str, bytes], call) -> None:
+    match call:
+        case Put(path, data):
+            model[path] = bytes(data)
+        case Append(path, data):
+            model[path] = model.get(path, b"") + bytes(data)
+        case Delete(path):
+            model.pop(path, None)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(calls, min_size=1, max_size=6), max_size=5))
+def test_it_is_as_if_the_calls_were_made_one_by_one(runs):
+    cascade, model = Cascade(), {}
+    for run in runs:
+        commit(cascade, *run)
+        for call in run:
+            apply(model, call)
+        assert {path: cascade.get(path) for path in cascade.files()} == model
+
+
+def test_large_bytes_are_staged_and_small_ones_travel_along():
+    cascade = Cascade()
+    large = bytes(range(256)) * 4000
+    commit(cascade, Put("large", large), Put("small", b"x"))
+    commit(cascade, Append("large", large))
+    assert cascade.get("large") == large * 2
+    assert cascade.get("large", 1) == large
+    assert cascade.get("small") == b"x"
+
+
+def test_outputs_are_the_versions_that_come_to_be():
+    cascade = Cascade()
+    assert commit(cascade, Put("a", b"1"), Put("a", b"2"), Put("d/b", b"")) == [
+        ("a", 1),
+        ("d/b", 1),
+    ]
+    assert commit(cascade, Append("a", b"3"), Delete("d/b"), Delete("none")) == [
+        ("a", 2),
+        ("d/b", 2),
+    ]
+    assert cascade.versions("a") == [b"2", b"23"]
+
+
+def test_add_lays_numbers_over_numbers():
+    cascade = Cascade()
+    delta = array.array("d", [1.5, -2.0]).tobytes()
+    commit(cascade, Add("v", 1, delta, "float64"), Add("v", 4, delta, "float64"))
+    commit(cascade, Add("v", 0, delta, "float64"))
+    vector = array.array("d")
+    vector.frombytes(cascade.get("v"))
+    assert list(vector) == [1.5, -0.5, -2.0, 0.0, 1.5, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("effects", "says"),
+    [
+        ([Put("/a", b"")], "relative to the base"),
+        ([Put("a/../b", b"")], "relative to the base"),
+        ([Put("x/.cascade/watch/y", b"")], "not for scripts"),
+        ([Put("n" * 256, b"")], "longer than 255"),
+        ([Put("d", b"")], "not a regular file"),
+        ([Put("f/x", b"")], "f is not a directory"),
+        ([Put("new", b""), Put("new/x", b"")], "a file and a directory"),
+        ([Put("new/x", b""), Put("new", b"")], "a file and a directory"),
+        ([Put("theirs/x", b"")], "may not make it"),
+        ([Put("theirs/f", b"")], "may not write it"),
+        ([Delete("theirs/f")], "may not remove it"),
+        ([Add("v", -1, b"", "float32")], "an index from 0"),
+        ([Add("v", 0, b"abc", "float32")], "no whole number"),
+        ([Add("v", 0, bytes(4), "float16")], "one of float32"),
+        ([Add("v", 0, bytes(8)), Add("v", 1, bytes(4))], "overlap"),
+        ([Put("v", b""), Add("v", 0, bytes(4))], "choose one"),
+    ],
+)
+def test_what_cannot_be_is_refused_whole(effects, says):
+    cascade = Cascade()
+    cascade.put("f", "x")
+    cascade.put("d/x", "x")
+    cascade.uid = 7
+    cascade.put("theirs/f", "x")
+    cascade.uid = 1000
+    with pytest.raises(EffectRefused, match=says):
+        plan(cascade.store, ROOT, WHO, [Put("first", b""), *effects], 5)
+
+
+def test_there_is_a_bound():
+    effects = [Put(f"many/{number}", b"x") for number in range(20_001)]
+    cascade = Cascade()
+    with pytest.raises(EffectRefused, match="20000 are the most"):
+        plan(cascade.store, ROOT, WHO, effects, 5)
+    commit(cascade, *effects[1:2000])
+    assert len(cascade.files("many")) == 1999
+
+
+def test_put_if_expects_a_version():
+    cascade = Cascade()
+    commit(cascade, PutIf("a", b"1", 0))
+    commit(cascade, PutIf("a", b"2", 1), Append("a", b"!"))
+    assert cascade.versions("a") == [b"1", b"2!"]
+    for expect in (0, 1, 3):
+        with pytest.raises(Conflict, match=f"version 2, expected was {expect}"):
+            plan(cascade.store, ROOT, WHO, [PutIf("a", b"", expect)], 5)
+    cascade.delete("a")
+    assert plan(cascade.store, ROOT, WHO, [PutIf("a", b"", 0)], 5).conditions == [(ROOT, b"a", 0)]
