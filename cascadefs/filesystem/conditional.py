@@ -18,15 +18,17 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.draft import Draft
-from cascadefs.filesystem.interface import Caller, Changes, FilesystemOptions, Stat
+from cascadefs.filesystem.interface import WRITE, Caller, Changes, FilesystemOptions, Stat, may
 from cascadefs.filesystem.node import Live, Node, number_of
-from cascadefs.filesystem.privileges import never
+from cascadefs.filesystem.privileges import always, never
 from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, Attributes
 from storage.errors import Reason, Refused
 from storage.limits import FILE_BYTES_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.names import Names
@@ -41,7 +43,8 @@ class Conditional(Node):
     """A file on condition of its head, as one writer sees it.
 
     `attributes` and `timestamp` are of the version it began with; `staging` is the number under which the store has
-    what is written and not committed, and the file's own if it is still to be made.
+    what is written and not committed, and the file's own if it is still to be made. `writer` is who opened it for writing;
+    `may_keep` says whether he, being user 0, may leave set-id bits (`privileges`).
     """
 
     __slots__ = (
@@ -51,13 +54,26 @@ class Conditional(Node):
         "expect",
         "handles",
         "lost",
+        "may_keep",
+        "now",
         "serial",
         "staging",
         "timestamp",
+        "writer",
     )
 
-    def __init__(self, serial: int, expect: record.Expect, attributes: Attributes) -> None:
+    def __init__(
+        self,
+        serial: int,
+        expect: record.Expect,
+        attributes: Attributes,
+        now: Callable[[int], Attributes | None],
+    ) -> None:
+        """`now` gives the attributes of an inode as they are now."""
         self.serial = serial
+        self.now = now
+        self.writer: Caller | None = None
+        self.may_keep: Callable[[], bool] = always
         self.expect = expect
         self.attributes = attributes
         self.timestamp = attributes.content_timestamp
@@ -73,8 +89,10 @@ class Conditional(Node):
         return ("condition", self.serial)
 
     def stat(self) -> Stat:
-        """The file with this writer's draft; the kernel asks every time."""
+        """The file with this writer's draft; the kernel asks every time. Who may what is as of now, as of any file."""
         stat = Stat.of(self.number, self.attributes)
+        if (now := self.now(self.expect.inode)) is not None:
+            stat.mode, stat.uid, stat.gid = now.mode, now.uid, now.gid
         stat.entry_timeout_s = stat.attribute_timeout_s = 0.0
         if self.draft is not None:
             self.draft.show(stat, self.attributes)
@@ -171,7 +189,7 @@ class Conditionals:
         attributes = self._store.attributes(binding.inode)
         if attributes is None or attributes.mode & TYPE_MASK != REGULAR:
             raise Refused(Reason.MALFORMED)
-        return Conditional(next(self._serials), expect, attributes)
+        return Conditional(next(self._serials), expect, attributes, self._store.attributes)
 
     def create(self, directory: int, name: bytes, mode: int, caller: Caller) -> Conditional | None:
         """A file to be made at the first commit, on condition; None if `name` names no condition.
@@ -195,7 +213,7 @@ class Conditionals:
         attributes = Attributes(
             mode, caller.uid, gid, 1, 0, 0, now_ns, now_ns, now_ns, 0, 0, 0, 0, directory
         )
-        node = Conditional(next(self._serials), expect, attributes)
+        node = Conditional(next(self._serials), expect, attributes, self._store.attributes)
         self._inodes.nodes.intern(node, directory, name)
         self._draft(node)
         return node
@@ -208,7 +226,7 @@ class Conditionals:
         if not self._store.holds(node.expect):
             raise Refused(Reason.CONDITION_FAILED)
         if writes:
-            self._privileges.end_by_write(Live(node.expect.inode), caller)
+            node.writer = caller
         if flags & os.O_TRUNC:
             self._draft(node).truncate(0, self._clock.now_ns())
         return OpenConditional(self, node, flags, caller.pid)
@@ -238,13 +256,18 @@ class Conditionals:
     def setattr(
         self, node: Conditional, changes: Changes, file: OpenConditional | None, caller: Caller
     ) -> Stat:
-        """Size and mtime belong to the draft; what else there is, to the file as it is now."""
+        """Size and mtime belong to the draft; what else there is, to the file as it is now.
+
+        Raises:
+            Refused: NOT_PERMITTED for somebody who owns the file no more: the kernel goes by what it was last shown.
+        """
         if self._options.read_only:
             raise Refused(Reason.READ_ONLY)
         if changes.size is not None:
             if changes.size > FILE_BYTES_MAX:
                 raise Refused(Reason.TOO_LARGE)
             self._check_room(node, changes.size)
+            node.writer = node.writer or caller
             self._draft(node).truncate(changes.size, self._clock.now_ns())
             if file is not None:
                 file.dirty = True
@@ -258,8 +281,18 @@ class Conditionals:
             mtime_ns = None
         fields = (changes.mode, changes.uid, changes.gid, changes.atime_ns, mtime_ns)
         if any(field is not None for field in fields):
+            self._check_owner(node, fields, caller)
             self._set(node, fields)
         return node.stat()
+
+    def _check_owner(
+        self, node: Conditional, fields: tuple[int | None, ...], caller: Caller
+    ) -> None:
+        now = self._store.attributes(node.expect.inode)
+        if now is None or caller.uid in (0, now.uid):
+            return
+        if any(field is not None for field in fields[:3]) or not may(now, caller, WRITE):
+            raise Refused(Reason.NOT_PERMITTED)
 
     def _set(self, node: Conditional, fields: tuple[int | None, ...]) -> None:
         attributes, inode = node.attributes, node.expect.inode
@@ -301,6 +334,8 @@ class Conditionals:
         if not self._store.holds(expect):  # The record would say so too, and stay in the log.
             self.give_up(node)
             raise Refused(Reason.CONDITION_FAILED)
+        if expect.inode and node.writer is not None:
+            self._privileges.end_by_write(Live(expect.inode), node.writer, node.may_keep)
         inode = expect.inode or node.staging
         before: list[record.Part] = [expect]
         if not expect.inode:

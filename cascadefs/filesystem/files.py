@@ -122,10 +122,8 @@ class Files:
         """Make a regular file and open it; its first close makes version 1, written to or not."""
         binding = self._store.binding(parent, name) if parent < RECORD_INODE_MAX else None
         if binding is not None:
-            if flags & os.O_EXCL:
-                raise Refused(Reason.EXISTS)
-            opened = self.open(binding.inode, flags, caller)
-            return opened, self._inodes.referenced(self._inodes.nodes.live(binding.inode))
+            # It came to be without the kernel, which has checked nothing but the directory: let it look and check again.
+            raise Refused(Reason.EXISTS if flags & os.O_EXCL else Reason.CONDITION_FAILED)
         mode = REGULAR | mode & 0o7777 & ~caller.umask
         if b"@" in name:
             node = self._conditionals.create(parent, name, mode, caller)

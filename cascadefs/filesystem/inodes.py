@@ -176,7 +176,10 @@ class Inodes:
         return bool(lost) or live.uid != then.uid or live.gid != then.gid
 
     def check_now(self, node: Past, caller: Caller, want: int) -> None:
-        """Refuse what is not allowed now: the object, if it still exists, and every live directory above it."""
+        """Refuse what is not allowed now: the object, if it still exists, and every directory above it.
+
+        One that is gone stays as closed as it was last: removing what was closed does not open its past.
+        """
         if caller.uid == 0:
             return
         attributes = self._store.attributes(node.inode)
@@ -189,7 +192,7 @@ class Inodes:
             attributes = self._store.attributes(inode)
             if attributes is None:
                 return
-            if attributes.nlink and not may(attributes, caller, SEARCH):
+            if not may(attributes, caller, SEARCH):
                 raise Refused(Reason.DENIED)
             inode = attributes.parent
 

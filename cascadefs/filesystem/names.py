@@ -110,7 +110,7 @@ class Names:
         """Make a directory; `mkdir dir@tag-L` names this moment of a directory instead (SEMANTICS 7)."""
         label = self._label_of(parent, name)
         if label is not None:
-            return self._make_label(parent, name, *label)
+            return self._make_label(parent, name, *label, caller)
         mode = DIRECTORY | mode & 0o7777 & ~caller.umask
         return self._inodes.referenced(self.make(parent, name, mode, caller))
 
@@ -160,13 +160,13 @@ class Names:
 
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
         """Remove an empty directory, or a label (`rmdir dir@tag-L`)."""
-        del caller
         if parent >= RECORD_INODE_MAX and self._remove_made(parent, name, directory=True):
             return
         self._inodes.live(parent)
         label = self._label_of(parent, name)
         if label is not None:
             inode = self._history.directory_named(parent, label[0])
+            self._check_owner(inode, caller)
             self._inodes.propose(record.Unlabel(inode, label[1]))
             return
         binding = self._bound(parent, name)
@@ -291,12 +291,21 @@ class Names:
             return caller.gid, mode
         return directory.gid, mode | 0o2000 if is_directory(mode) else mode
 
-    def _make_label(self, parent: int, name: bytes, base: bytes, label: bytes) -> Stat:
+    def _check_owner(self, inode: int, caller: Caller) -> None:
+        """Labels decide what history is kept, so they are the owner's, whatever else may be done to names here."""
+        attributes = self._store.attributes(inode)
+        if attributes is not None and caller.uid not in (0, attributes.uid):
+            raise Refused(Reason.NOT_PERMITTED)
+
+    def _make_label(
+        self, parent: int, name: bytes, base: bytes, label: bytes, caller: Caller
+    ) -> Stat:
         self._inodes.live(parent)
         inode = self._history.directory_named(parent, base)
         attributes = self._store.attributes(inode)
         if attributes is not None and not is_directory(attributes.mode):
             raise Refused(Reason.NOT_A_DIRECTORY)
+        self._check_owner(inode, caller)
         now = self._store.now()
         self._inodes.propose(record.Label(inode, label, now))
         node = self._inodes.nodes.intern(

@@ -152,7 +152,8 @@ class Filesystem:
         """See `Privileges.end_by_write`."""
         node = self.inodes.nodes.get(number)
         if isinstance(node, Conditional):
-            return  # Its commit does.
+            node.may_keep = may_keep  # Its commit ends them.
+            return
         self.privileges.end_by_write(self.inodes.live(number), caller, may_keep)
 
     def commit_all(self) -> None:

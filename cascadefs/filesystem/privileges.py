@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from storage.attributes import Attributes
     from storage.store import LocalStore
 
-__all__ = ["Privileges", "never"]
+__all__ = ["Privileges", "always", "never"]
 
 _SET_USER_ID, _SET_GROUP_ID, _GROUP_EXECUTES = 0o4000, 0o2000, 0o010
 _SET_ID = _SET_USER_ID | _SET_GROUP_ID
@@ -31,7 +31,8 @@ _SET_ID = _SET_USER_ID | _SET_GROUP_ID
 _NOTHING = Changes()
 
 
-def _always() -> bool:
+def always() -> bool:
+    """For `may_keep`: it is known that user 0 has."""
     return True
 
 
@@ -54,7 +55,7 @@ class Privileges:
         self._invalidations = invalidations
 
     def end_by_write(
-        self, live: Live, caller: Caller, may_keep: Callable[[], bool] = _always
+        self, live: Live, caller: Caller, may_keep: Callable[[], bool] = always
     ) -> None:
         """The content changes.
 

@@ -106,7 +106,7 @@ class Xattrs:
         """Set an attribute. ACLs and SELinux contexts are refused rather than kept unenforced."""
         node = self._inodes.nodes.get(number)
         if isinstance(node, Conditional):
-            self._set_conditional(node, name, value, caller)
+            self._set_conditional(node, name, value, flags, caller)
             return
         if self._keeping.say(number, name, value, flags, caller):
             return
@@ -172,7 +172,7 @@ class Xattrs:
         return b"%d" % expect.version
 
     def _set_conditional(
-        self, node: Conditional, name: bytes, value: bytes, caller: Caller
+        self, node: Conditional, name: bytes, value: bytes, flags: int, caller: Caller
     ) -> None:
         """What is said of what one writer writes; what else there is, of the file."""
         if name == EVENT_TIME:
@@ -180,7 +180,7 @@ class Xattrs:
         elif name.startswith(PREFIX) or not node.expect.inode:
             raise Refused(Reason.UNSUPPORTED)
         else:
-            self.setxattr(node.expect.inode, name, value, 0, caller)
+            self.setxattr(node.expect.inode, name, value, flags, caller)
 
     def _event_time(self, value: bytes) -> int:
         """The instant that somebody says something happened: any T of the grammar, and UTC where it says no zone."""

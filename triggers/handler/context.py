@@ -6,12 +6,13 @@ where reading is awaited. Staging never waits, so `ctx.put(...)` counts with or 
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 import msgspec
 
-from triggers.handler.effects import Staged, to_json
+from triggers.handler.effects import Staged
 from triggers.run import LogLine
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class Base:
         """One line in the binding's log, with the run's id; fields follow as JSON."""
         text = str(message)
         if fields:
-            text = f"{text} {to_json({name: loggable(value) for name, value in fields.items()}).decode()}"
+            text = f"{text} {shown(fields)}"
         if len(self.lines) < LOG_LINES_MAX:
             self.lines.append(LogLine(self._services.wall_ns(), level, text))
         elif len(self.lines) == LOG_LINES_MAX:
@@ -295,9 +296,12 @@ class AsyncContext(Base):
         return self._cut.history(path, since=since, until=until, limit=limit)
 
 
-def loggable(value: object) -> object:
-    """A value as a log line shows it: what JSON knows as it is, the rest as text."""
-    return value if isinstance(value, str | int | float | list | dict | None) else str(value)
+def shown(fields: dict[str, object]) -> str:
+    """Fields of a log line as JSON; what JSON does not know as text."""
+    try:
+        return msgspec.json.encode(fields, enc_hook=str).decode()
+    except UnicodeEncodeError:  # the name of a file that is no UTF-8
+        return json.dumps(fields, default=str)
 
 
 def at_latest(at: str) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from triggers.handler.copies import Copies
     from triggers.run import Buffer, Cut, Effect
 
-__all__ = ["Staged", "encode", "to_json"]
+__all__ = ["Staged", "encode"]
 
 
 class Staged:
