@@ -552,7 +552,7 @@ def _door(
     name: str, store: LocalStore, filesystem: Filesystem, on_ready: Callable[[], None]
 ) -> Door | KernelDoor:
     """The door of that name; which one "auto" is, and why: docs/KERNEL_DOOR.md."""
-    if name == "kernel":
+    if name in ("auto", "kernel"):
         from cascadefs.kernel.door import Door as KernelDoor
 
         return KernelDoor(filesystem, on_ready)

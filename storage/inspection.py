@@ -324,13 +324,17 @@ def _compare(kept: _Kept, frame: Frame, table: Table, built: Namespace, found: I
 
 def _may_be_swept(key: bytes, built: Namespace) -> bool:
     """Whether the sweep may have dropped a row that the log gives: of pieces, that only pruned versions showed."""
-    if not built.counters.pruned_contents or key[:1] not in _CHUNKS:
+    if key[:1] not in _CHUNKS:
+        return False
+    inode, generation = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
+    attributes = built.attributes(inode)
+    if attributes is None:
+        return True  # Forgotten with its only name.
+    if not built.counters.pruned_contents:
         return False
     if key[:1] == _PAST_CHUNKS:
         return True
-    inode, generation = int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:13], "big")
-    attributes = built.attributes(inode)
-    return attributes is None or not attributes.nlink or generation != attributes.generation
+    return not attributes.nlink or generation != attributes.generation
 
 
 def _differences(

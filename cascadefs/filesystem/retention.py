@@ -180,7 +180,9 @@ class Keeping:
             raise Refused(Reason.NOT_PERMITTED)
         if self._store.retention.is_held(directory.number) or self._store.retention.is_held(inode):
             raise Refused(Reason.HELD)
-        if now is not None and now.nlink and content == now.content:
+        live = self._inodes.nodes.get(inode)
+        is_open = live is not None and live.handles > 0  # Without a name, and open still.
+        if now is not None and content == now.content and (now.nlink or is_open):
             raise Refused(Reason.IS_NEWEST)
         outcome = self._store.retention.purge(inode, content)
         if outcome.reason is not None:

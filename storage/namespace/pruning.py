@@ -10,6 +10,7 @@ Sources: SEMANTICS 7.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from storage.attributes import REGULAR, TYPE_MASK
@@ -133,6 +134,8 @@ class Sweep:
 
     def _sweep(self, state: _Inode, rows_max: int) -> int:
         """Go on with one inode; how many rows were looked at, at least one."""
+        if not state.is_listed:
+            return state.list_contents(self._questions, rows_max)
         chunks = self._rows.chunks
         if state.key is None or state.behind is None:
             state.key = chunks.next_key(U64.pack(state.inode), state.key or b"")
@@ -166,19 +169,31 @@ class _Inode:
         self.key: bytes | None = None
         self.behind: Row | None = None
         self.instants: dict[int, list[int]] = {}
-        attributes = questions.attributes(inode)
+        self.is_listed = False
+        self._listed = 0  # The content looked at last.
         # What is committed from now on is in no list of instants: it is spared by its time.
         self.horizon: int | None = None
         self.generation = MAX
-        if attributes is None:
+        self._newest = questions.attributes(inode)
+        if self._newest is None:
             return
         # A file without a name may be open still, and be written to as long as its newest content is kept.
-        newest_kept = not questions.content_state(inode, attributes.content)
-        if attributes.nlink or newest_kept:
-            self.horizon = attributes.content_timestamp
-            self.generation = attributes.generation
-        for timestamp, generation in questions.kept_contents(inode):
-            self.instants.setdefault(generation, []).append(timestamp)
-        if attributes.content and newest_kept:
-            last = self.instants.setdefault(attributes.generation, [])
-            last.append(attributes.content_timestamp)
+        self._is_newest_kept = not questions.content_state(inode, self._newest.content)
+        if self._newest.nlink or self._is_newest_kept:
+            self.horizon = self._newest.content_timestamp
+            self.generation = self._newest.generation
+
+    def list_contents(self, questions: Questions, rows_max: int) -> int:
+        """Go on finding out what is still shown; how many rows were looked at, at least one."""
+        newest, looked = self._newest, 0
+        if newest is not None:
+            behind = questions.contents(self.inode, self._listed, newest.content)
+            for content, timestamp, state, generation in islice(behind, rows_max):
+                self._listed = content
+                looked += 1
+                if state == KEPT:
+                    self.instants.setdefault(generation, []).append(timestamp)
+        self.is_listed = looked < rows_max
+        if self.is_listed and newest is not None and newest.content and self._is_newest_kept:
+            self.instants.setdefault(newest.generation, []).append(newest.content_timestamp)
+        return max(looked, 1)

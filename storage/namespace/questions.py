@@ -147,12 +147,11 @@ class Questions:
         row = self._table.get(b"K" + CONTENT_KEY.pack(inode, content))
         return CONTENT_ROW.unpack(row)[1] if row is not None else KEPT
 
-    def kept_contents(self, inode: int) -> Iterator[tuple[int, int]]:
-        """The contents of an inode that are kept, oldest first, but for the newest: (timestamp, generation)."""
-        for _, row in self._table.scan(b"K" + U64.pack(inode), b"K" + U64.pack(inode + 1)):
-            timestamp, state, generation = CONTENT_ROW.unpack(row)
-            if state == KEPT:
-                yield timestamp, generation
+    def contents(self, inode: int, after: int, before: int) -> Iterator[tuple[int, int, int, int]]:
+        """The contents between two of an inode, oldest first: (content, timestamp, state, generation)."""
+        start, stop = CONTENT_KEY.pack(inode, after + 1), CONTENT_KEY.pack(inode, before)
+        for key, row in self._table.scan(b"K" + start, b"K" + stop):
+            yield CONTENT_KEY.unpack_from(key, 1)[1], *CONTENT_ROW.unpack(row)
 
     def pieces(
         self, inode: int, generation: int, chunk: int, timestamp: int | None = None

@@ -28,9 +28,8 @@ STEPS = 50
 
 
 @pytest.mark.timeout(900, method="thread")
-@pytest.mark.parametrize("door", ["kernel", "pyfuse3"])
 def test_random_calls_and_kills(make_mount, tmp_path, door):
-    mount = make_mount("--door", door, *OPTIONS)
+    mount = make_mount(*OPTIONS)
     numbers = count(1)
 
     class MountMachine(Machine):

@@ -25,8 +25,8 @@ import pytest
 from cascadefs.fuse import mountpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-DOOR = os.environ.get("CASCADEFS_DOOR")
-"""The door all mounts of this run come through; without it, whichever `cascadefs mount` takes."""
+DOORS = [os.environ["CASCADEFS_DOOR"]] if "CASCADEFS_DOOR" in os.environ else ["kernel", "pyfuse3"]
+"""Every test of a mount runs once through each of them; a module about one of them says so with a `door` of its own."""
 
 COMMAND_SECONDS = 60.0
 END_SECONDS = 30.0
@@ -77,13 +77,13 @@ class Mount:
     path: Path
     data: Path | None
     options: tuple[str, ...] = ()
+    door: str = "auto"
     pid: int = field(default=0, init=False)
 
     def mount(self, *options: str) -> None:
         """Mount, with more options this time."""
         where = ["--volatile"] if self.data is None else ["--data", self.data]
-        door = ["--door", DOOR] if DOOR else []
-        cascadefs("mount", self.path, *where, *door, *self.options, *options)
+        cascadefs("mount", self.path, *where, "--door", self.door, *self.options, *options)
         self.find_daemon()
 
     def find_daemon(self) -> None:
@@ -131,8 +131,8 @@ class Mount:
 
 
 @contextlib.contextmanager
-def mounts_below(directory: Path):
-    """A maker of mounts below a directory, and their end."""
+def mounts_below(directory: Path, door: str = "auto"):
+    """A maker of mounts below a directory, through a door if the options name none, and their end."""
     made = []
     numbers = itertools.count(1)
 
@@ -140,7 +140,7 @@ def mounts_below(directory: Path):
         number = next(numbers)
         path = directory / f"mnt{number}"
         path.mkdir()
-        mount = Mount(path, None if volatile else directory / f"data{number}", options)
+        mount = Mount(path, None if volatile else directory / f"data{number}", options, door)
         made.append(mount)
         if mounted:
             mount.mount()
@@ -151,10 +151,16 @@ def mounts_below(directory: Path):
         yield make
 
 
+@pytest.fixture(scope="session", params=DOORS)
+def door(request) -> str:
+    """The door that mounts come through."""
+    return request.param
+
+
 @pytest.fixture
-def make_mount(tmp_path):
+def make_mount(tmp_path, door):
     """Make a mount: ``make_mount("--ro", volatile=False, mounted=True)``."""
-    with mounts_below(tmp_path) as make:
+    with mounts_below(tmp_path, door) as make:
         yield make
 
 
@@ -181,7 +187,7 @@ def mount(make_mount) -> Mount:
 
 
 @pytest.fixture(scope="session")
-def shared_mount(tmp_path_factory):
-    """One mount for the whole run."""
-    with mounts_below(tmp_path_factory.mktemp("shared")) as make:
+def shared_mount(tmp_path_factory, door):
+    """One mount for the whole run, through each door."""
+    with mounts_below(tmp_path_factory.mktemp("shared"), door) as make:
         yield make()

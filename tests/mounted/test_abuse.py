@@ -30,11 +30,6 @@ NOBODY = 65534
 TRACER_SECONDS = 10.0
 
 
-@pytest.fixture(params=["kernel", "pyfuse3"])
-def door(request) -> str:
-    return request.param
-
-
 @contextlib.contextmanager
 def limited(mount: Mount, which: int, limit: int):
     """The daemon may have so much of something, and no more, inside."""

@@ -453,9 +453,10 @@ def test_reads_and_writes_at_the_edges(place) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("door", ["kernel"])
 def test_room_is_given_taken_and_zeroed_by_fallocate(make_mount, seed: int) -> None:
     """fallocate, with --keep-size, --punch-hole and --zero-range, among writes: against a bytearray, and after a remount."""
-    mount = make_mount("--door", "kernel")
+    mount = make_mount()
     random = Random(seed)
     twin = Twin(mount.path / "file", random)
     fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
@@ -494,9 +495,10 @@ def test_room_is_given_taken_and_zeroed_by_fallocate(make_mount, seed: int) -> N
     assert twin.path.read_bytes() == twin.content
 
 
+@pytest.mark.parametrize("door", ["kernel"])
 def test_copies_of_a_big_file_cost_next_to_nothing(make_mount) -> None:
     """cp of 20 MB, of the live file and of an old version (restore), shares the bytes through copy_file_range."""
-    mount = make_mount("--door", "kernel")
+    mount = make_mount()
     data = Random(2).randbytes(20_000_000)
     (mount.path / "big").write_bytes(data)
     with open(mount.path / "big", "r+b") as file:

@@ -615,9 +615,10 @@ def test_threads_of_one_process_hammer_one_directory(place: Path) -> None:
     assert len(os.listdir(place)) == 8 * 30
 
 
+@pytest.mark.parametrize("door", ["pyfuse3"])
 def test_what_pyfuse3_cannot_do_is_refused_and_programs_cope(make_mount) -> None:
     """O_TMPFILE and fallocate are refused with the errno programs fall back on; SEEK_HOLE finds one extent."""
-    place = make_mount("--door", "pyfuse3").path
+    place = make_mount().path
     with refused(errno.EOPNOTSUPP):
         os.open(place, os.O_TMPFILE | os.O_RDWR)
     descriptor = os.open(place / "f", os.O_RDWR | os.O_CREAT)

@@ -34,9 +34,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture(scope="module")
-def kernel_mount(tmp_path_factory):
-    with mounts_below(tmp_path_factory.mktemp("kernel")) as make:
-        yield make("--door", "kernel")
+def door() -> str:
+    return "kernel"
+
+
+@pytest.fixture(scope="module")
+def kernel_mount(tmp_path_factory, door):
+    with mounts_below(tmp_path_factory.mktemp("kernel"), door) as make:
+        yield make()
 
 
 @pytest.fixture
@@ -195,7 +200,7 @@ def test_copy_file_range_against_a_real_file(place: Path, tmp_path: Path) -> Non
 
 
 def test_copies_in_a_volatile_store_are_copies(make_mount) -> None:
-    place = make_mount("--door", "kernel", volatile=True).path
+    place = make_mount(volatile=True).path
     data = content(6, 30_000_000)
     (place / "f").write_bytes(data)
     run("cp", place / "f", place / "g")
@@ -446,7 +451,7 @@ def test_root_without_the_right_to_register_files(tmp_path: Path) -> None:
 
 
 def test_a_killed_daemon_leaves_nobody_waiting(make_mount) -> None:
-    mount = make_mount("--door", "kernel")
+    mount = make_mount()
     descriptor = os.open(mount.path / "f", os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, b"x")
     mount.kill()

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from cascadefs.fuse import mountpoint
-from tests.mounted.conftest import DOOR, cascadefs, command_line, environment, is_over
+from tests.mounted.conftest import cascadefs, command_line, environment, is_over, mounts_below
 
 pytestmark = pytest.mark.mounted
 
@@ -423,11 +423,17 @@ def test_status_is_json_and_nothing_but(mount):
     }
     assert found["pid"] == mount.pid
     assert (found["mountpoint"], found["data"]) == (str(mount.path), str(mount.data))
-    assert (found["door"], found["trouble"]) == (DOOR or "pyfuse3", None)
+    assert (found["door"], found["trouble"]) == (mount.door, None)
     assert found.get("wakeup") == ("own" if found["door"] == "pyfuse3" else None)
     assert found["requests"]["create"] == 1
     assert found["store"]["live_bytes"] == 1000
     assert found["errors"] == {}
+
+
+def test_the_kernel_door_is_the_one_for_everybody(tmp_path):
+    """What `auto` is, and docs/KERNEL_DOOR.md says why."""
+    with mounts_below(tmp_path) as make:
+        assert make().status()["door"] == "kernel"
 
 
 def test_status_for_people_fits_a_screen(mount):
@@ -436,7 +442,7 @@ def test_status_for_people_fits_a_screen(mount):
         str(mount.path),
         str(mount.data),
         f"process {mount.pid}",
-        DOOR or "pyfuse3",
+        mount.door,
         "requests",
     ):
         assert word in said.replace("\n", " ")

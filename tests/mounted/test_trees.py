@@ -234,3 +234,33 @@ def test_du_and_df(place) -> None:
     assert free > 1_000_000
     free_files = int(run("df", "--output=iavail", place).split()[-1])
     assert free_files > 1000
+
+
+_RESTORE_AGAIN_AND_AGAIN = """
+    import os, sys
+    path, *moments = sys.argv[1:]
+    for _ in range(15):
+        for moment in moments:
+            try:
+                os.setxattr(path, "user.cascade.restore", moment.encode())
+            except FileNotFoundError:
+                pass
+"""
+
+
+def test_a_directory_and_one_in_it_are_restored_at_once(mount) -> None:
+    """Each is answered when the kernel has forgotten names, for which it waits for the directory the other one holds."""
+    inner = mount.path / "outer/inner"
+    inner.mkdir(parents=True)
+    moments = []
+    for content in ("one", "two"):
+        for number in range(20):
+            (inner / f"{content}{number}").write_text(content)
+            (inner.parent / f"{content}{number}").write_text(content)
+        moments.append(os.getxattr(mount.path, "user.cascade.stable_time").decode())
+    restoring = [
+        start_python(_RESTORE_AGAIN_AND_AGAIN, path, *moments)
+        for path in (inner.parent, inner, inner.parent, inner)
+    ]
+    finish(restoring)
+    assert "one0" in os.listdir(inner)

@@ -27,9 +27,9 @@ def versions(path: Path) -> list[str]:
     return sorted(os.listdir(f"{path}@@"))
 
 
-@pytest.fixture
-def mount(make_mount):
-    return make_mount("--door", "kernel")
+@pytest.fixture(scope="module")
+def door() -> str:
+    return "kernel"
 
 
 def test_a_name_comes_with_the_content(mount) -> None:
@@ -106,7 +106,7 @@ def test_a_name_that_was_removed_cannot_be_given_back(mount) -> None:
 
 
 def test_a_volatile_mount_has_them_too(make_mount) -> None:
-    mount = make_mount("--door", "kernel", volatile=True)
+    mount = make_mount(volatile=True)
     descriptor = os.open(mount.path, os.O_TMPFILE | os.O_RDWR)
     os.write(descriptor, b"x" * 300_000)
     link(descriptor, mount.path / "f")

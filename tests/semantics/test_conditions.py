@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -445,3 +446,51 @@ def test_what_is_written_on_a_claim_is_not_committed_before_its_close(make_tree)
     tree.close(file)
     tree.close(other)
     assert tree.versions("f") == ["v1", "v2"]
+
+
+def test_who_may_what_through_a_condition_is_as_of_now(tree):
+    tree.put("f", "one")
+    tree.chown("f", 1000, 100)
+    with tree.user(1000):
+        file = tree.open("f@if=v1", os.O_RDWR)
+        me = tree.caller
+    tree.chown("f", 0, 0)
+    tree.chmod("f", 0o600)
+    stat = tree.fs.getattr(file.number)
+    assert (stat.uid, stat.mode & 0o777) == (0, 0o600)
+    denied = os.strerror(errno.EPERM)
+    for changes in (Changes(mode=0o4777), Changes(gid=100), Changes(mtime_ns=0)):
+        assert says(tree.fs.setattr, file.number, changes, file.handle, me) == denied
+    assert tree.stat("f").mode & 0o7777 == 0o600
+    tree.close(file)
+
+
+@pytest.mark.parametrize(("uid", "left"), [(1000, 0), (0, 0o6000)])
+def test_set_id_bits_end_with_the_commit_of_somebody_else(tree, uid, left):
+    tree.put("f", "one")
+    tree.chmod("f", 0o777)
+    with tree.user(uid):
+        file = tree.open("f@if=v1", WRITE)
+    tree.chmod("f", 0o6777)
+    tree.write(file, b"two")
+    tree.close(file)
+    assert (tree.cat("f"), tree.stat("f").mode & 0o6000) == (b"two", left)
+
+
+def test_opening_on_a_condition_and_writing_nothing_leaves_set_id_bits(tree):
+    tree.put("f", "one")
+    tree.chmod("f", 0o6777)
+    with tree.user(1000):
+        tree.close(tree.open("f@if=v1", WRITE))
+    assert tree.stat("f").mode & 0o6000 == 0o6000
+
+
+def test_flags_of_setxattr_hold_through_a_condition(tree):
+    tree.put("f", "one")
+    tree.setxattr("f", "user.a", "1")
+    file = tree.open("f@if=v1", os.O_RDWR)
+    me = tree.caller
+    there = os.strerror(errno.EEXIST)
+    assert says(tree.fs.setxattr, file.number, b"user.a", b"2", os.XATTR_CREATE, me) == there
+    assert tree.getxattr("f", "user.a") == b"1"
+    tree.close(file)

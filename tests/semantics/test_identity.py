@@ -332,3 +332,14 @@ def test_what_is_narrower_now_is_asked_for_every_time(tree):
     assert tree.timeout(f"d@{moment}/e") == FOREVER_S
     tree.chmod("d/e", 0o750)
     assert tree.timeout(f"d@{moment}/e") == 0
+
+
+def test_removing_what_was_closed_does_not_open_its_past(tree):
+    tree.mkdir("d")
+    tree.mkdir("d/closed", 0o700)
+    tree.put("d/closed/f", "secret")
+    fid = tree.cascade("d/closed/f", "fid")
+    tree.unlink("d/closed/f")
+    tree.rmdir("d/closed")
+    with tree.user(1000):
+        assert tree.errno("cat", f".cascade/by-id/{fid}/v1") == "EACCES"

@@ -10,7 +10,9 @@ import os
 
 import pytest
 
-from cascadefs.filesystem import Changes
+from cascadefs.filesystem import Caller, Changes
+from storage.errors import Reason, Refused
+from storage.namespace import ROOT
 
 
 def test_a_write_is_visible_when_it_returns(tree):
@@ -263,3 +265,13 @@ def test_a_file_larger_than_can_be(tree, size):
     tree.put("f", "x")
     assert tree.errno("truncate", "f", size) == "EFBIG"
     assert tree.versions("f") == ["v1"]
+
+
+def test_a_file_that_came_without_the_kernel_is_not_opened_by_its_create(tree):
+    """A CREATE is checked for its directory only: of a name that is there the kernel shall look, and check the file."""
+    tree.put("f", "one", mode=0o600)
+    for flags, reason in ((0, Reason.CONDITION_FAILED), (os.O_EXCL, Reason.EXISTS)):
+        with pytest.raises(Refused) as refused:
+            tree.fs.create(ROOT, b"f", 0o644, os.O_RDWR | os.O_TRUNC | flags, Caller(1000, 100))
+        assert refused.value.reason is reason
+    assert tree.cat("f") == b"one"

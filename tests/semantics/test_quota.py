@@ -120,3 +120,12 @@ def test_quotas_outlive_a_lost_index(tree, tmp_path):
     other = tree.after_power_cut(tmp_path / "copy")
     assert used(other, "d") == 800
     assert other.errno("put", "d/g", "x" * 300) == "EDQUOT"
+
+
+def test_a_file_is_not_restored_beyond_the_quota(tree):
+    tree.mkdir("d")
+    tree.put("d/f", bytes(100_000))
+    tree.put("d/f", "one")
+    tree.setxattr("d", "user.cascade.quota", "10K")
+    assert tree.errno("setxattr", "d/f", "user.cascade.restore", "v1") == "EDQUOT"
+    assert tree.cat("d/f") == b"one"

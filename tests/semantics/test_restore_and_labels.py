@@ -175,3 +175,29 @@ def test_a_literal_entry_of_that_name_wins(tree):
     tree.unlink("d@tag-x/f")
     tree.rmdir("d@tag-x")
     assert tree.ls() == ["d"]
+
+
+def test_restoring_ends_set_id_bits_as_writing_does(tree):
+    tree.put("f", "one")
+    tree.put("f", "two")
+    tree.chmod("f", 0o6777)
+    tree.setxattr("f", "user.cascade.restore", "v1")
+    assert tree.stat("f").mode & 0o7777 == 0o6777, "root may leave them"
+    with tree.user(1000):
+        tree.setxattr("f", "user.cascade.restore", "v2")
+    assert (tree.cat("f"), tree.stat("f").mode & 0o7777) == (b"two", 0o777)
+
+
+def test_labels_are_the_owners(tree):
+    tree.mkdir("w")
+    tree.chmod("w", 0o777)
+    tree.mkdir("w/d")
+    tree.mkdir("w/d@tag-kept")
+    with tree.user(1000):
+        assert tree.errno("mkdir", "w/d@tag-x") == "EPERM"
+        assert tree.errno("rmdir", "w/d@tag-kept") == "EPERM"
+    tree.chown("w/d", 1000, 100)
+    with tree.user(1000):
+        tree.mkdir("w/d@tag-x")
+        tree.rmdir("w/d@tag-kept")
+    assert tree.cascade("w/d", "labels") == "x"

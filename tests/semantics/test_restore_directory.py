@@ -308,3 +308,43 @@ def happen(tree, rng, steps: int) -> None:
             tree.errno("chmod", there, rng.choice([0o700, 0o755, 0o600]))
         else:
             tree.errno("setxattr", there, "user.x", str(rng.random()))
+
+
+def test_attributes_of_what_the_caller_may_not_write_are_not_restored(tree):
+    tree.mkdir("d")
+    tree.chown("d", 1000, 100)
+    tree.put("d/f", "one")
+    tree.setxattr("d/f", "user.a", "1")
+    moment = tree.now()
+    tree.setxattr("d/f", "user.a", "2")
+    with tree.user(1000):
+        assert tree.errno("setxattr", "d", "user.cascade.restore", moment) == "EACCES"
+    assert tree.getxattr("d/f", "user.a") == b"2"
+
+
+def test_a_set_group_id_bit_is_restored_by_who_could_set_it(tree):
+    tree.mkdir("d")
+    tree.chown("d", 1000, 100)
+    tree.put("d/f", "one")
+    tree.chown("d/f", 1000, 50)
+    tree.chmod("d/f", 0o2755)
+    moment = tree.now()
+    tree.chmod("d/f", 0o755)
+    with tree.user(1000):
+        assert tree.errno("setxattr", "d", "user.cascade.restore", moment) == "EACCES"
+    assert tree.stat("d/f").mode & 0o7777 == 0o755
+    with tree.user(1000, groups=(50,)):
+        restore(tree, "d", moment)
+    assert tree.stat("d/f").mode & 0o7777 == 0o2755
+
+
+def test_no_directory_is_restored_from_one_quota_into_another(tree):
+    tree.mkdir("d")
+    tree.mkdir("d/a")
+    tree.mkdir("d/b")
+    tree.mkdir("d/a/moved")
+    moment = tree.now()
+    tree.rename("d/a/moved", "d/b/moved")
+    tree.setxattr("d/b", "user.cascade.quota", "1M")
+    assert tree.errno("setxattr", "d", "user.cascade.restore", moment) == "EXDEV"
+    assert tree.exists("d/b/moved")

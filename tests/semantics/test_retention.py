@@ -267,7 +267,11 @@ def test_purge_lets_go_of_one_version_for_good(tree):
     assert tree.errno("setxattr", "", PURGE, "f@v9") == "ENOENT"
     for text in ("", "f", "f@v-1", "f@t=2020", "d@v1"):
         assert tree.errno("setxattr", "", PURGE, text) in ("EINVAL", "ENOENT"), text
+    file = tree.open("f")
     tree.unlink("f")
+    assert tree.errno("setxattr", "", PURGE, "f@v3") == "EBUSY"  # Somebody has it open.
+    assert tree.read(file) == b"three"
+    tree.close(file)
     tree.setxattr("", PURGE, "f@v3")
     assert tree.errno("cat", "f@v3") == "EIDRM"
     assert tree.cat("f@v1") == b"one"

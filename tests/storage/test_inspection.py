@@ -13,11 +13,13 @@ from random import Random
 
 import pytest
 
+from storage import record
 from storage.disk import RealDisk
 from storage.errors import Unusable
 from storage.index import LmdbIndex, write_mark
 from storage.inspection import Inspection, inspect
 from storage.log.reader import Reader
+from storage.namespace import ROOT
 from storage.remedy import mend
 from storage.scrub import Scrub
 from storage.superblock import Superblock
@@ -353,3 +355,22 @@ def test_what_retention_let_go_is_no_damage(swept) -> None:
     while scrub.step(10**6, 10**6):
         pass
     assert scrub.damage == []
+
+
+def test_a_name_dropped_and_swept_is_no_damage() -> None:
+    world = World(1 << 16)
+    world.policy(b"all:forever;ephemeral=60s")
+    inode = world.make(b"tmp")
+    for number in range(3):
+        world.write(inode, bytes([number]) * 100)
+        world.pass_time(1_000_000)
+    world.do(record.Unlink(ROOT, b"tmp"))
+    world.pass_time(10**9)
+    assert set(world.retention.run()) == {"ephemeral"}
+    assert world.space.attributes(inode) is None
+    world.shard.log.sync()
+    world.shard.publish()
+    Superblock(1, f"{world.shard.log.identity:016x}", 1 << 16).write(world.disk)
+    write_mark(world.disk, b"boot")
+    found = inspect(world.disk, KeptTable(world.table), boot_id="boot", in_use=True)
+    assert found.damage == []

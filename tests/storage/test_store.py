@@ -539,7 +539,9 @@ def test_a_flipped_byte_anywhere_in_the_log(small, tmp_path, state, indexed) -> 
             check_damaged(directory, small, least, may_be_silent=True)
             shutil.rmtree(directory)
             tried += 1
-    print(f"figure: log, {state}, {'with' if indexed else 'without'} index: {tried} offsets flipped")
+    print(
+        f"figure: log, {state}, {'with' if indexed else 'without'} index: {tried} offsets flipped"
+    )
     assert tried > 50
 
 

@@ -305,6 +305,21 @@ def test_a_sweep_spares_what_is_written_to_an_open_file_without_a_name(world):
     check_frames(world)
 
 
+def test_a_sweep_takes_steps_also_to_find_out_what_is_still_shown(world):
+    inode = world.make(b"f")
+    for number in range(50):
+        world.write(inode, b"%d" % number)
+        world.pass_time(SECOND)
+    world.do(record.Prune(inode, [(1, 40)]))
+    for _ in range(4):
+        assert world.shard.sweep(10)
+        assert not world.dead()
+    while world.shard.sweep(10):
+        pass
+    assert len(world.dead()) == 40
+    assert world.kept(b"f") == list(range(41, 51))
+
+
 def test_a_name_that_came_and_went_stays_while_somebody_is_to_read_it(world):
     world.policy(b"all:1s;ephemeral=60s")
     wanted = world.clock.now_us

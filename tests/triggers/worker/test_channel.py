@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import socket
@@ -37,12 +38,13 @@ def ends():
 @pytest.fixture
 def fds():
     """Descriptors to close, and a check that no others stay open."""
+    gc.collect()  # what earlier tests left is not closed in the middle of this one
     before = len(os.listdir("/proc/self/fd"))
     held: list[int] = []
     yield held
     for fd in held:
         os.close(fd)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("count", [0, 10, 100_000])
