@@ -63,7 +63,7 @@ def list_(where: Where = Path()) -> None:
     from rich.console import Console
 
     status = _status(where)
-    console = Console()
+    console = Console(markup=False, emoji=False)  # Names and messages are as they are.
     console.print(_table(status))
     for base in status.get("bases", []):
         for name, problem in base["problems"].items():
@@ -157,7 +157,7 @@ def why(
         return
     tree = Tree(str(path))
     _grow(tree, known, _mount_of(path), 0)
-    Console().print(tree)
+    Console(markup=False, emoji=False).print(tree)
 
 
 def _grow(tree: Any, known: dict[str, Any], root: Path, depth: int) -> None:
@@ -180,9 +180,11 @@ def top(
     seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = 1.0,
 ) -> None:
     """Watch the bindings of a mount until interrupted."""
+    from rich.console import Console
     from rich.live import Live
 
-    with Live(_table(_status(where)), auto_refresh=False) as live:
+    console = Console(markup=False, emoji=False)
+    with Live(_table(_status(where)), console=console, auto_refresh=False) as live:
         try:
             while True:
                 time.sleep(seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cascadefs import vpath
-from cascadefs.filesystem.conditional import Conditional, OpenConditional
+from cascadefs.filesystem.conditional import OpenConditional
 from cascadefs.filesystem.files import OpenFile
 from cascadefs.filesystem.node import Live, Past
 from storage import record
@@ -82,10 +82,12 @@ class Keeping:
 
     def in_use(self) -> set[int]:
         """The frames of the log that unsaved writes refer to."""
+        files = self._files.opened.values()
+        conditional = {file.node for file in files if isinstance(file, OpenConditional)}
         return {
             span.address
-            for node in self._inodes.nodes.items()
-            if isinstance(node, Live | Conditional) and node.draft is not None
+            for node in (*self._inodes.drafts.values(), *conditional)
+            if node.draft is not None
             for span in node.draft.dirty
             if span.data is None
         }

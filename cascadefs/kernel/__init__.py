@@ -3,7 +3,8 @@
 - `protocol`, `notification`: the bytes of requests and replies, and of what the kernel is told unasked. Pure.
 - `negotiation`: what is agreed on when the kernel greets us. Pure.
 - `connection`: the device: threads that read requests, and replies.
-- `dispatch`: the table of handlers, the lock they run under, and what becomes of their errors.
+- `turnstile`: the lock they run under, passed in the order of the kernel's queue.
+- `dispatch`: the table of handlers, and what becomes of their errors.
 - `names`, `attributes`, `files`, `directories`: the requests, one method each: unpack, call `cascadefs.filesystem`, pack.
 - `backing`: versions the kernel reads without us (passthrough).
 - `notify`: a thread that lets the kernel forget.

@@ -1,4 +1,4 @@
-"""The table of handlers, the lock they run under, and what becomes of their errors.
+"""The table of handlers, and what becomes of their errors.
 
 Handlers are plain calls that finish in the reader's thread, under **one lock** around the file system, which is made for
 one thread at a time.

@@ -139,8 +139,9 @@ class Segments:
 
     def forget(self, number: int) -> None:
         """Drop what is open of a segment, because its file was exchanged or grew."""
-        self._maps.forget(number)
+        # In this order: a thread that maps it between the two would keep the old file's bytes for as long as it likes.
         self._files.forget(number)
+        self._maps.forget(number)
 
     def clear(self) -> None:
         """Drop everything open. Views already handed out stay valid."""

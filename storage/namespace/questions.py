@@ -145,7 +145,11 @@ class Questions:
     def content_state(self, inode: int, content: int) -> int:
         """`KEPT`, or why a content is gone: `PRUNED` or `PURGED`. Its record is known all the same."""
         row = self._table.get(b"K" + CONTENT_KEY.pack(inode, content))
-        return CONTENT_ROW.unpack(row)[1] if row is not None else KEPT
+        if row is not None:
+            state: int = CONTENT_ROW.unpack(row)[1]
+            return state
+        # The newest content has no row of its own; nor has what was forgotten with its only name.
+        return KEPT if self._inodes.get(U64.pack(inode)) is not None else PRUNED
 
     def contents(self, inode: int, after: int, before: int) -> Iterator[tuple[int, int, int, int]]:
         """The contents between two of an inode, oldest first: (content, timestamp, state, generation)."""

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cascadefs import cli
+from cascadefs.cli import trigger
 
 SCRIPT = """
 from cascadefs.triggers import watch
@@ -72,3 +73,17 @@ def test_outside_of_a_mount_the_remedy_is_named(run, tmp_path):
     assert "not on a cascadefs mount" in complaint
     assert "no directory with scripts" in run("trigger", "pause", "x", "--in", tmp_path)[2]
     assert "there is no such file" in run("why", tmp_path / "nothing")[2]
+
+
+def test_names_and_messages_are_shown_as_they_are(run, monkeypatch):
+    base = {
+        "path": "a[/b]",
+        "bindings": [],
+        "problems": {"x.py": {"message": "list[int] :smile:"}},
+        "warnings": ["[red]"],
+    }
+    monkeypatch.setattr(trigger, "_status", lambda where: {"bases": [base]})
+    code, said, _ = run("trigger", "list")
+    assert code == 0
+    assert "/a[/b]: x.py is not active: list[int] :smile:" in said
+    assert "/a[/b]: [red]" in said

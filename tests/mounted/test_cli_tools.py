@@ -190,6 +190,14 @@ def test_grep_finds_now_then_and_ever(top):
     assert cascadefs("grep", "x", "none", expect=2).stderr.startswith("cascadefs: none:")
 
 
+def test_grep_finds_what_a_file_had_that_replaced_a_link(top):
+    Path("f").symlink_to("nowhere")
+    Path("new").write_text("needle\n")
+    os.rename("new", "f")
+    Path("f").write_text("other\n")
+    assert lines("grep", "--history", "needle", "f") == ["f@v2:1:needle"]
+
+
 def test_grep_tells_of_binary_files_only_that_they_match(top):
     Path("f").write_bytes(b"\0\0needle\n")
     assert lines("grep", "needle", "f") == ["f: binary file matches"]

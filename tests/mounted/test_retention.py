@@ -127,6 +127,9 @@ def test_the_commands_say_what_is_wrong(make_mount, monkeypatch) -> None:
     assert "it has that label already" in cascadefs("label", path, "one", expect=1)
     cascadefs("label", path, "one", "--move")
     assert [row["label"] for row in objects("label", path)] == ["one"]
+    (path / "d").mkdir()
+    for directory in (path, f"{path}/d/.."):  # The path printed opens what it names.
+        assert [os.listdir(row["path"]) for row in objects("label", directory)] == [["f"]]
     cascadefs("label", path, "one", "--remove")
     assert objects("label", path) == []
     cascadefs("hold", path, "case 7")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
+
+from storage.errors import Reason, Refused
 
 POLICY = "user.cascade.retention"
 HOLD = "user.cascade.hold"
@@ -235,6 +238,19 @@ def test_names_that_come_and_go_within_ephemeral_never_were(tree):
     assert tree.errno("stat", "tmp@v1") == "ENOENT"
     assert tree.ls(".@deleted") == ["long"]
     assert tree.cat("f") == tree.cat("f@v1") == b"one"
+
+
+def test_a_dropped_name_that_was_looked_up_before_is_gone_and_not_damaged(tree):
+    tree.put("tmp", "x" * 100)
+    tree.wait(5)
+    tree.unlink("tmp")
+    with tree._walk(b"tmp@v1", follow=True) as stat:
+        tree.setxattr("", POLICY, "all:1s;ephemeral=60s")
+        tree.wait(120)
+        let_go(tree)
+        with pytest.raises(Refused) as refused:
+            tree.fs.open(stat.number, os.O_RDONLY, tree.caller)
+        assert refused.value.reason is Reason.PRUNED
 
 
 def test_other_content_does_not_depend_on_what_is_pruned(tree):

@@ -107,7 +107,7 @@ def locate(path: bytes) -> Place:
     if not path:
         raise Refusal("''", "an empty path names nothing")
     directory, name, historic, rest = _cut(path)
-    if historic is None and not rest and name != b"." and _is_root(path):
+    if historic is None and not rest and name != b"." and (name == b".." or _is_root(path)):
         directory, name = path.rstrip(b"/") + b"/", b"."
     root = mount_root(os.path.realpath(directory or b"."))
     if root is None:

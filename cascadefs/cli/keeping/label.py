@@ -55,7 +55,7 @@ def label(
     out = report(as_json=as_json)
     if name is None:
         labels = (value_of(place.live, b"labels") or b"").split()
-        rows = [(one, place.live.rstrip(b"/") + b"@tag-" + one) for one in labels]
+        rows = [(one, place.directory + place.name + b"@tag-" + one) for one in labels]
         out.table(_COLUMNS, [([a, b], {"label": a, "path": b}) for a, b in rows])
         return
     value = os.fsencode(name)

@@ -108,6 +108,31 @@ def test_large_payloads_are_slices_of_the_condensed_file(tools):
             log.read(addresses[n - 1], 0, 10)
 
 
+def test_a_read_while_files_are_exchanged_keeps_no_old_one(tools, monkeypatch):
+    _, log, addresses = grown(tools)
+    segments = log._reader.segments
+    files, maps = segments._files, segments._maps
+
+    def reading_beside(recent):
+        forget = recent.forget
+
+        def forgetting(number):
+            segments.slice(number, 1024, 8)  # What another thread may do at any moment.
+            forget(number)
+            if recent is files:
+                segments.slice(number, 1024, 8)
+
+        monkeypatch.setattr(recent, "forget", forgetting)
+
+    reading_beside(files)
+    reading_beside(maps)
+    segments.slice(1, 1024, 8)
+    condense_all(log, dead_of(log, addresses, lambda a: addresses.index(a) % 3 == 1))
+    file, _ = maps.get(1)
+    assert file is segments.file(1)
+    assert segments.condensed(1) is file
+
+
 def test_what_is_not_worth_it_is_not_done(tools):
     _, log, addresses = grown(tools)
     before = tools.records_of(log)

@@ -225,9 +225,8 @@ def _in_history(name: Place, search: Callable[[bytes], bool], *, every: bool) ->
         older: list[_Match] = []
         if not version.line.is_tombstone and version.line.gone is None:
             node = node_at(version.place.path)
-            if node is None or not node.is_file:
-                return
-            older = list(_matches(version.place.path, search, version.line.timestamp))
+            if node is not None and node.is_file:  # Not a link that was replaced by a file.
+                older = list(_matches(version.place.path, search, version.line.timestamp))
         if every:
             yield from older
             continue
