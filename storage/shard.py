@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from storage.attributes import Attributes
     from storage.clock import Clock, HybridClock
-    from storage.extents import DirtyMap
+    from storage.extents import DirtyMap, Span
     from storage.log import Log
     from storage.table import Table
 
@@ -291,13 +291,18 @@ class Shard:
         Raises:
             OSError: the log could not take it; nothing was committed and `dirty` still holds every byte.
         """
+        spans: Iterable[Span] = dirty
+        memory_bytes = dirty.memory_bytes
         if inode in self.namespace.overlong:
-            self._widen(inode, dirty, size, keep)
+            # Not into the draft: should this fail, somebody else may change the neighbours before it is tried again.
+            again = self._neighbours(inode, dirty, size, keep)
+            spans = sorted([*dirty, *again], key=lambda span: span.start)
+            memory_bytes += again.memory_bytes
         carried: list[memoryview] = []
         carried_bytes = 0
-        inline = dirty.memory_bytes <= PAYLOAD_BYTES_MAX
+        inline = memory_bytes <= PAYLOAD_BYTES_MAX
         named: list[record.Extent] = []
-        for span in dirty:
+        for span in spans:
             if span.data is None:
                 named.append((span.start, span.length, span.address, span.offset))
             elif inline:
@@ -320,11 +325,12 @@ class Shard:
         staged = self._staged.pop(inode, [])
         log.release([address for address in staged if not self.namespace.refers(address)])
 
-    def _widen(self, inode: int, dirty: DirtyMap, size: int, keep: int | None) -> None:
-        """Write neighbours again together with the draft where a chunk's row has grown too long (`mergeable`)."""
+    def _neighbours(self, inode: int, dirty: DirtyMap, size: int, keep: int | None) -> DirtyMap:
+        """What to write again together with a draft where a chunk's row has grown too long (`mergeable`)."""
+        found = extents.DirtyMap()
         attributes = self.namespace.attributes(inode)
         if attributes is None:
-            return
+            return found
         limit = min(attributes.size if keep is None else min(keep, attributes.size), size)
         count_max = WIDENED_CHUNKS_MAX + len(dirty) // 16
         for chunk in self.namespace.take_overlong(inode, attributes.generation, count_max):
@@ -341,7 +347,8 @@ class Shard:
             except (OSError, Corruption):
                 continue  # Old bytes that cannot be read are no reason to refuse new ones.
             for gap_start, gap_end in dirty.gaps(start, end):
-                dirty.write(gap_start, bytes(old[gap_start - start : gap_end - start]))
+                found.write(gap_start, bytes(old[gap_start - start : gap_end - start]))
+        return found
 
     def _append(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> Outcome:
         if self._failure is not None:

@@ -502,6 +502,11 @@ class LocalStore:
             usage.f_bavail * usage.f_frsize,
         )
 
+    @property
+    def held_bytes(self) -> int:
+        """What the store holds: everything now and of the past that is not given back yet, as it lies on the disk."""
+        return self._shard.log.taken_bytes
+
     def _is_full(self) -> bool:
         """Whether the disk has no room for a few segments more: time to let go of more than the policies ask for."""
         if self.directory is None or isinstance(self._shard.log, VolatileLog):

@@ -33,6 +33,11 @@ class VolatileLog:
         """Nothing to wait for."""
         return self.last_index
 
+    @property
+    def taken_bytes(self) -> int:
+        """As `Log.taken_bytes`, in memory."""
+        return self.payload_bytes
+
     def append(
         self, kind: int, timestamp: int, metadata: bytes, payload: Sequence[bytes | memoryview] = ()
     ) -> int:

@@ -52,7 +52,10 @@ def parts_of(path: str) -> list[bytes]:
     names = path.split("/")
     if not path or {"", ".", ".."} & set(names) or "\0" in path:
         raise BadPath(f"{path!r}: paths are relative to the base, without '..'")
-    return [name.encode(errors="surrogateescape") for name in names]
+    try:
+        return [name.encode(errors="surrogateescape") for name in names]
+    except UnicodeEncodeError:
+        raise BadPath(f"{path!r}: no name of a file") from None
 
 
 class StoreCut:

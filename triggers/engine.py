@@ -35,6 +35,7 @@ from triggers.registry import Registry
 from triggers.report import Report
 from triggers.run import Done, Failed, LoadFailed, Run, Script, timestamp_text
 from triggers.schedule import Schedule
+from triggers.spelling import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +152,12 @@ class Engine:
         self.point = point
         self._watcher = watcher
         self.intake = Intake(
-            store, self.registry, self.report, self.options.node, lambda: self.wake()
+            store,
+            self.registry,
+            self.report,
+            self.options.node,
+            lambda: self.wake(),
+            self.schedule.add,
         )
         self.replays: set[Key] = set()
         """Bindings that are replays, and end."""
@@ -190,7 +196,6 @@ class Engine:
         follower.known_done = set(deliveries.done(*key))
         follower.attempted = deliveries.attempts(*key)
         self.registry.add(follower)
-        self.schedule.add(key)
         if (newest := follower.newest) is not None and newest.until:
             self.replays.add(key)
         for position, letter in deliveries.rearmed(*key).items():
@@ -205,6 +210,7 @@ class Engine:
         newest = next(since for since, definition in follower.definitions if definition)
         pending.definition = newest
         follower.queue.add(pending)
+        self.schedule.add(follower.key)
 
     def pump(self) -> bool:
         """Look at what was committed; whether there is more to look at."""
@@ -235,8 +241,8 @@ class Engine:
         now_ms = self.now_ms()
         times = [
             follower.queue.next_ms(now_ms)
-            for follower in self.registry.followers()
-            if not self._is_busy(follower)
+            for follower in map(self.registry.get, self.schedule)  # type: ignore[arg-type]  # keys were added
+            if follower is not None and not self._is_busy(follower)
         ]
         return min((time for time in times if time is not None), default=None)
 
@@ -244,9 +250,12 @@ class Engine:
         limit = follower.queue.binding.concurrency or self.options.workers
         return follower.queue.running >= limit
 
-    def _start(self, key: object, now_ms: int, started: list[Started]) -> bool:
-        follower = self.registry.get(key)  # type: ignore[arg-type]  # what `_take_up` added
-        if follower is None or self._is_busy(follower):
+    def _start(self, key: object, now_ms: int, started: list[Started]) -> bool | None:
+        """Whether a run of a binding began; None if it has no events at all."""
+        follower = self.registry.get(key)  # type: ignore[arg-type]  # what was added with an event
+        if follower is None or not len(follower.queue):
+            return None
+        if self._is_busy(follower):
             return False
         taken = follower.queue.take(now_ms)
         if taken.skipped:
@@ -293,7 +302,7 @@ class Engine:
         states = {
             key: state
             for key in dict.fromkeys(event.key for event in told)
-            if (state := deliveries.state(*follower.key, key)) is not None
+            if (state := deliveries.state(*follower.key, spelt(key))) is not None
         }
         run = Run(
             f"{told[0].id}~{told[0].attempt}" + (f"+{len(told) - 1}" if len(told) > 1 else ""),
@@ -369,7 +378,7 @@ class Engine:
         if result.effects and definition.binding.dispatch == "all":
             return Failed("exception", 'dispatch = "all" forbids effects; every replica runs it')
         keys = {pending.event.key for pending in good}
-        states = [(key, state) for key, state in result.states.items() if key in keys]
+        states = [(spelt(key), state) for key, state in result.states.items() if key in keys]
         if sum(len(state) for _, state in states) > STATE_BYTES_MAX:
             return Failed(
                 "exception", f"state: larger than {STATE_BYTES_MAX >> 20} MiB; use a file"
@@ -468,7 +477,7 @@ class Engine:
             self._propose(
                 record.Attempt(
                     follower.base, follower.name, self._epoch_now(), [pending.position], attempts,
-                    now_ms + delay_ms, failure.message.encode(errors="surrogateescape")[:1000],
+                    now_ms + delay_ms, failure.message.encode(errors="backslashreplace")[:1000],
                 )
             )  # fmt: skip
         self.point("attempt noted")

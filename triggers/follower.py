@@ -19,6 +19,7 @@ from triggers.chronicle import Chronicle
 from triggers.pattern import Pattern
 from triggers.queue import Pending, Queue
 from triggers.run import Event
+from triggers.spelling import Decoder, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,8 +56,8 @@ class Definition(msgspec.Struct):
     """Of a replay: the last timestamp it is about; 0 otherwise."""
 
 
-encode_definition = msgspec.msgpack.Encoder().encode
-decode_definition = msgspec.msgpack.Decoder(Definition).decode
+encode_definition = encode
+decode_definition = Decoder[Definition](Definition).decode
 
 
 class Follower:

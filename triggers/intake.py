@@ -49,13 +49,15 @@ class Intake:
         report: Report,
         node: str,
         wake: Callable[[], None],
+        queued: Callable[[Key], None],
     ) -> None:
-        """`wake` is called, from any thread, when `pump` has something new to look at."""
+        """`wake` is called, from any thread, when `pump` has something new to look at; `queued` for each new event."""
         self._store = store
         self._registry = registry
         self._report = report
         self._node = node
         self._wake = wake
+        self._queued = queued
         self._feed: deque[Committed] = deque()
         self._feed_lost = True  # what was committed before anybody listened was told to nobody
         self._head, self._head_address = 0, 0
@@ -86,8 +88,8 @@ class Intake:
     def pump(self) -> bool:
         """Look at what was committed; whether there is more to look at."""
         more = self._pump_head()
-        for follower in list(self._registry.followers()):
-            if not follower.live and not follower.is_full:
+        for follower in list(self._registry.behind.values()):
+            if not follower.is_full:
                 more = self._catch_up(follower) or more
         return more
 
@@ -128,6 +130,7 @@ class Intake:
             self._derive(committed, self._paths, None)
         for follower in self._filled:
             follower.live = False  # the rest stays in the log until there is room
+            self._registry.behind[follower.key] = follower
             follower.scanned, follower.scanned_address = timestamp, address
         self._filled.clear()
 
@@ -144,6 +147,7 @@ class Intake:
                 if follower.scanned < self._head:
                     follower.scanned, follower.scanned_address = self._head, self._head_address
                 follower.live = True
+                del self._registry.behind[follower.key]
                 follower.known_done.clear()
                 return False
             if is_relevant(committed.record):
@@ -193,6 +197,7 @@ class Intake:
             pending.attempts = attempted.attempts
             pending.not_before_ms = attempted.not_before_ms
         follower.queue.add(pending)
+        self._queued(follower.key)
         if follower.live and follower.is_full and follower not in self._filled:
             self._filled.append(follower)
         self._report.event("event", follower, pending.event)

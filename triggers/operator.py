@@ -12,7 +12,6 @@ Source: docs/TRIGGERS.md 4, 9, 11.
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -323,6 +322,13 @@ class Operator:
             lines += [f"# HELP {name} {said}", f"# TYPE {name} {kind}"]
             for base in status["bases"]:  # type: ignore[attr-defined]  # as made above
                 for one in base["bindings"]:
-                    labels = f"base={json.dumps(base['path'])},binding={json.dumps(one['name'])}"
+                    labels = f"base={_label(base['path'])},binding={_label(one['name'])}"
                     lines.append(f"{name}{{{labels}}} {one[key]}")
         return "\n".join(lines) + "\n"
+
+
+def _label(text: str) -> str:
+    """The value of a Prometheus label, quoted."""
+    plain = text.encode(errors="backslashreplace").decode()
+    escaped = plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'

@@ -1,18 +1,21 @@
 """Provenance: what is kept of a run in the record that committed it, and of a dead letter.
 
 It answers where a version comes from, and lets a chain of runs be followed back to what a program wrote. Encoded with
-msgpack as maps, so that a later version may add fields.
+msgpack as maps, so that a later version may add fields; names that are no UTF-8 as `triggers.spelling` has them.
 
 Source: docs/TRIGGERS.md 10.
 """
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from triggers.run import Event  # noqa: TC001  msgspec looks at annotations
+from triggers.spelling import Decoder, encode
 
-__all__ = ["Letter", "Provenance", "decode", "decode_letter", "encode"]
+__all__ = ["Letter", "Provenance", "as_json", "decode", "decode_letter", "encode"]
 
 REFERENCES_MAX = 1000
 """Kept of a run's triggers, reads and outputs, each; how many more there were is said."""
@@ -62,6 +65,13 @@ class Letter(msgspec.Struct, omit_defaults=True):
     died_ns: int = 0
 
 
-encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Provenance).decode
-decode_letter = msgspec.msgpack.Decoder(Letter).decode
+decode = Decoder[Provenance](Provenance).decode
+decode_letter = Decoder[Letter](Letter).decode
+
+
+def as_json(known: Provenance) -> bytes:
+    r"""For people and programs; names that are no UTF-8 have their bytes shown as \udcXX, as Python does."""
+    try:
+        return msgspec.json.encode(known)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(known)).encode()

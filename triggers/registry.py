@@ -76,6 +76,8 @@ class Registry:
         self.bases: dict[int, Base] = {}
         self.dirty: dict[int, int] = {}
         """Base -> timestamp of the first commit that is not looked at yet."""
+        self.behind: dict[Key, Follower] = {}
+        """Those that are not live: they read on their own."""
 
     def followers(self) -> Iterator[Follower]:
         """All of them, those without an active version too."""
@@ -92,6 +94,8 @@ class Registry:
         self.bases.setdefault(follower.base, Base(follower.base)).followers[follower.name] = (
             follower
         )
+        if not follower.live:
+            self.behind[follower.key] = follower
 
     def watches(self, chain: tuple[tuple[int, bytes], ...] | None) -> bool:
         """Whether any of the directories of a chain is a base."""

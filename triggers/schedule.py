@@ -1,7 +1,8 @@
 """Whose turn it is: deficit round robin over bindings, so that a storm on one does not starve the others.
 
 Each turn gives a binding a quantum of run time; it may start a run when its credit covers what its runs have lately
-taken. Cheap bindings so run often and dear ones seldom, and each gets the same share of the workers.
+taken. Cheap bindings so run often and dear ones seldom, and each gets the same share of the workers. Only who may have
+something is in the ring, so a turn costs nothing for all the others.
 
 Source: Shreedhar and Varghese, "Efficient fair queuing using deficit round robin" (1995).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
 __all__ = ["Schedule"]
 
@@ -37,20 +38,29 @@ class Schedule:
     def __init__(self) -> None:
         self._shares: dict[Hashable, _Share] = {}
         self._ring: list[Hashable] = []
+        self._present: set[Hashable] = set()
         self._at = 0
+
+    def __iter__(self) -> Iterator[Hashable]:
+        """Those who take part."""
+        return iter(self._ring)
 
     def add(self, who: Hashable) -> None:
         """Take part from now on; harmless when repeated."""
-        if who not in self._shares:
-            self._shares[who] = _Share()
+        if who not in self._present:
+            self._shares.setdefault(who, _Share())
+            self._present.add(who)
             self._ring.append(who)
 
     def remove(self, who: Hashable) -> None:
         """Take part no more."""
-        if self._shares.pop(who, None) is not None:
-            position = self._ring.index(who)
-            self._ring.remove(who)
-            self._at -= 1 if position < self._at else 0
+        self._shares.pop(who, None)
+        if who in self._present:
+            self._leave(self._ring.index(who))
+
+    def _leave(self, position: int) -> None:
+        self._present.discard(self._ring.pop(position))
+        self._at -= 1 if position < self._at else 0
 
     def ran(self, who: Hashable, duration_ms: float) -> None:
         """A run took so long."""
@@ -59,12 +69,12 @@ class Schedule:
             cost = min(max(duration_ms, COST_MS_MIN), COST_MS_MAX)
             share.cost_ms += SMOOTHING * (cost - share.cost_ms)
 
-    def next(self, start: Callable[[Hashable], bool]) -> Hashable | None:
+    def next(self, start: Callable[[Hashable], bool | None]) -> Hashable | None:
         """Whoever started something; None if nobody had anything.
 
         Args:
             start: called for those whose turn it is, until one answers True. One that has nothing loses its credit,
-                as in the source: nobody saves up while idle.
+                as in the source: nobody saves up while idle. None: nothing, and nothing before the next `add`.
         """
         idle = 0
         while idle < len(self._ring):
@@ -77,12 +87,16 @@ class Schedule:
                 if share.credit_ms < share.cost_ms:
                     self._at += 1
                     continue
-            if start(who):
+            did = start(who)
+            if did:
                 share.credit_ms -= share.cost_ms
                 if share.credit_ms < share.cost_ms:
                     self._at += 1
                 return who
             share.credit_ms = 0.0
+            if did is None:
+                self._leave(self._at)
+                continue
             self._at += 1
             idle += 1
         return None

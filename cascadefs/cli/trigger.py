@@ -67,11 +67,10 @@ def list_(where: Where = Path()) -> None:
     console.print(_table(status))
     for base in status.get("bases", []):
         for name, problem in base["problems"].items():
-            console.print(
-                f"/{base['path']}: {name} is not active: {problem['message']}", style="red"
-            )
+            said = f"/{base['path']}: {name} is not active: {problem['message']}"
+            console.print(_plain(said), style="red")
         for warning in base["warnings"]:
-            console.print(f"/{base['path']}: {warning}", style="yellow")
+            console.print(_plain(f"/{base['path']}: {warning}"), style="yellow")
 
 
 def _teller(word: str) -> Any:
@@ -153,22 +152,22 @@ def why(
     if known is None:
         if not path.exists():
             raise Complaint(f"{path}: there is no such file")
-        typer.echo(f"{path}: written by a program")
+        typer.echo(_plain(f"{path}: written by a program"))
         return
-    tree = Tree(str(path))
+    tree = Tree(_plain(str(path)))
     _grow(tree, known, _mount_of(path), 0)
     Console(markup=False, emoji=False).print(tree)
 
 
 def _grow(tree: Any, known: dict[str, Any], root: Path, depth: int) -> None:
     run = tree.add(
-        f"{known['binding']}  script {known['script_id'][:8]}  cut {known['cut']}  "
+        f"{_plain(known['binding'])}  script {known['script_id'][:8]}  cut {known['cut']}  "
         f"attempt {known['attempt']}  hops {known['hops']}"
     )
     triggers = known["triggers"]
     for reference in [*triggers, *known.get("reads", [])]:
         label = f"{reference}  (trigger)" if reference in triggers else reference
-        node = run.add(label)
+        node = run.add(_plain(label))
         source = root / known["base"] / reference.removesuffix("@latest")
         before = _from(source) if depth < DEPTH_MAX and not reference.endswith("@v0") else None
         if before is not None:
@@ -281,7 +280,12 @@ def _table(status: dict[str, Any]) -> Table:
         for one in base["bindings"]:
             p50 = "" if one["p50_ms"] is None else str(one["p50_ms"])
             table.add_row(
-                f"/{base['path']}", one["name"], one["state"], str(one["pending"]), f"{one['lag_s']} s",
-                str(one["running"]), str(one["done"]), str(one["failed"]), p50, " ".join(one["watch"]),
+                _plain(f"/{base['path']}"), _plain(one["name"]), one["state"], str(one["pending"]), f"{one['lag_s']} s",
+                str(one["running"]), str(one["done"]), str(one["failed"]), p50, _plain(" ".join(one["watch"])),
             )  # fmt: skip
     return table
+
+
+def _plain(text: str) -> str:
+    """For a terminal: bytes that are no UTF-8 as \\udcXX."""
+    return text.encode(errors="backslashreplace").decode()

@@ -174,13 +174,14 @@ class Filesystem:
         return taken
 
     def statfs(self) -> Usage:
-        """What the disk below has; what is kept of history counts as used (SEMANTICS 12)."""
-        total, free, available = self._store.space()
+        """Used is what the store holds, history too; free is what the disk below has (SEMANTICS 12)."""
+        _, free, available = self._store.space()
         block = 4096
+        used_blocks = -(-self._store.held_bytes // block)
         files = self._store.counters.live_inodes
         return Usage(
             block,
-            total // block,
+            used_blocks + free // block,
             free // block,
             available // block,
             files + free // block,

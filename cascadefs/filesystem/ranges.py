@@ -238,6 +238,8 @@ class Ranges:
             raise Refused(Reason.UNSUPPORTED)
         if not isinstance(file, OpenFile):
             raise Refused(Reason.MALFORMED)
+        if isinstance(file.node, Past) and file.node.gone:
+            raise Refused(Reason.PRUNED)
         return file
 
     def _writable(self, handle: int) -> Live:

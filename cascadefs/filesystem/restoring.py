@@ -101,7 +101,9 @@ class Restoring:
         if not may(node.attributes, caller, READ | SEARCH):
             raise Refused(Reason.DENIED)
         self._inodes.check_now(node, caller, READ | SEARCH)
-        self._save_drafts(live.number)
+        for other in self._drafts_below(live.number):
+            if other.claim is None and other.draft is not None:
+                self._inodes.commit(other)  # What is being written becomes a version first.
         plan = Rearrangement(self._store, self._inodes, self._history, caller, self._clock.now_ns())
         parts = plan.parts(node)
         if not parts:
@@ -109,6 +111,9 @@ class Restoring:
         proposal = record.Batch(parts)
         if len(record.encode(proposal)) > METADATA_BYTES_MAX:
             raise Refused(Reason.ARGUMENT_TOO_LARGE)
+        for other in self._drafts_below(live.number):
+            if other.claim is not None:
+                self._inodes.end_claim(other)
         reason = self._store.propose(proposal).reason
         if reason is Reason.CROSS_QUOTA:
             raise Refused(reason)
@@ -121,14 +126,13 @@ class Restoring:
             self._inodes.after_unlink(inode)
         self._invalidations += plan.stale
 
-    def _save_drafts(self, directory: int) -> None:
-        """What is being written below becomes a version first."""
-        for live in list(self._inodes.drafts.values()):
-            attributes = self._store.attributes(live.number)
-            if attributes is None or not attributes.nlink or not attributes.parent:
-                continue
-            if self._store.is_below(attributes.parent, directory):
-                if live.claim is not None:
-                    self._inodes.end_claim(live)
-                if live.draft is not None:
-                    self._inodes.commit(live)
+    def _drafts_below(self, directory: int) -> list[Live]:
+        """What is being written below a directory."""
+        return [
+            live
+            for live in self._inodes.drafts.values()
+            if (attributes := self._store.attributes(live.number)) is not None
+            and attributes.nlink
+            and attributes.parent
+            and self._store.is_below(attributes.parent, directory)
+        ]

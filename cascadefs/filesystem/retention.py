@@ -16,6 +16,7 @@ from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
 from storage.namespace import ROOT
+from storage.namespace.keys import BUDGET_XATTR
 from storage.namespace.quotas import QUOTA_XATTR, limit_of
 from storage.retention import HOLD, RETENTION, MalformedPolicy, parse
 
@@ -41,7 +42,10 @@ KEPT: Final = frozenset({b"pruned", b"history_versions", b"history_bytes", b"liv
 LABEL: Final = b"user.cascade.label"
 """Set on a directory to `LABEL` or `LABEL=T`; with `!` before it a label that is there moves."""
 
-SETTINGS: Final = frozenset({RETENTION, HOLD, QUOTA_XATTR})
+AT_NAMES: Final = b"user.cascade.at_names"
+"""Set on a directory to `literal`: names with "@" are ordinary below it, and history is not seen there."""
+
+SETTINGS: Final = frozenset({RETENTION, HOLD, QUOTA_XATTR, BUDGET_XATTR, AT_NAMES})
 
 
 class Keeping:
@@ -83,12 +87,13 @@ class Keeping:
     def in_use(self) -> set[int]:
         """The frames of the log that unsaved writes refer to."""
         files = self._files.opened.values()
-        conditional = {file.node for file in files if isinstance(file, OpenConditional)}
+        drafts = [live.draft for live in self._inodes.drafts.values()]
+        drafts += [file.node.draft for file in files if isinstance(file, OpenConditional)]
         return {
             span.address
-            for node in (*self._inodes.drafts.values(), *conditional)
-            if node.draft is not None
-            for span in node.draft.dirty
+            for draft in drafts
+            if draft is not None
+            for span in draft.dirty
             if span.data is None
         }
 
@@ -206,6 +211,8 @@ class Keeping:
         """
         if name == b"live_bytes":
             return b"%d" % self._live_bytes(node)
+        if name == b"history_bytes" and isinstance(node, Live) and is_directory(self._mode(node)):
+            return b"%d" % self._history_bytes(node.number)
         alias = node.alias
         if alias is None or self._mode(node) & TYPE_MASK != REGULAR:
             raise Refused(Reason.NO_SUCH_ATTRIBUTE)
@@ -231,6 +238,13 @@ class Keeping:
                             seen.add((address, offset))
                             bytes_kept += length
         return b"%d" % {b"pruned": gone, b"history_versions": kept}.get(name, bytes_kept)
+
+    def _history_bytes(self, directory: int) -> int:
+        """Of a directory that has a history budget, what is held against that, as the last pass left it."""
+        held = self._store.retention.history_bytes(directory)
+        if held is None or self._store.xattr(directory, BUDGET_XATTR) is None:
+            raise Refused(Reason.NO_SUCH_ATTRIBUTE)
+        return held
 
     def _frames(self, node: Live | Past) -> set[tuple[int, int]]:
         """Where the pieces of what a file holds now are: history shares them."""
@@ -264,7 +278,7 @@ def _check(name: bytes, value: bytes) -> None:
     """Refuse a value that says nothing."""
     if name == HOLD and not value:
         raise Refused(Reason.MALFORMED)
-    if name == QUOTA_XATTR and limit_of(value) is None:
+    if name in (QUOTA_XATTR, BUDGET_XATTR) and limit_of(value) is None:
         raise Refused(Reason.MALFORMED)
     if name == RETENTION:
         try:

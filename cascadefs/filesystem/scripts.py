@@ -49,7 +49,7 @@ class Scripts:
         operator = self._operator
         made: dict[bytes, Callable[[], Node]] = {
             b"status": lambda: self._text(
-                base, b"status", owner, lambda: operator.status_text(base).encode()
+                base, b"status", owner, lambda: _encoded(operator.status_text(base))
             ),
             b"status.json": lambda: self._text(
                 base,
@@ -58,7 +58,7 @@ class Scripts:
                 lambda: json.dumps(operator.status(base), indent=2).encode() + b"\n",
             ),
             b"metrics": lambda: self._text(
-                base, b"metrics", owner, lambda: operator.metrics(base).encode()
+                base, b"metrics", owner, lambda: _encoded(operator.metrics(base))
             ),
             b"events": lambda: stream(
                 ("events", base), operator.events(base), uid=owner.uid, gid=owner.gid, time_ns=0
@@ -192,3 +192,8 @@ class Scripts:
             time_ns=0,
             mode=0o440,
         )
+
+
+def _encoded(text: str) -> bytes:
+    """Bytes of names that are no UTF-8 are shown as \\udcXX: what reads this may take UTF-8 only."""
+    return text.encode(errors="backslashreplace")

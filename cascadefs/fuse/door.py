@@ -7,7 +7,7 @@ line in the log, and the mount lives on.
 The file system is called in trio's thread and does not wait, so between two awaits of this module nothing else
 happens to it. Handlers that wait (fsync, writes to O_SYNC handles) tell `wakeup` first.
 
-What this binding cannot give (FUSE.md 2): fallocate and O_TMPFILE are EOPNOTSUPP, ioctl ENOTTY, SEEK_HOLE finds none,
+What this binding cannot give: fallocate and O_TMPFILE are EOPNOTSUPP, ioctl ENOTTY, SEEK_HOLE finds none,
 locks are the kernel's, for this mount alone. xattr flags reach us as a getxattr before the setxattr; none of both
 waits, so nothing comes between.
 """

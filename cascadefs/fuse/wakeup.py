@@ -2,7 +2,7 @@
 
 pyfuse3 runs up to 99 worker tasks. Each waits for the descriptor, reads one request, runs its handler and waits again.
 Its own `_wait_fuse_readable` takes a trio lock, registers with epoll, and is rescheduled twice for every request, even
-where the next one is already there: three quarters of what a request costs (FUSE.md 3.1). pyfuse3 finds that coroutine
+where the next one is already there: three quarters of what a request costs. pyfuse3 finds that coroutine
 through its module's dictionary, so it can be replaced; that is what `install` does.
 
 Theory of operation. One worker at a time is the **reader**; all others are parked. The reader stays the reader while
@@ -14,7 +14,7 @@ Trio still has to run: timers, signals, the sync loop, threads that finished. Th
 REQUESTS_MAX requests or SLICE_MS milliseconds, asleep or busy; sooner while handlers are waiting for a thread. After
 IDLE_MS without a request it waits through trio's epoll, as pyfuse3 does, so that an idle daemon uses no processor.
 
-Measured on 2 shared, busy virtual CPUs, client and server pinned to one (FUSE.md 1), medians of 5 alternating runs,
+Measured on 2 shared, busy virtual CPUs, client and server pinned to one, medians of 5 alternating runs,
 us per operation, in brackets the server's CPU time, with a tree of dictionaries behind the door:
 
 | operation            | pyfuse3's wait | this one    |

@@ -2,7 +2,7 @@
 
 Theory of operation. A file of the past above a threshold is copied, once, into memory of the kernel's own (memfd), and
 its opens are answered with the id of that memory: reads, mappings and page faults then go there, at native speed and with
-no request (FUSE.md 5). Copies are kept while they fit `KEPT_BYTES_MAX`, the least recently opened go first.
+no request. Copies are kept while they fit `KEPT_BYTES_MAX`, the least recently opened go first.
 
 Not at the first open. What is read once, front to back, comes from the mapped log faster than by way of a copy, and is then
 in the page cache, which serves it as well as a copy would, in memory that can be evicted. A copy is made where that does
@@ -13,7 +13,7 @@ another mode fails with EIO. So the first open of a node decides, and all others
 that come while the copy is made wait for it. Node ids of the past name one version for ever, so nothing needs revoking.
 
 Heads are left alone, on purpose. A head's pages may be written by anybody at any time and every reader must see that at
-once (SEMANTICS 0); a passthrough reader would see its own copy. Versions by node id with ESTALE for writers (FUSE.md 5.3)
+once (SEMANTICS 0); a passthrough reader would see its own copy. Versions by node id with ESTALE for writers
 would make that snapshot semantics: `tail -f` on a head opened so would not see what is appended.
 
 Takes CAP_SYS_ADMIN in the first user namespace. Without it there is no passthrough: reads of 64 KiB and more are then

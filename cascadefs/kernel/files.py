@@ -118,9 +118,10 @@ class Files:
         """See `Filesystem.open`."""
         flags, how = TWO_WORDS.unpack_from(body)
         caller = caller_of(header)
-        opened = self._filesystem.open(node, flags, caller)
         if how & _OPEN_ENDS_SET_ID:
+            # First: if it failed after the open, there would be a handle that nobody releases.
             self._filesystem.end_set_id(node, caller)
+        opened = self._filesystem.open(node, flags, caller)
         answer = self._opened(opened, flags)
         if node < RECORD_INODE_MAX or not self._backing.enabled:
             return answer

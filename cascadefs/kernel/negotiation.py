@@ -1,6 +1,6 @@
 """INIT: the kernel says what it can do, we say what of it we want. Pure.
 
-Wanted, and why (measured in FUSE.md 3 and 4):
+Wanted, and why:
 
 - ATOMIC_O_TRUNC: open(O_TRUNC) is one request, so one write session, not a truncation before it.
 - PARALLEL_DIROPS: look-ups in one directory need not wait for each other.

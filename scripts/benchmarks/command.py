@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from benchmarks import chart, doors, machine, table, triggers
+from benchmarks import chart, doors, machine, pipeline, table, triggers
 from benchmarks.bench import FULL, QUICK, Bench, prepare_work
 from benchmarks.client import Client
 from benchmarks.experiments import EXPERIMENTS, chosen
@@ -215,15 +216,17 @@ def _measure_triggers(options: argparse.Namespace) -> int:
     puts = 50 if options.quick else 200
     try:
         peers = [triggers.Mounted, *triggers.watchers.ALL]
-        rows = triggers.measure(work, peers, rounds, puts, lambda s: print(s, file=sys.stderr))
+        say = functools.partial(print, file=sys.stderr)
+        rows = triggers.measure(work, peers, rounds, puts, say)
+        own = pipeline.measure(work, puts, say)
         about = machine.describe(work)
     finally:
         remove(work)
     if options.json is not None:
-        run = {"machine": about, "rows": [row.to_json() for row in rows]}
+        run = {"machine": about, "rows": [row.to_json() for row in rows], "own": own}
         options.json.write_text(json.dumps(run, indent=2) + "\n")
     said = (
-        f"{triggers.markdown(rows)}\n\n{about['kind']}, {about['processors']} shared processors, "
+        f"{triggers.markdown(rows)}\n\n{pipeline.markdown(own)}\n\n{about['kind']}, {about['processors']} shared processors, "
         f"{about['kernel']}, {about['file_system']}, Python {about['python']}; "
         f"medians of {rounds} rounds of {puts} puts; load {os.getloadavg()[1]:.1f}\n"
     )

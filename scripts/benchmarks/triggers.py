@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["Mounted", "Row", "markdown", "measure", "watchers"]
+__all__ = ["CascadeWithScripts", "Mounted", "Row", "markdown", "measure", "watchers"]
 
 BURST = 100
 QUIET_SECONDS = 1.5
@@ -44,7 +44,9 @@ def bench(event, ctx):
 """
 
 
-class _CascadeWithScripts(peers.Cascade):
+class CascadeWithScripts(peers.Cascade):
+    """A mount with triggers."""
+
     options: ClassVar[list[str]] = ["--triggers", "root" if os.geteuid() == 0 else "owner"]
 
 
@@ -56,7 +58,7 @@ class Mounted(Watcher):
     def __init__(self, directory: Path) -> None:
         """See `Watcher`."""
         super().__init__(directory)
-        self._mount = _CascadeWithScripts(directory / "cascadefs")
+        self._mount = CascadeWithScripts(directory / "cascadefs")
         self._calls = -1
 
     def start(self) -> None:

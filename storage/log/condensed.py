@@ -8,7 +8,8 @@ The new file is complete and on the disk before it takes the old one's name, and
 crash leaves one or the other, and perhaps a file with another name, which is ignored and written over.
 
 Layout (FORMAT, "Condensed segments"): the header block, with format version 2; what is not in gaps, from the first
-frame to the last; the gaps; a footer. A plain segment ends in eight zero bytes, a condensed one in a magic.
+frame to the last; the gaps; a footer. A plain segment ends in eight zero bytes, if it is not a short last one; a
+condensed one in a magic.
 
 Sources: the sparse files of ext4 and XFS, which give back whole blocks only; bitcask's merge for rewriting sealed files.
 """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from storage.mvcc import Dropped
     from storage.namespace.rows import Rows
 
-__all__ = ["Frames"]
+__all__ = ["Frames", "bytes_by_address"]
 
 _COUNT = struct.Struct("<I")
 
@@ -55,7 +55,7 @@ class Frames:
 
     def dropped(self, row: Dropped) -> None:
         """A row of a chunk's history is gone: holders that end with it let go."""
-        older, value, newer = (_bytes_by_address(pieces) for pieces in row)
+        older, value, newer = (bytes_by_address(pieces) for pieces in row)
         for address in older.keys() | value.keys() | newer.keys():
             before = (address in value and address not in older) + (
                 address in newer and address not in value
@@ -92,7 +92,8 @@ class Frames:
         self._table.delete(b"R" + U64.pack(address))
 
 
-def _bytes_by_address(pieces: bytes | None) -> dict[int, int]:
+def bytes_by_address(pieces: bytes | None) -> dict[int, int]:
+    """How many bytes of each frame a row of a chunk's history shows; None shows nothing."""
     found: dict[int, int] = {}
     if pieces is not None:
         for _, length, address, _ in extents.unpack(pieces):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 __all__ = [
+    "BUDGET_XATTR",
     "CHUNK_KEY",
     "CONTENT_KEY",
     "CONTENT_ROW",
@@ -27,6 +28,8 @@ CONTENT_KEY = struct.Struct(">QQ")
 CONTENT_ROW = struct.Struct(">QBI")
 """timestamp, state (0: kept), generation"""
 MAX = 2**64 - 1
+BUDGET_XATTR = b"user.cascade.history_budget"
+"""What says how many bytes the history below a directory may hold: who has it is noted in ``P`` rows, too."""
 POLICY_XATTR = b"user.cascade.retention"
 """What says how long the history below a directory is kept: who has it is noted in ``P`` rows."""
 

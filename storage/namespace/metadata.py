@@ -16,7 +16,7 @@ from storage.limits import (
     XATTR_NAME_BYTES_MAX,
     XATTR_VALUE_BYTES_MAX,
 )
-from storage.namespace.keys import POLICY_XATTR, U64, entry_key
+from storage.namespace.keys import BUDGET_XATTR, POLICY_XATTR, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
 from storage.namespace.quotas import QUOTA_XATTR, limit_of
 
@@ -81,19 +81,19 @@ class Metadata:
             return REFUSED[Reason.ATTRIBUTE_EXISTS]
         if not exists and (record.value is None or record.flags & XATTR_REPLACE):
             return REFUSED[Reason.NO_SUCH_ATTRIBUTE]
-        if record.name == QUOTA_XATTR:
+        if record.name in (QUOTA_XATTR, BUDGET_XATTR):
             limit = limit_of(record.value) if record.value is not None else None
-            is_quota = record.value is None or limit is not None
-            if not is_quota or not is_directory(Attributes.unpack(row[1]).mode):
+            is_limit = record.value is None or limit is not None
+            if not is_limit or not is_directory(Attributes.unpack(row[1]).mode):
                 return REFUSED[Reason.MALFORMED]
-            if not self._quotas.set(record.inode, limit):
+            if record.name == QUOTA_XATTR and not self._quotas.set(record.inode, limit):
                 return REFUSED[Reason.TOO_MANY_ENTRIES]
         if record.value is None:
             self._rows.remove(self._xattrs, key, timestamp)
         else:
             self._xattrs.put(key, timestamp, record.value)
-        if record.name == POLICY_XATTR:
-            note = b"P" + U64.pack(record.inode)
+        if record.name in (POLICY_XATTR, BUDGET_XATTR):
+            note = b"P" + U64.pack(record.inode) + (b"b" if record.name == BUDGET_XATTR else b"")
             if record.value is None:
                 self._rows.table.delete(note)
             else:

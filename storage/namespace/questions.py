@@ -22,6 +22,7 @@ from storage.namespace.keys import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from storage.mvcc import Row
     from storage.namespace.rows import Rows
 
 __all__ = ["KEPT", "PRUNED", "PURGED", "Questions", "Version"]
@@ -224,8 +225,24 @@ class Questions:
             yield U64.unpack_from(key)[0], key[8:-1], U64.unpack(row)[0]
 
     def has_policies(self) -> bool:
-        """Whether any directory says how long its history is kept."""
+        """Whether any directory says how long its history is kept, or how much of it."""
         return self._table.first(b"P", b"Q") is not None
+
+    def has_budgets(self) -> bool:
+        """Whether any directory says how much its history may hold. Costs a row for each that says anything."""
+        return any(len(key) > 1 + U64.size for key, _ in self._table.scan(b"P", b"Q"))
+
+    def next_inode(self, after: bytes = b"") -> bytes | None:
+        """The key of the least inode number behind `after`, of those that are or ever were."""
+        return self._inodes.next_key(b"", after)
+
+    def next_chunk(self, inode: int, after: bytes = b"") -> bytes | None:
+        """The least `CHUNK_KEY` of an inode behind `after`."""
+        return self._chunks.next_key(U64.pack(inode), after)
+
+    def chunk_history(self, key: bytes, before: int | None = None) -> Iterator[Row]:
+        """What a chunk was, newest first, before a timestamp if given. Not to be held across an apply."""
+        return self._chunks.history(key, before)
 
     def next_entry(self, after: bytes = b"") -> bytes | None:
         """The least `entry_key` behind `after` of a name that means or ever meant anything."""

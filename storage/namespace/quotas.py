@@ -29,6 +29,9 @@ QUOTA_XATTR: Final = b"user.cascade.quota"
 ENTRIES_MAX: Final = 100_000
 """Below a directory that gets a quota: they are counted in one go, which takes about a second."""
 
+REMEMBERED_MAX: Final = 65_536
+"""Directories whose accounts are remembered, some 10 MiB; when full all are forgotten and found again."""
+
 LIMIT_MAX: Final = 2**63 - 1
 """Bytes; what an account's row can hold, with room to spare."""
 
@@ -77,13 +80,20 @@ class Quotas:
         if not self.some:
             return ()
         found = self._above.get(directory)
-        if found is None:
-            attributes = self._questions.attributes(directory)
-            parent = attributes.parent if attributes is not None and directory != ROOT else 0
-            found = self.accounts(parent) if parent else ()
-            if self._table.get(b"A" + U64.pack(directory)) is not None:
-                found = (directory, *found)
-            self._above[directory] = found
+        if found is not None:
+            return found
+        passed, at = [], directory
+        while found is None:
+            passed.append(at)
+            attributes = self._questions.attributes(at)
+            at = attributes.parent if attributes is not None and at != ROOT else 0
+            found = self._above.get(at) if at else ()
+        if len(self._above) >= REMEMBERED_MAX:
+            self._above.clear()
+        for inode in reversed(passed):
+            if self._table.get(b"A" + U64.pack(inode)) is not None:
+                found = (inode, *found)
+            self._above[inode] = found
         return found
 
     def add(self, directory: int, size: int) -> None:

@@ -1,8 +1,8 @@
 """Letting history go: by policy, in small steps beside everything else (SEMANTICS 7).
 
-Three kinds of work follow each other. `thinning` decides which versions go and records it. The namespace's sweep drops
-the rows that only those showed, and finds frames of the log nobody refers to any more. `cleaning` rewrites the segments
-that hold many of those. Each step is short; what is left to do is in the table, so a step may be the last.
+Four kinds of work follow each other. `thinning` decides which versions go by the policies and records it; `budgets` which
+go because history holds too much. The namespace's sweep drops the rows that only those showed, and finds frames of the
+log nobody refers to any more. `cleaning` rewrites the segments that hold many of those. Each step is short; what is left to do is in the table, so a step may be the last.
 
 `policy` is the grammar and the meaning of a directory's policy, `rules` what protects a directory's history.
 """
@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage import record
+from storage.retention.budgets import BUDGET, Budgets
 from storage.retention.cleaning import Cleaning, Job
 from storage.retention.policy import MalformedPolicy, parse
 from storage.retention.rules import HOLD, RETENTION, Rules
@@ -44,6 +45,7 @@ class _Pass(NamedTuple):
     """A pass under way, and why."""
 
     thinning: Thinning
+    budgets: Budgets
     dry: bool
     asked: bool
     pressed: bool
@@ -52,7 +54,8 @@ class _Pass(NamedTuple):
 class Retention:
     """The housekeeping of one shard's history.
 
-    Whoever has files open sets `pinned` (the contents open there) and `in_use` (the frames its drafts refer to);
+    Whoever has files open sets `pinned` (the contents open there) and `in_use` (the frames its drafts refer to; None:
+    nobody knows);
     whoever follows the commits sets `wanted_since` (from when on history is still to be read); whoever has the disk
     sets `is_full` (is there little room left?).
     """
@@ -61,7 +64,7 @@ class Retention:
         self._shard = shard
         self._clock = clock
         self.pinned: Callable[[], set[tuple[int, int]]] = set
-        self.in_use: Callable[[], set[int]] = set
+        self.in_use: Callable[[], set[int]] | None = None
         self.wanted_since: Callable[[], int | None] = lambda: None
         self.is_full: Callable[[], bool] = lambda: False
         self.cleaning = Cleaning(shard)
@@ -75,6 +78,7 @@ class Retention:
         self._patience_us = PRESSED_INTERVAL_US
         self._passes = 0
         self._report: dict[str, Tally] = {}
+        self._held: dict[int, int] | None = None
 
     # --- work, a little at a time --------------------------------------------------------------------------------
 
@@ -90,7 +94,10 @@ class Retention:
             self._pass = self._begin()
         if self._pass is None:
             return False
-        if not self._pass.thinning.step(STEP_VERSIONS_MAX):
+        if self._pass.thinning.step(STEP_VERSIONS_MAX):
+            return True
+        # What the policies let go is swept by now, or not counted all the same.
+        if not self._pass.budgets.step(STEP_VERSIONS_MAX):
             self._end(self._pass)
             self._pass = None
         return True
@@ -123,6 +130,7 @@ class Retention:
             "passes": self._passes,
             "busy": self._pass is not None,
             "lines": {line: tally._asdict() for line, tally in sorted(self._report.items())},
+            "history_held_bytes": self._held or {},
             "pruned_versions": self._shard.namespace.counters.pruned_contents,
             "segments_condensed": self.cleaning.segments,
             "bytes_won": self.cleaning.bytes_won,
@@ -135,23 +143,27 @@ class Retention:
         now = self._now_us()
         if self._asked:
             dry = self._asked.popleft()
-            return _Pass(self._thinning(dry=dry, pressed=False), dry=dry, asked=True, pressed=False)
+            return self._new_pass(dry=dry, asked=True)
         if not self._shard.namespace.has_policies():
             return None
         if now - self._last_pressed_us >= self._patience_us and self.is_full():
             self._last_pressed_us = now
-            return _Pass(self._thinning(dry=False, pressed=True), False, asked=False, pressed=True)
+            return self._new_pass(pressed=True)
         if now - self._last_us >= PASS_INTERVAL_US:
-            return _Pass(
-                self._thinning(dry=False, pressed=False), False, asked=False, pressed=False
-            )
+            return self._new_pass()
         return None
+
+    def _new_pass(self, *, dry: bool = False, asked: bool = False, pressed: bool = False) -> _Pass:
+        thinning = self._thinning(dry=dry, pressed=pressed)
+        return _Pass(thinning, self._budgets(thinning, dry=dry), dry, asked=asked, pressed=pressed)
 
     def _end(self, ended: _Pass) -> None:
         self._passes += 1
-        self._report = ended.thinning.tallies
+        self._report = self._tallies(ended.thinning, ended.budgets)
         if not ended.dry:
-            self._last_us = self._now_us()
+            self._held = ended.budgets.held
+            # Where there was more to let go of than a round can, the next follows at once.
+            self._last_us = 0 if ended.budgets.is_cut_short else self._now_us()
         if ended.pressed:
             self._is_pressed = True
             won = "pruned" in self._report
@@ -172,6 +184,15 @@ class Retention:
             pressed=pressed,
         )
 
+    def _budgets(self, thinning: Thinning, *, dry: bool) -> Budgets:
+        propose = None if dry else self._shard.propose
+        return Budgets(self._shard.namespace, propose, thinning)
+
+    @staticmethod
+    def _tallies(thinning: Thinning, budgets: Budgets) -> dict[str, Tally]:
+        over = {BUDGET: Tally(*budgets.tally)} if budgets.tally[0] else {}
+        return thinning.tallies | over
+
     def _now_us(self) -> int:
         return self._clock.now_ns() // 1000
 
@@ -185,11 +206,14 @@ class Retention:
             pressed: keep only what `min`, labels and holds keep.
         """
         thinning = self._thinning(dry=dry, pressed=pressed)
-        while thinning.step(STEP_VERSIONS_MAX):
+        budgets = self._budgets(thinning, dry=dry)
+        while thinning.step(STEP_VERSIONS_MAX) or budgets.step(STEP_VERSIONS_MAX):
             pass
+        if not dry:
+            self._held = budgets.held
         while not dry and self._shard.sweep(STEP_ROWS_MAX):
             pass
-        return thinning.tallies
+        return self._tallies(thinning, budgets)
 
     def clean(self, *, pressed: bool = False) -> None:
         """Write again every segment that is worth it, in this thread.
@@ -231,6 +255,10 @@ class Retention:
             OSError: the log could not take the record.
         """
         return self._shard.propose(record.Prune(inode, [(content, content)], purged=True))
+
+    def history_bytes(self, directory: int) -> int | None:
+        """What history holds below a directory with a budget, as the last pass left it; None if there was none yet."""
+        return self._held.get(directory, 0) if self._held is not None else None
 
     def is_held(self, inode: int) -> bool:
         """Whether a hold is on a file or directory, or above."""

@@ -4,7 +4,9 @@ A segment is worth it when a third of what it takes on the disk is dead: then at
 won, and no more than half as much again is kept as somebody can ask for. A full disk asks for less: there everything
 that wins a block is worth it, most won first.
 
-Frames that a draft in memory refers to are spared, whatever the counts say: it may be about to name them.
+Frames that a draft in memory refers to are spared, whatever the counts say: it may be about to name them. Those that were
+staged, that no content named, and that no draft refers to (its file was removed before its close, its condition lost)
+are as dead as others.
 """
 
 from __future__ import annotations
@@ -59,12 +61,17 @@ class Cleaning:
         self.segments = 0
 
     def choose(
-        self, in_use: Callable[[], set[int]], *, pressed: bool = False, thorough: bool = False
+        self,
+        in_use: Callable[[], set[int]] | None,
+        *,
+        pressed: bool = False,
+        thorough: bool = False,
     ) -> Job | None:
         """The next segment that is worth it among some; None if none of those is.
 
         Args:
-            in_use: the addresses that drafts refer to.
+            in_use: the addresses that drafts refer to; None where nobody knows, and only what was staged before this
+                start is taken for abandoned.
             pressed: the disk is full.
             thorough: look at all of them, 5 us each.
         """
@@ -76,6 +83,10 @@ class Cleaning:
             return None
         if not sealed[0] <= self._next < sealed.stop:
             self._next = sealed[0]
+        # One thread stages, commits and asks: what no draft refers to now, none will.
+        abandoned_below = (
+            self._abandoned_below if in_use is None else sealed.stop * log.segment_bytes
+        )
         used: set[int] | None = None
         for _ in range(len(sealed) if thorough else min(CHOSEN_MAX, len(sealed))):
             number = self._next
@@ -83,10 +94,11 @@ class Cleaning:
             start = number * log.segment_bytes
             stop = start + log.segment_bytes
             found = dict(self._frames.dead(start, stop))
-            abandoned = list(self._frames.unnamed(start, min(stop, self._abandoned_below)))
+            abandoned = list(self._frames.unnamed(start, min(stop, abandoned_below)))
             if not found and not abandoned:
                 continue
-            used = in_use() if used is None else used
+            if used is None:
+                used = in_use() if in_use is not None else set()
             found |= dict.fromkeys(abandoned, ABANDONED_BYTES)
             dead = {address: length for address, length in found.items() if address not in used}
             size = log.segment_size(number)

@@ -9,10 +9,12 @@ Sources: SEMANTICS 7.
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from storage.namespace import ROOT
-from storage.namespace.keys import POLICY_XATTR
+from storage.namespace.keys import BUDGET_XATTR, POLICY_XATTR
+from storage.namespace.quotas import limit_of
 from storage.retention.policy import MalformedPolicy, Policy, parse
 
 if TYPE_CHECKING:
@@ -33,34 +35,53 @@ class Rules:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._policies: dict[int, Policy | None] = {}
+        self._budgets: dict[int, tuple[int, ...]] = {}
         self._held: dict[int, bool] = {}
         self._labelled: dict[int, list[int]] = {}
         self._labels: list[tuple[int, int]] | None = None
 
     def policy(self, directory: int) -> Policy | None:
         """The policy of the nearest directory above, itself included, that has one; None: everything is kept."""
-        if directory in self._policies:
-            return self._policies[directory]
-        text = self._namespace.xattr(directory, RETENTION)
-        if text is not None:
-            try:
-                found: Policy | None = parse(text)
-            except MalformedPolicy:
-                found = None  # Set before there was a check: nothing is lost by a text nobody understands.
+        passed, at = [], directory
+        found: Policy | None = None
+        while at and at not in self._policies:
+            passed.append(at)
+            text = self._namespace.xattr(at, RETENTION)
+            if text is not None:
+                # One that was set before there was a check: nothing is lost by a text nobody understands.
+                with suppress(MalformedPolicy):
+                    found = parse(text)
+                break
+            at = self._above(at)
         else:
-            above = self._above(directory)
-            found = self.policy(above) if above else None
-        self._policies[directory] = found
+            found = self._policies.get(at)
+        self._policies.update(dict.fromkeys(passed, found))
+        return found
+
+    def budgets(self, directory: int) -> tuple[int, ...]:
+        """The directories with a history budget at and above a directory, the nearest first."""
+        passed, at = [], directory
+        while at and at not in self._budgets:
+            passed.append(at)
+            at = self._above(at)
+        found = self._budgets.get(at, ())
+        for inode in reversed(passed):
+            text = self._namespace.xattr(inode, BUDGET_XATTR)
+            if text is not None and limit_of(text) is not None:
+                found = (inode, *found)
+            self._budgets[inode] = found
         return found
 
     def is_held(self, inode: int) -> bool:
         """Whether a file or directory, or a directory above, has a hold."""
-        if inode in self._held:
-            return self._held[inode]
-        held = self._namespace.xattr(inode, HOLD) is not None
-        if not held and (above := self._above(inode)):
-            held = self.is_held(above)
-        self._held[inode] = held
+        passed, at = [], inode
+        held = False
+        while not held and at and at not in self._held:
+            passed.append(at)
+            held = self._namespace.xattr(at, HOLD) is not None
+            at = self._above(at)
+        held = held or self._held.get(at, False)
+        self._held.update(dict.fromkeys(passed, held))
         return held
 
     def _above(self, inode: int) -> int:

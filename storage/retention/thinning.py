@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from storage.namespace import Namespace, Version
     from storage.retention.policy import Policy
 
-__all__ = ["Tally", "Thinning"]
+__all__ = ["Tally", "Thinning", "ranges_of"]
 
 RANKED_MAX: Final = 256
 """Versions of another name looked through to see whether its `min` keeps one; beyond, it is kept."""
@@ -76,16 +76,22 @@ class Thinning:
         self._wanted_since = wanted_since
         self._wanted: int | None = None
         self._pressed = pressed
-        self._rules = Rules(namespace)
+        self.rules = Rules(namespace)
         self._open: set[tuple[int, int]] = set()
         self._walk = self._entries()
         self.tallies: dict[str, Tally] = {}
+        self.chosen: set[tuple[int, int]] = set()
+        """What a dry pass would have let go, for budgets to be counted without it: (inode, content)."""
+
+    def refresh(self) -> None:
+        """The store may have changed: look afresh at what protects history."""
+        self.rules = Rules(self._namespace)
+        self._open = self._pinned()
+        self._wanted = self._wanted_since()
 
     def step(self, versions_max: int) -> bool:
         """Look at so many versions; False at the end of the pass."""
-        self._rules = Rules(self._namespace)
-        self._open = self._pinned()
-        self._wanted = self._wanted_since()
+        self.refresh()
         looked = sum(1 for _ in islice(self._walk, versions_max))
         return looked == versions_max
 
@@ -94,7 +100,7 @@ class Thinning:
         while (key := self._namespace.next_entry(after)) is not None:
             yield
             directory, name = U64.unpack_from(key)[0], key[8:-1]
-            if self._rules.policy(directory) is None or self._rules.is_held(directory):
+            if self.rules.policy(directory) is None or self.rules.is_held(directory):
                 after = U64.pack(directory) + b"\xff" * (NAME_BYTES_MAX + 1)
                 continue
             after = key
@@ -153,7 +159,7 @@ class Thinning:
             return "open"
         if self._wanted is not None and end > self._wanted:
             return "wanted"
-        if self._rules.is_held(inode):
+        if self.rules.is_held(inode):
             return "hold"
         names = self._namespace.names(inode)
         if len(names) == 1:
@@ -173,16 +179,42 @@ class Thinning:
     def _why_kept_there(
         self, directory: int, start: int, end: int, rank: int, exists: bool
     ) -> str | None:
-        if self._rules.is_labelled(directory, start, end):
+        if self.rules.is_labelled(directory, start, end):
             return "label"
-        policy = self._rules.policy(directory)
+        policy = self.rules.policy(directory)
         if policy is None:
             return "no policy"
-        if self._rules.is_held(directory):
+        if self.rules.is_held(directory):
             return "hold"
         if self._pressed:
             return "min" if rank < policy.versions_min else None
         return policy.why_kept(self._now, start, end, rank, exists=exists)
+
+    def spares(self, inode: int, attributes: Attributes, content: int) -> bool:
+        """Whether a content stays however little room there is: head, open, to be read, held, labelled, a `min`'s."""
+        if attributes.nlink and content == attributes.content:
+            return True
+        if (inode, content) in self._open or self.rules.is_held(inode):
+            return True
+        life = self._life(inode, attributes, content)
+        if self._wanted is not None and life[1] > self._wanted:
+            return True
+        return any(
+            self.rules.is_held(directory)
+            or self.rules.is_labelled(directory, *life)
+            or self._is_among_min(directory, name, inode, content, life)
+            for directory, name in self._namespace.names(inode)
+        )
+
+    def _is_among_min(
+        self, directory: int, name: bytes, inode: int, content: int, life: tuple[int, int]
+    ) -> bool:
+        policy = self.rules.policy(directory)
+        if policy is None or not policy.versions_min:
+            return False
+        if self._namespace.binding(directory, name) is None:
+            return False
+        return self._rank(directory, name, inode, content, life) < policy.versions_min
 
     def _life(self, inode: int, attributes: Attributes, content: int) -> tuple[int, int]:
         """From when to when a content was the newest of its inode, which had a name."""
@@ -200,7 +232,7 @@ class Thinning:
         self, directory: int, name: bytes, inode: int, content: int, life: tuple[int, int]
     ) -> int:
         """How many newer versions of a name are kept; as many as matter to its policy, or 0 if that is not known."""
-        policy = self._rules.policy(directory)
+        policy = self.rules.policy(directory)
         if policy is None:
             return 0
         for moment in (life[1] - 1, life[0]):
@@ -229,13 +261,15 @@ class Thinning:
 
     def _prune(self, inode: int, contents: list[int]) -> None:
         if self._propose is not None:
-            self._propose(record.Prune(inode, _ranges(contents)))
+            self._propose(record.Prune(inode, ranges_of(contents)))
+        elif self._namespace.has_budgets():
+            self.chosen.update((inode, content) for content in contents)
 
     # --- names that came and went ------------------------------------------------------------------------------
 
     def _drop_ephemeral(self, directory: int, name: bytes) -> bool:
         """Forget a name that was there once, and not for long; whether it was."""
-        policy = self._rules.policy(directory)
+        policy = self.rules.policy(directory)
         if policy is None or not policy.ephemeral_us:
             return False
         life = self._namespace.only_life(directory, name)
@@ -243,11 +277,11 @@ class Thinning:
             return False
         start, end, binding = life
         inode = binding.inode
-        if any(of == inode for of, _ in self._open) or self._rules.is_held(inode):
+        if any(of == inode for of, _ in self._open) or self.rules.is_held(inode):
             return False
         if self._wanted is not None and end > self._wanted:
             return False
-        if self._rules.is_labelled(directory, start, end):
+        if self.rules.is_labelled(directory, start, end):
             return False
         attributes = self._namespace.attributes(inode)
         alone = attributes is not None and not attributes.nlink
@@ -262,7 +296,7 @@ class Thinning:
         return end - start <= policy.ephemeral_us and end < self._now - policy.ephemeral_us
 
 
-def _ranges(contents: list[int]) -> list[tuple[int, int]]:
+def ranges_of(contents: list[int]) -> list[tuple[int, int]]:
     """The same numbers as ranges, both ends included, ascending."""
     found: list[tuple[int, int]] = []
     for content in sorted(contents):

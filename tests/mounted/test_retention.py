@@ -232,3 +232,38 @@ def test_with_a_policy_a_disk_that_fills_up_is_thinned_past_it(cramped) -> None:
     assert (path / "f").read_bytes() == data + b"149"
     assert (path / "f@v-1").read_bytes() == data + b"148"
     assert (path / ".@tag-one/f").read_text() == "labelled"
+
+
+def used_bytes(path: Path) -> int:
+    usage = os.statvfs(path)
+    return (usage.f_blocks - usage.f_bfree) * usage.f_frsize
+
+
+def test_a_budget_bounds_what_history_holds_and_df_shows_it(make_mount) -> None:
+    mount = make_mount()
+    path, size = mount.path, 8_000_000
+    (path / "d").mkdir()
+    before = used_bytes(path)
+    for number in range(24):
+        (path / "d/f").write_bytes(Random(number).randbytes(size))
+    full = used_bytes(path)
+    assert 24 * size <= full - before < 25 * size
+    os.setxattr(path / "d", "user.cascade.history_budget", b"20M")
+    lines = {line["line"]: line for line in objects("gc", path, "--dry-run")}
+    assert lines["budget"] == {"line": "budget", "versions": 21, "bytes": 21 * size}
+    objects("gc", path)
+    assert sorted(os.listdir(path / "d/f@@")) == ["v22", "v23", "v24"]
+    assert (path / "d/f@v22").read_bytes() == Random(21).randbytes(size)
+    assert used_bytes(path) < full - 10 * size
+    rows = {os.path.basename(row["path"]): row for row in objects("du", path)}
+    assert rows["d"]["history_budget"] == f"{2 * size}/20M"
+    assert rows["d"]["history_bytes"] == 2 * size
+    shown = subprocess.check_output(["df", "-B1", path], text=True).splitlines()[1]
+    assert int(shown.split()[2]) == used_bytes(path)
+    # Removing frees nothing by itself: the newest content is history now.
+    held = used_bytes(path)
+    (path / "d/f").unlink()
+    assert used_bytes(path) >= held
+    # The writer is never told.
+    (path / "d/g").write_bytes(Random(0).randbytes(5 * size))
+    assert (path / "d/f@v24").read_bytes() == Random(23).randbytes(size)

@@ -287,3 +287,43 @@ def slow(event, ctx):
     wait_for(lambda: len(lines(farm.farm / "log")) == 20, "twentieth line", 60)
     assert lines(farm.farm / "log") == [str(number) for number in range(20)]
     assert bindings(farm)["slow.py:slow"]["retries"] >= 4
+
+
+def test_names_that_are_no_utf8_fire_fail_and_are_shown(farm):
+    base = Path(os.fsdecode(bytes(farm.path) + b"/f\xff"))
+    (base / "in").mkdir(parents=True)
+    source = """
+from cascadefs.triggers import watch
+
+@watch("in/*", emit="out/", attempts=1)
+def work(event, ctx):
+    print(event.path.encode(errors="surrogateescape"))
+    ctx.state["seen"] = event.path
+    if event.data == b"bad":
+        raise ValueError(event.path)
+    ctx.emit(event.name, ctx.get(event.path).data)
+"""
+    install(farm, "w\udcff.py", source, base=base.name)
+    name = os.fsdecode(b"a\xff")
+    (base / "in" / name).write_text("good")
+    wait_for(lambda: (base / "out" / name).read_text() == "good", "output")
+    known = json.loads(os.getxattr(base / "out" / name, "user.cascade.from"))
+    assert known["triggers"] == [f"in/{name}@v1"]
+    (base / "in" / name).write_text("bad")
+    control = base / ".cascade"
+    failed = control / "failed/w\udcff.py:work"
+    (letter,) = wait_for(lambda: os.listdir(failed), "dead letter")
+    told = json.loads((failed / letter / "event.json").read_bytes())
+    assert told["path"] == f"in/{name}"
+    assert (failed / letter / "input").read_bytes() == b"bad"
+    assert json.loads((control / "status.json").read_bytes())["bases"][0]["path"] == base.name
+    for served in ("status", "metrics", "events", "log/w\udcff.py:work"):
+        assert (control / served).read_text()
+    assert "in/a\\udcff@v1" in cascadefs("why", base / "out" / name).stdout
+    listed = cascadefs("trigger", "list", "--in", base).stdout
+    assert "udcff" in listed
+    (base / ".cascade/watch/w\udcff.py").write_text(source.replace('== b"bad"', '== b"x"'))
+    wait_for(lambda: (control / "events").read_text().count('"reload"') == 2, "reload")
+    with (control / "ctl").open("wb", buffering=0) as ctl:
+        ctl.write(b"retry w\xff.py:work/" + letter.encode() + b"\n")
+    wait_for(lambda: (base / "out" / name).read_text() == "bad", "second try")

@@ -439,3 +439,15 @@ def test_a_directory_whose_files_are_older_than_it_lists_its_own_instants(tree):
     for name in tree.ls("young@@"):
         assert tree.exists(f"young@@/{name}")
     assert tree.ls("young@@")
+
+
+def test_parsing_is_turned_off_by_the_owner(tree):
+    tree.mkdir("d")
+    tree.chmod("d", 0o777)
+    tree.put("d/f", "one")
+    with tree.user(1000):
+        assert tree.errno("setxattr", "d", "user.cascade.at_names", "literal") == "EPERM"
+        assert tree.cat("d/f@v1") == b"one"
+    tree.setxattr("d", "user.cascade.at_names", "literal")
+    with tree.user(1000):
+        assert tree.errno("removexattr", "d", "user.cascade.at_names") == "EPERM"

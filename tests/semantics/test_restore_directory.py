@@ -348,3 +348,18 @@ def test_no_directory_is_restored_from_one_quota_into_another(tree):
     tree.setxattr("d/b", "user.cascade.quota", "1M")
     assert tree.errno("setxattr", "d", "user.cascade.restore", moment) == "EXDEV"
     assert tree.exists("d/b/moved")
+
+
+def test_a_restore_that_is_refused_ends_no_claim(tree):
+    tree.mkdir("d")
+    tree.chmod("d", 0o777)
+    tree.put("d/f", "one")
+    moment = tree.now()
+    tree.put("d/f", "two")
+    file = tree.open("d/f", os.O_WRONLY)
+    tree.fs.setxattr(file.number, b"user.cascade.if_version", b"2", 0, tree.caller)
+    tree.write(file, b"three")
+    with tree.user(1000):
+        assert tree.errno("setxattr", "d", "user.cascade.restore", moment) == "EACCES"
+    tree.close(file)
+    assert tree.cat("d/f") == b"three"

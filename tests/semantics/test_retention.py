@@ -293,6 +293,21 @@ def test_purge_lets_go_of_one_version_for_good(tree):
     assert tree.cat("f@v1") == b"one"
 
 
+def test_what_is_purged_while_it_is_open_is_not_copied_either(tree):
+    tree.put("f", "aaaaaaaaaa")
+    written = tree.open("f", os.O_RDWR)
+    tree.write(written, b"BBB", 3)
+    tree.close(written)
+    tree.append("f", "c")
+    tree.put("g", "")
+    file, target = tree.open("f@v2"), tree.open("g", os.O_RDWR)
+    tree.setxattr("", PURGE, "f@v2")
+    let_go(tree)
+    with pytest.raises(Refused) as refused:
+        tree.fs.ranges.copy(file.handle, 0, target.handle, 0, 10)
+    assert refused.value.reason is Reason.PRUNED
+
+
 def test_purge_is_the_owners_and_not_below_a_hold(tree):
     tree.mkdir("d", mode=0o777)
     saved(tree, "d/f", "one", "two")

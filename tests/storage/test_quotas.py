@@ -101,6 +101,22 @@ def test_a_limit_no_account_can_hold_is_refused() -> None:
         assert said.reason is Reason.MALFORMED
 
 
+def test_a_tree_may_be_as_deep_as_it_likes_and_larger_than_what_is_remembered(monkeypatch) -> None:
+    monkeypatch.setattr("storage.namespace.quotas.REMEMBERED_MAX", 100)
+    space = Namespace(MemoryTable())
+    space.apply(1, 8, Create(0, b"", ROOT, 0o755, 0, 0))
+    space.apply(2, 16, SetXattr(ROOT, QUOTA_XATTR, b"1M"))
+    depth = 1500
+    for number in range(depth):
+        parent = number + 1 if number else ROOT
+        space.apply(3 + number, 24, Create(parent, b"d", number + 2, DIRECTORY, 0, 0))
+    for number in range(5):
+        parent, inode = depth + 1 - 150 * number, depth + 2 + number
+        space.apply(9000 + 2 * number, 32, Create(parent, b"f", inode, REGULAR, 0, 0))
+        space.apply(9001 + 2 * number, 40, Commit(inode, 7, None, [], 0, 0))
+        assert space.quotas.account(ROOT)[0] == 7 * (number + 1)
+
+
 def test_too_much_below_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("storage.namespace.quotas.ENTRIES_MAX", 3)
     space = Namespace(MemoryTable())

@@ -878,3 +878,37 @@ def test_a_full_disk_holds_runs_up_and_loses_nothing(cascade, monkeypatch, kind)
     assert [letter.event.path for letter in cascade.failed] == ["in/bad"]
     assert cascade.versions("good/a") == [b"", b""]
     assert all(not one.queue.running for one in cascade.engine.registry.followers())
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+def test_bindings_that_a_commit_does_not_concern_cost_it_nothing(cascade, monkeypatch):
+    """Steps, not time: with a thousand bindings nobody is asked but the one that matches."""
+    functions = "\n".join(
+        f'@watch("d{n}/*")\ndef h{n}(e, c): c.put("log{n}", "x")' for n in range(1000)
+    )
+    cascade.script("many.py", f"from cascadefs.triggers import watch\n{functions}\n")
+    idle(cascade)
+    assert cascade.problems == {}
+    followers = list(cascade.engine.registry.followers())
+    assert len(followers) == 1000
+    asked = []
+    for follower in followers:
+        take, next_ms = follower.queue.take, follower.queue.next_ms
+        number = follower.text.rpartition("h")[2]
+        monkeypatch.setattr(
+            follower.queue, "take", lambda now, n=number, f=take: asked.append(n) or f(now)
+        )
+        monkeypatch.setattr(
+            follower.queue, "next_ms", lambda now, n=number, f=next_ms: asked.append(n) or f(now)
+        )
+    monkeypatch.setattr(
+        cascade.engine.registry, "followers", lambda: pytest.fail("all bindings were looked at")
+    )
+    cascade.put("d7/a", "x")
+    cascade.put("elsewhere", "x")
+    idle(cascade)
+    assert cascade.get("log7") == b"x"
+    assert set(asked) == {"7"}
+    assert cascade.engine.registry.behind == {}

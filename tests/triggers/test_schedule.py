@@ -45,3 +45,31 @@ def test_whoever_has_nothing_is_passed_over_and_saves_nothing():
     schedule.remove("b")
     schedule.remove("b")
     assert schedule.next(lambda _: True) == "a"
+
+
+def test_whoever_has_nothing_at_all_is_asked_no_more_until_it_is_added_again():
+    schedule = Schedule()
+    for number in range(1000):
+        schedule.add(number)
+    schedule.ran(7, 100.0)
+    asked = []
+
+    def start(who):
+        asked.append(who)
+        return True if who == 500 else None
+
+    assert schedule.next(start) == 500
+    assert len(asked) <= 1000
+    asked.clear()
+    for _ in range(300):
+        assert schedule.next(start) == 500
+    assert asked.count(500) == 300
+    assert set(schedule) == {500}
+    asked.clear()
+    assert schedule.next(start) == 500
+    assert asked == [500]
+    schedule.add(7)
+    assert set(schedule) == {500, 7}
+    schedule.remove(7)
+    schedule.remove(500)
+    assert schedule.next(start) is None

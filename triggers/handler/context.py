@@ -14,6 +14,7 @@ import msgspec
 
 from triggers.handler.effects import Staged
 from triggers.run import LogLine
+from triggers.spelling import Decoder, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -33,7 +34,9 @@ Effects: TypeAlias = "list[Effect]"
 LOG_LINES_MAX = 1000
 """Of one run; later ones are dropped, and the last kept says so."""
 
-EMPTY = msgspec.msgpack.encode({})
+EMPTY = encode({})
+
+_decode_state = Decoder[Any](Any).decode
 
 
 class RetryLater(BaseException):
@@ -148,7 +151,7 @@ class Base:
         """The state mapping of one key of the run."""
         if key not in self._states:
             kept = self._run.states.get(key)
-            self._states[key] = msgspec.msgpack.decode(kept) if kept else {}
+            self._states[key] = _decode_state(kept) if kept else {}
         return self._states[key]
 
     def changed_states(self) -> dict[str, bytes]:
@@ -159,7 +162,7 @@ class Base:
         """
         changed = {}
         for key, state in self._states.items():
-            encoded = msgspec.msgpack.encode(state)
+            encoded = encode(state)
             if encoded != self._run.states.get(key, EMPTY):
                 changed[key] = encoded
         return changed

@@ -3,8 +3,8 @@
 A datagram of such a socket is bounded by the send buffer, so a message too long for that goes as sealed memory itself:
 the datagram then holds only the byte `M`, and its last descriptor is the message. Else it is `D` and the message.
 
-Names of files need not be UTF-8; as text they hold surrogates (PEP 383), which msgpack cannot. A message with such text has
-the surrogates moved to a private plane, and says so by a small letter, `d` or `m`: others pay nothing for it.
+Names of files need not be UTF-8; as text they hold surrogates (PEP 383), which msgpack cannot. A message with such text is
+respelt (`triggers.spelling`), and says so by a small letter, `d` or `m`: others pay nothing for it.
 
 Plain calls: a socket that does not block raises BlockingIOError, and the caller waits as it likes.
 """
@@ -12,16 +12,16 @@ Plain calls: a socket that does not block raises BlockingIOError, and the caller
 from __future__ import annotations
 
 import os
-import re
 import socket
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import msgspec
 
+from triggers.spelling import meant, respelt, spelt
 from triggers.worker.sealed import map_sealed, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["MESSAGE_BYTES_MAX", "Channel", "Closed", "pair"]
 
@@ -31,10 +31,6 @@ MESSAGE_BYTES_MAX = 64 << 20
 
 FDS_MAX = 8
 """Descriptors of one message; the kernel allows 253."""
-
-PRIVATE = 0x10FF00 - 0xDC00
-SURROGATE = re.compile("[\udc80-\udcff]")
-PRIVATE_TEXT = re.compile("[\U0010ff80-\U0010ffff]")
 
 Incoming = TypeVar("Incoming")
 
@@ -66,7 +62,7 @@ class Channel(Generic[Incoming]):
         except UnicodeEncodeError:
             short, long = b"d", b"m"
             plain = msgspec.to_builtins(message, builtin_types=(bytes,))
-            data = self._encoder.encode(respelt(plain, to_private))
+            data = self._encoder.encode(respelt(plain, spelt))
         own = -1
         if len(data) <= DATAGRAM_BYTES_MAX:
             datagram = [short, data]
@@ -124,33 +120,12 @@ class Channel(Generic[Incoming]):
     def _decoded(self, data: memoryview, kind: bytes) -> Incoming:
         if kind.isupper():
             return self._decoder.decode(data)
-        plain = respelt(msgspec.msgpack.decode(data), from_private)
+        plain = respelt(msgspec.msgpack.decode(data), meant)
         return cast("Incoming", msgspec.convert(plain, self._incoming))
 
     def close(self) -> None:
         """Close this end; the other then finds it closed."""
         self.socket.close()
-
-
-def respelt(value: Any, spell: Callable[[str], str]) -> Any:
-    """A plain value with every text in it spelt otherwise."""
-    if isinstance(value, str):
-        return spell(value)
-    if isinstance(value, list | tuple):
-        return [respelt(item, spell) for item in value]
-    if isinstance(value, dict):
-        return {respelt(key, spell): respelt(item, spell) for key, item in value.items()}
-    return value
-
-
-def to_private(text: str) -> str:
-    """Surrogates of undecodable bytes as characters of plane 16."""
-    return SURROGATE.sub(lambda found: chr(ord(found[0]) + PRIVATE), text)
-
-
-def from_private(text: str) -> str:
-    """What `to_private` made, as it was."""
-    return PRIVATE_TEXT.sub(lambda found: chr(ord(found[0]) - PRIVATE), text)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

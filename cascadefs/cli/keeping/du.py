@@ -21,9 +21,11 @@ _COLUMNS = [
     Column("history", right=True),
     Column("versions", right=True),
     Column("pruned", right=True),
+    Column("budget", right=True),
     Column("path"),
 ]
 _NAMES = (b"live_bytes", b"history_bytes", b"history_versions", b"pruned")
+_BUDGET = b"history_budget"
 
 
 @refusing()
@@ -37,6 +39,8 @@ def du(
     """Sum up bytes: what a path holds now, and what only older versions of its names hold.
 
     One line for each entry of a directory, and one for all of it. Deleted names are not in it: `cascadefs deleted`.
+    Where a directory has a history budget (the attribute user.cascade.history_budget) it is shown as HELD/BUDGET: what
+    counted against it, deleted names too, when history was last thinned.
 
     Example: cascadefs du --history data
     """
@@ -60,13 +64,23 @@ def du(
         _COLUMNS,
         [
             (
-                [*map(str, sums), name],
-                {"path": name}
+                [*map(str, sums), budget, name],
+                {"path": name, "history_budget": budget or None}
                 | {key.decode(): count for key, count in zip(_NAMES, sums, strict=True)},
             )
             for name, sums in rows
+            for budget in [_budget(name)]
         ],
     )
+
+
+def _budget(path: bytes) -> str:
+    """What history holds against a directory's budget, and that; nothing if it has none."""
+    budget = value_of(path, _BUDGET)
+    if budget is None:
+        return ""
+    held = value_of(path, b"history_bytes")
+    return f"{'?' if held is None else held.decode()}/{budget.decode()}"
 
 
 def _sums(top: bytes) -> list[int]:

@@ -36,7 +36,8 @@ def gc(
     """Let go of what the policies let go, now and not at the next pass, and give its space back.
 
     Printed are the versions of names in directories with a policy, by the line of it that keeps them, and those
-    that go (`pruned`, `ephemeral`); bytes are those of their contents, what versions share counted for each.
+    that go (`pruned`, `ephemeral`); bytes are those of their contents, what versions share counted for each. Those that go
+    because history holds more than a directory's budget are `budget`, with the bytes that gives back.
 
     Example: cascadefs gc --dry-run mnt
     """

@@ -97,6 +97,25 @@ def test_what_was_staged_for_a_draft_that_died_with_its_process_comes_back(make_
     assert world.retention.cleaning.bytes_won > 1_500_000
 
 
+def test_what_no_draft_refers_to_any_more_comes_back_while_we_run(make_world):
+    world = make_world(1 << 20)
+    inode = world.make(b"f")
+    staged = [world.shard.stage(inode, 0, b"s" * 250_000)[0][2] for _ in range(12)]
+    world.shard.log.sync()
+    drafts = set(staged)
+    world.retention.in_use = lambda: drafts
+    world.retention.clean()
+    assert world.retention.cleaning.segments == 0
+    # All but one are discarded, and that is committed afterwards.
+    drafts = {staged[5]}
+    world.retention.clean()
+    assert world.retention.cleaning.bytes_won > 1_500_000
+    world.do(record.Commit(inode, 250_000, None, [(0, 250_000, staged[5], 0)], 0, 0))
+    assert world.versions(b"f") == {1: b"s" * 250_000}
+    world.reopen()
+    assert world.versions(b"f") == {1: b"s" * 250_000}
+
+
 class PowerCut(BaseException):
     """Not an error that anything should catch."""
 

@@ -15,6 +15,7 @@ from storage.errors import Reason
 from storage.extents import DirtyMap
 from storage.limits import CHUNK_BYTES
 from storage.namespace import PURGED, ROOT
+from storage.namespace.keys import BUDGET_XATTR
 from storage.retention import HOLD
 from storage.retention.policy import parse
 
@@ -80,6 +81,24 @@ def test_the_nearest_directory_decides(world):
     world.retention.run()
     assert world.kept(b"f", below) == [1, 2, 3, 4, 5, 6]
     assert world.kept(b"f", b) == [6]
+
+
+def test_a_tree_may_be_as_deep_as_it_likes(world):
+    world.policy(b"all:1s")
+    directory = ROOT
+    for _ in range(1500):
+        directory = world.mkdir(b"d", directory)
+    inode = hourly(world, b"f", 2, directory)
+    world.pass_time(DAY)
+    world.do(record.SetXattr(ROOT, HOLD, b"why"))
+    assert world.retention.is_held(inode)
+    world.retention.run()
+    assert world.kept(b"f", directory) == [1, 2]
+    world.do(record.SetXattr(ROOT, HOLD, None))
+    assert not world.retention.is_held(inode)
+    world.do(record.SetXattr(ROOT, BUDGET_XATTR, b"0"))
+    world.retention.run()
+    assert world.kept(b"f", directory) == [2]
 
 
 def test_a_text_nobody_understands_lets_nothing_go(world):
