@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cascadefs.cli.complaint import Complaint
+from cascadefs.cli.standing import HEADINGS, is_number, plain, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,9 +68,9 @@ def list_(where: Where = Path()) -> None:
     for base in status.get("bases", []):
         for name, problem in base["problems"].items():
             said = f"/{base['path']}: {name} is not active: {problem['message']}"
-            console.print(_plain(said), style="red")
+            console.print(plain(said), style="red")
         for warning in base["warnings"]:
-            console.print(_plain(f"/{base['path']}: {warning}"), style="yellow")
+            console.print(plain(f"/{base['path']}: {warning}"), style="yellow")
 
 
 def _teller(word: str) -> Any:
@@ -152,22 +152,22 @@ def why(
     if known is None:
         if not path.exists():
             raise Complaint(f"{path}: there is no such file")
-        typer.echo(_plain(f"{path}: written by a program"))
+        typer.echo(plain(f"{path}: written by a program"))
         return
-    tree = Tree(_plain(str(path)))
+    tree = Tree(plain(str(path)))
     _grow(tree, known, _mount_of(path), 0)
     Console(markup=False, emoji=False).print(tree)
 
 
 def _grow(tree: Any, known: dict[str, Any], root: Path, depth: int) -> None:
     run = tree.add(
-        f"{_plain(known['binding'])}  script {known['script_id'][:8]}  cut {known['cut']}  "
+        f"{plain(known['binding'])}  script {known['script_id'][:8]}  cut {known['cut']}  "
         f"attempt {known['attempt']}  hops {known['hops']}"
     )
     triggers = known["triggers"]
     for reference in [*triggers, *known.get("reads", [])]:
         label = f"{reference}  (trigger)" if reference in triggers else reference
-        node = run.add(_plain(label))
+        node = run.add(plain(label))
         source = root / known["base"] / reference.removesuffix("@latest")
         before = _from(source) if depth < DEPTH_MAX and not reference.endswith("@v0") else None
         if before is not None:
@@ -177,19 +177,21 @@ def _grow(tree: Any, known: dict[str, Any], root: Path, depth: int) -> None:
 def top(
     where: Where = Path(),
     seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print a table, and end.")] = False,
 ) -> None:
-    """Watch the bindings of a mount until interrupted."""
-    from rich.console import Console
-    from rich.live import Live
+    """Watch the bindings of a mount: how far they are, what runs, and end runs that should not go on."""
+    status = _status(where)
+    if once:
+        from rich.console import Console
 
-    console = Console(markup=False, emoji=False)
-    with Live(_table(_status(where)), console=console, auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(seconds)
-                live.update(_table(_status(where)), refresh=True)
-        except KeyboardInterrupt:
-            return
+        Console(markup=False, emoji=False).print(_table(status))
+        return
+    try:
+        from cascadefs.cli.board import Board
+    except ModuleNotFoundError as error:
+        raise Complaint("textual is not installed: scripts/setup top, or say --once") from error
+    root = _mount_of(where)
+    Board(lambda: _status(root), lambda line: _tell(root, line), seconds).run()
 
 
 # --- the mount's files ------------------------------------------------------------------------------------------------
@@ -262,30 +264,8 @@ def _table(status: dict[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table(box=None)
-    for heading in (
-        "directory",
-        "binding",
-        "state",
-        "pending",
-        "lag",
-        "running",
-        "done",
-        "failed",
-        "p50 ms",
-        "watch",
-    ):
-        numeric = heading in ("pending", "lag", "running", "done", "failed", "p50 ms")
-        table.add_column(heading, justify="right" if numeric else "left")
-    for base in status.get("bases", []):
-        for one in base["bindings"]:
-            p50 = "" if one["p50_ms"] is None else str(one["p50_ms"])
-            table.add_row(
-                _plain(f"/{base['path']}"), _plain(one["name"]), one["state"], str(one["pending"]), f"{one['lag_s']} s",
-                str(one["running"]), str(one["done"]), str(one["failed"]), p50, _plain(" ".join(one["watch"])),
-            )  # fmt: skip
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if is_number(heading) else "left")
+    for row in rows(status):
+        table.add_row(*row.cells)
     return table
-
-
-def _plain(text: str) -> str:
-    """For a terminal: bytes that are no UTF-8 as \\udcXX."""
-    return text.encode(errors="backslashreplace").decode()

@@ -34,6 +34,9 @@ ABANDONED_BYTES: Final = 128 * 1024
 CHOSEN_MAX: Final = 64
 """Segments looked at in a step."""
 
+FRAMES_MAX: Final = 1024
+"""Frames found in a step before it ends: drafts of gigabytes have as many in every few segments."""
+
 
 class Job(NamedTuple):
     """A segment to write again, without the payloads of these frames."""
@@ -88,6 +91,7 @@ class Cleaning:
             self._abandoned_below if in_use is None else sealed.stop * log.segment_bytes
         )
         used: set[int] | None = None
+        looked = 0
         for _ in range(len(sealed) if thorough else min(CHOSEN_MAX, len(sealed))):
             number = self._next
             self._next = number + 1 if number + 1 < sealed.stop else sealed[0]
@@ -99,6 +103,7 @@ class Cleaning:
                 continue
             if used is None:
                 used = in_use() if in_use is not None else set()
+            looked += len(found) + len(abandoned)
             found |= dict.fromkeys(abandoned, ABANDONED_BYTES)
             dead = {address: length for address, length in found.items() if address not in used}
             size = log.segment_size(number)
@@ -106,6 +111,8 @@ class Cleaning:
             if sum(dead.values()) >= worth and len(dead) > self._refused.get(number, 0):
                 self._refused[number] = len(dead)
                 return Job(number, frozenset(dead), worth // 2)
+            if looked > FRAMES_MAX and not thorough:
+                break
         return None
 
     def run(self, job: Job) -> Condensation | None:

@@ -318,3 +318,21 @@ def test_bytes_of_a_discarded_draft_come_back_without_a_restart(tree):
     tree.close(kept)
     assert tree.cat("kept") == b"y" * 300_000
     assert tree.cat("kept@v1") == b"x" * 300_000
+
+
+def test_bytes_of_a_lost_conditional_write_come_back_without_a_restart(tree):
+    tree.put("f", "one")
+    file = tree.open("f@if=v1", os.O_WRONLY)
+    for number in range(9):
+        tree.write(file, bytes([number]) * 8_000_000, number * 8_000_000)
+    tree.put("f", "two")
+    with pytest.raises(OSError, match="version"):
+        tree.close(file)
+    last = tree.open("last", os.O_WRONLY | os.O_CREAT)
+    tree.write(last, b"x")
+    tree.fsync(last)
+    before = held(tree)
+    tree.store.retention.clean()
+    assert before - held(tree) > 60_000_000
+    assert tree.cat("f") == b"two"
+    assert tree.cat("f@v1") == b"one"

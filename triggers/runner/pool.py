@@ -13,6 +13,7 @@ mapped only if sealed, questions are answered for runs that it has.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -173,7 +174,15 @@ class PoolRunner:
             self.spawner.forks,
             self.copies.count,
             self.copies.size_bytes,
+            self._memory(),
         )
+
+    def _memory(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for (script_id, _, _), workers in self.workers.items():
+            resident = sum(_resident_bytes(worker.process.pid) for worker in workers)
+            found[script_id] = found.get(script_id, 0) + resident
+        return found
 
     def shrink(self, now_ns: int) -> int:
         """End workers idle for too long at a time of the steady clock; how many."""
@@ -385,6 +394,15 @@ class PoolRunner:
 
     def _limits_of(self, run: Run) -> Limits:
         return self._limits(run.memory_bytes or self.settings.memory_bytes)
+
+
+def _resident_bytes(pid: int) -> int:
+    """Of a process (proc(5), statm); 0 if it has just ended."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
 
 
 @asynccontextmanager

@@ -45,3 +45,5 @@ class State(msgspec.Struct, frozen=True):
     forks: int
     copies: int
     copied_bytes: int
+    memory: dict[str, int] = {}
+    """By script version: bytes resident in its workers, what they share with each other counted in each."""
