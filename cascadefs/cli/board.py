@@ -27,7 +27,7 @@ __all__ = ["Board"]
 class Board(App[None]):
     """See the module."""
 
-    TITLE = "cascadefs top"
+    TITLE: str | None = "cascadefs top"
     CSS = "#bindings { height: 2fr; } #runs { height: 1fr; } #said { height: auto; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         ("k", "kill", "Kill run"),
@@ -76,7 +76,7 @@ class Board(App[None]):
             self._say(str(complaint))
             return
         bindings = {f"{row.base}/{row.name}".lstrip("/"): row.cells for row in rows(status)}
-        runs = {
+        runs: dict[str, tuple[str, ...]] = {
             one["run"]: (plain(one["run"]), plain(one["binding"]))
             for one in status.get("running", [])
         }

@@ -190,8 +190,7 @@ def top(
         from cascadefs.cli.board import Board
     except ModuleNotFoundError as error:
         raise Complaint("textual is not installed: scripts/setup top, or say --once") from error
-    root = _mount_of(where)
-    Board(lambda: _status(root), lambda line: _tell(root, line), seconds).run()
+    Board(lambda: _status(where), lambda line: _tell(where, line), seconds).run()
 
 
 # --- the mount's files ------------------------------------------------------------------------------------------------

@@ -115,6 +115,8 @@ class Control:
             uid=attributes.uid,
             gid=attributes.gid,
             time_ns=attributes.mtime_ns,
+            # Here no directory of then stands in the way, so nobody may pass whom one may have kept out.
+            mode=0o500,
         )
 
     def _listing(

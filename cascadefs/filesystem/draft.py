@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from storage.attributes import Attributes
     from storage.store import Store
 
-__all__ = ["DRAFT_MEMORY_BYTES_MAX", "STAGE_BYTES_MIN", "Draft"]
+__all__ = ["DRAFT_MEMORY_BYTES_MAX", "DRAFT_SPANS_MAX", "STAGE_BYTES_MIN", "Draft"]
 
 STAGE_BYTES_MIN = 64 * 1024
 """A write this large goes to the log at once: nothing would be gained by gathering it with others."""
 
 DRAFT_MEMORY_BYTES_MAX = 1024 * 1024
 """A draft holding more than this in memory stages it, so open files do not add up to the size of what is written."""
+
+DRAFT_SPANS_MAX = 100_000
+"""A draft of more pieces becomes a version early: all of them have to fit one record, in `METADATA_BYTES_MAX`."""
 
 
 class Draft:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.conditional import Conditional, OpenConditional
+from cascadefs.filesystem.draft import DRAFT_SPANS_MAX
 from cascadefs.filesystem.interface import READ, Caller, FilesystemOptions, Opened, Stat
 from cascadefs.filesystem.node import Live, Node, Past, Served, Text
 from storage.attributes import REGULAR
@@ -266,6 +267,8 @@ class Files:
             self._inodes.check_room(live, offset + len(data))
         draft.write(self._store, live.number, offset, data, self._clock.now_ns())
         file.dirty = True
+        if len(draft.dirty) >= DRAFT_SPANS_MAX and live.claim is None:
+            self._inodes.commit(live)
         return len(data)
 
     def immutable(self, handle: int) -> tuple[Hashable, int] | None:

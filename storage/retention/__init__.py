@@ -161,7 +161,7 @@ class Retention:
         self._passes += 1
         self._report = self._tallies(ended.thinning, ended.budgets)
         if not ended.dry:
-            self._held = ended.budgets.held
+            self._note_held(ended.budgets)
             # Where there was more to let go of than a round can, the next follows at once.
             self._last_us = 0 if ended.budgets.is_cut_short else self._now_us()
         if ended.pressed:
@@ -188,6 +188,12 @@ class Retention:
         propose = None if dry else self._shard.propose
         return Budgets(self._shard.namespace, propose, thinning)
 
+    def _note_held(self, budgets: Budgets) -> None:
+        if (
+            budgets.held is not None
+        ):  # Else the log refused a record, and the next round counts again.
+            self._held = budgets.held
+
     @staticmethod
     def _tallies(thinning: Thinning, budgets: Budgets) -> dict[str, Tally]:
         over = {BUDGET: Tally(*budgets.tally)} if budgets.tally[0] else {}
@@ -210,7 +216,7 @@ class Retention:
         while thinning.step(STEP_VERSIONS_MAX) or budgets.step(STEP_VERSIONS_MAX):
             pass
         if not dry:
-            self._held = budgets.held
+            self._note_held(budgets)
         while not dry and self._shard.sweep(STEP_ROWS_MAX):
             pass
         return self._tallies(thinning, budgets)

@@ -7,8 +7,9 @@ stays.
 
 What the file itself shows now, brought back from history, is not history; what other files share of it, is.
 
-A content that shares all it shows with what stays is not let go: that would win nothing. So of a file that only ever
-grew everything is kept.
+A content all of which the file has now, too, is not let go: that would win nothing. So of a file that only ever grew
+everything is kept. What a content shares with an older one that stays (a label's) is found out in the next round only:
+this one takes those bytes for won.
 
 Theory. Rows of a chunk are runs of contents that show the same pieces. From the newest row to the oldest, a piece that
 a row has and the next newer does not was last shown by the row's last content: there its bytes are counted. The row
@@ -97,7 +98,7 @@ class _Ledger:
 
 
 class Budgets:
-    """One round. `held` says what is held below each directory with a budget, `tally` what goes: (versions, bytes)."""
+    """One round. `tally` says what goes: (versions, bytes); `held` what is left, where anything is, below which directory."""
 
     def __init__(
         self,
@@ -118,7 +119,8 @@ class Budgets:
         self._ledgers: dict[int, _Ledger] = {}
         self._walk = self._round()
         self.tally = (0, 0)
-        self.held: dict[int, int] = {}
+        self.held: dict[int, int] | None = None
+        """None until the round has come to its end."""
         self.is_cut_short = False
         """Whether there was more to let go of than one round can."""
 
@@ -129,6 +131,7 @@ class Budgets:
 
     def _round(self) -> Iterator[None]:
         if not self._namespace.has_budgets():
+            self.held = {}
             return
         after = b""
         while (key := self._namespace.next_inode(after)) is not None:

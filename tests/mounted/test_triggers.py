@@ -6,6 +6,7 @@ own. Nothing waits for a time: each test waits for what must come to be, with a 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -327,3 +328,44 @@ def work(event, ctx):
     with (control / "ctl").open("wb", buffering=0) as ctl:
         ctl.write(b"retry w\xff.py:work/" + letter.encode() + b"\n")
     wait_for(lambda: (base / "out" / name).read_text() == "bad", "second try")
+
+
+def test_top_shows_what_the_mount_says_and_kills_what_runs(farm):
+    from cascadefs.cli import trigger
+    from cascadefs.cli.board import Board
+
+    install(
+        farm,
+        "slow.py",
+        """
+import time
+from cascadefs.triggers import watch
+
+@watch("in/*", attempts=1)
+def slow(event, ctx):
+    time.sleep(3600)
+""",
+    )
+    (farm.farm / "in/a").write_text("x")
+    wait_for(lambda: bindings(farm)["slow.py:slow"]["running"], "run")
+    (line,) = [
+        one
+        for one in cascadefs("top", "--once", "--in", farm.farm).stdout.splitlines()
+        if "slow.py" in one
+    ]
+    assert "/farm" in line
+    assert " MiB " in line
+
+    async def look() -> None:
+        board = Board(
+            lambda: trigger._status(farm.farm), lambda line: trigger._tell(farm.farm, line), 3600
+        )
+        async with board.run_test(size=(200, 40)) as pilot:
+            await pilot.pause()
+            assert board.query_one("#runs").row_count == 1
+            await pilot.press("K")
+
+    asyncio.run(look())
+    failed = farm.farm / ".cascade/failed/slow.py:slow"
+    (letter,) = wait_for(lambda: os.listdir(failed), "dead letter")
+    assert json.loads((failed / letter / "event.json").read_bytes())["failure"] == "killed"

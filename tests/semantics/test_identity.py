@@ -276,12 +276,27 @@ def test_what_is_gone_is_closed_by_the_directories_it_was_in(tree):
     fid = tree.cascade("d/e/f", "fid")
     tree.unlink("d/e/f")
     with tree.user(1000):
-        for path in (*PATHS, f".cascade/by-id/{fid}/v1"):
+        for path in PATHS:
             assert tree.cat(path.format(t=moment)) == b"one"
     tree.chmod("d/e", 0o700)
     with tree.user(1000):
         for path in (*PATHS, f".cascade/by-id/{fid}/v1"):
             assert tree.errno("cat", path.format(t=moment)) == "EACCES", path
+
+
+def test_by_id_is_for_the_owner(tree):
+    """What lay in a closed directory, and was moved out of it since, is not read around that directory."""
+    tree.mkdir("d", 0o777)
+    tree.mkdir("d/closed", 0o700)
+    tree.put("d/closed/f", "of then")
+    fid = tree.cascade("d/closed/f", "fid")
+    tree.rename("d/closed/f", "d/f")
+    tree.chown("d/f", 1000, 1000)
+    with tree.user(1000):
+        assert tree.cat(f".cascade/by-id/{fid}/v1") == b"of then"
+    with tree.user(1001):
+        assert tree.cat("d/f") == b"of then"
+        assert tree.errno("cat", f".cascade/by-id/{fid}/v1") == "EACCES"
 
 
 def test_a_path_by_number_is_no_way_around_permissions(tree):

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from storage.errors import Refused
+
 QUOTA = "user.cascade.quota"
 BUDGET = "user.cascade.history_budget"
 
@@ -326,7 +328,7 @@ def test_bytes_of_a_lost_conditional_write_come_back_without_a_restart(tree):
     for number in range(9):
         tree.write(file, bytes([number]) * 8_000_000, number * 8_000_000)
     tree.put("f", "two")
-    with pytest.raises(OSError, match="version"):
+    with pytest.raises(Refused, match="the condition names"):
         tree.close(file)
     last = tree.open("last", os.O_WRONLY | os.O_CREAT)
     tree.write(last, b"x")

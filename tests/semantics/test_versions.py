@@ -52,6 +52,19 @@ def test_fsync_and_close_without_a_write_between_make_one_version(tree):
     assert tree.versions("f") == ["v1"]
 
 
+def test_a_draft_of_very_many_pieces_becomes_a_version_early(tree, monkeypatch):
+    """One record has to name them all; 100,000 pieces are a matter of hours for most programs, of seconds for a few."""
+    monkeypatch.setattr("cascadefs.filesystem.files.DRAFT_SPANS_MAX", 10)
+    file = tree.open("f", os.O_WRONLY | os.O_CREAT)
+    for number in range(25):
+        tree.write(file, b"x", 2 * number)
+    assert tree.versions("f") == ["v1", "v2"]
+    tree.close(file)
+    assert tree.versions("f") == ["v1", "v2", "v3"]
+    assert tree.cat("f@v2") == b"x\0" * 19 + b"x"
+    assert tree.cat("f") == b"x\0" * 24 + b"x"
+
+
 def test_a_file_that_stays_open_becomes_a_version_by_autocommit(make_tree):
     tree = make_tree(autocommit_s=5.0)
     file = tree.open("f", os.O_WRONLY | os.O_CREAT)

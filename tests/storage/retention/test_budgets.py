@@ -36,6 +36,11 @@ def held(world, directory: int = ROOT) -> int:
     return world.retention.history_bytes(directory)
 
 
+def work(world) -> None:
+    while world.retention.step():
+        pass
+
+
 def test_the_oldest_go_until_the_rest_fits(world):
     rewritten(world, b"f", 6)
     assert world.retention.run() == {}
@@ -164,8 +169,7 @@ def test_more_than_one_round_can_is_let_go_of_in_the_next(world, monkeypatch):
     monkeypatch.setattr(budgets, "CANDIDATES_MAX", 3)
     rewritten(world, b"f", 10)
     budget(world, b"1000")
-    while world.retention.step():
-        pass
+    work(world)
     assert world.kept(b"f") == [9, 10]
     assert world.retention.status()["passes"] == 3
 
@@ -238,3 +242,43 @@ def test_counts_are_those_of_a_reading_of_everything(world, seed):
     kept = world.kept(b"f")
     world.retention.run()
     assert world.kept(b"f") == kept
+
+
+def test_a_log_that_takes_no_record_leaves_the_rest_to_the_next_round(world, monkeypatch):
+    for name in (b"a", b"b"):
+        rewritten(world, name, 3)
+    budget(world, b"0")
+    refused = []
+
+    def propose(one):
+        if isinstance(one, record.Prune) and not refused:
+            refused.append(one)
+            raise OSError(28, "no space")
+        return type(world.shard).propose(world.shard, one)
+
+    monkeypatch.setattr(world.shard, "propose", propose)
+    with pytest.raises(OSError, match="no space"):
+        work(world)
+    work(world)
+    assert world.retention.history_bytes(ROOT) is None
+    world.pass_time(61 * SECOND)
+    work(world)
+    assert (world.kept(b"a"), world.kept(b"b")) == ([3], [3])
+    assert held(world) == 0
+
+
+def test_bytes_a_label_keeps_are_not_taken_for_won_for_good(world):
+    inode = world.make(b"f")
+    world.write(inode, b"x" * 1000)
+    world.do(record.Label(ROOT, b"l", world.space.content_timestamp(inode, 1)))
+    for number in range(4):
+        world.pass_time(SECOND)
+        world.write(inode, b"%d" % number, at=1000 + number, keep=None)
+    rewritten(world, b"g", 3)
+    world.write(inode, b"")
+    budget(world, b"2000")
+    world.retention.run()
+    world.retention.run()
+    assert world.kept(b"f")[0] == 1
+    assert held(world) <= 2000
+    assert held(world) == counted(world, inode) + 1000 * (len(world.kept(b"g")) - 1)
