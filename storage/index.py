@@ -10,6 +10,7 @@ Sources: LMDB's lmdb.h on MDB_NOSYNC; proc(5), random/boot_id.
 
 from __future__ import annotations
 
+import errno
 import shutil
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,7 +19,7 @@ from storage.table import LmdbTable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from storage.disk import Disk
+    from storage.disk import Disk, File
     from storage.table import Table
 
 __all__ = ["CLEAN", "Index", "LmdbIndex", "read_mark", "why_not", "write_mark"]
@@ -81,21 +82,41 @@ def read_mark(disk: Disk) -> bytes | None:
 
 
 def write_mark(disk: Disk, mark: bytes) -> None:
-    """Note it, on the disk when this returns; whole or not at all.
+    """Note it, on the disk when this returns; whole, or not at all, or as something that trusts no table.
+
+    Where the disk is full the old mark is overwritten, which takes no room: a full store must open, or nothing could be
+    removed from it.
 
     Raises:
-        OSError: the mark is what it was, or this one.
+        OSError: the mark is what it was, or this one, or neither.
     """
     assert 0 < len(mark) <= _MARK_BYTES_MAX
+    try:
+        _replace_mark(disk, mark)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or read_mark(disk) is None:
+            raise
+        file = disk.open(_MARK)
+        _write_whole(file, mark)
+        file.truncate(len(mark))
+        file.fdatasync()
+        file.close()
+
+
+def _replace_mark(disk: Disk, mark: bytes) -> None:
     disk.make_directory(_DIRECTORY)
     file = disk.open(_MARK + ".new", create=True)
     file.truncate(0)
-    if file.pwritev([mark], 0) != len(mark):
-        raise OSError("the boot mark of the index was not written whole")
+    _write_whole(file, mark)
     file.fdatasync()
     file.close()
     disk.rename(_MARK + ".new", _MARK)
     disk.sync_directory(_DIRECTORY)
+
+
+def _write_whole(file: File, mark: bytes) -> None:
+    if file.pwritev([mark], 0) != len(mark):
+        raise OSError(errno.ENOSPC, "the boot mark of the index was not written whole")
 
 
 def why_not(mark: bytes, boot_id: str) -> str | None:

@@ -6,6 +6,7 @@ directory open and holds its process id, so a second one can say whom to ask.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -110,7 +111,10 @@ class DirectoryLock:
             # The one before us let go between our open and our lock: what we locked has no name any more.
             os.close(self._descriptor)
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(
+            OSError
+        ):  # Only for the message; a full disk must not keep the store shut.
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     @staticmethod
     def check(directory: Path) -> None:
@@ -125,13 +129,6 @@ class DirectoryLock:
             return
         _lock(descriptor, fcntl.LOCK_SH, directory)
         os.close(descriptor)
-
-    def _is_there(self) -> bool:
-        """Whether the file locked is still the one with the name."""
-        try:
-            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            return False
 
     def _is_current(self) -> bool:
         """Whether the file that is locked is still the one others will find."""

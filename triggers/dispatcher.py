@@ -66,7 +66,7 @@ class Dispatcher:
         """`held` keeps everybody else from the store while it is entered; `hurry` is told whether there is work."""
         self.engine = engine
         self.loading = Loading(engine)
-        self.operator = Operator(engine, runner.kill)
+        self.operator = Operator(engine, self._kill)
         self.runner = runner
         self._held = held
         self._hurry = hurry
@@ -96,13 +96,26 @@ class Dispatcher:
             return
         self._woken = True
         self._hurry(True)
-        try:
-            trio.lowlevel.current_trio_token()
-        except RuntimeError:
+        if self._is_here():
+            self._awake.set()
+        else:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._awake.set, idempotent=True)
-        else:
-            self._awake.set()
+
+    def _is_here(self) -> bool:
+        """Whether this is the loop's own thread."""
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
+
+    def _kill(self, run_id: str) -> bool:
+        """Make a run under way end. From any thread: another one cannot wait for the answer, as it holds the store."""
+        if self._token is None or self._is_here():
+            return self.runner.kill(run_id)
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self.runner.kill, run_id)
+        return True
 
     async def _turn(self, nursery: trio.Nursery) -> None:
         self._awake = trio.Event()

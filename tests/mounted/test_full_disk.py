@@ -99,3 +99,21 @@ def test_more_room_is_relief(cramped) -> None:
     cramped.remount()
     assert (path / "after").read_bytes() == b"after" * 1_000_000
     assert cramped.status()["trouble"] is None
+
+
+def test_a_store_without_a_byte_left_opens(cramped) -> None:
+    """After a clean stop and after a kill; what is there can be read and removed."""
+    path = cramped.path
+    (path / "kept").write_bytes(b"kept" * 1000)
+    filler = cramped.data / "filler"
+    for end in (cramped.umount, cramped.kill):
+        fill(filler)
+        end()
+        if cramped.is_mounted():
+            run("umount", "-l", path)
+        fill(filler)
+        cramped.mount()
+        assert (path / "kept").read_bytes() == b"kept" * 1000
+        filler.unlink()
+    (path / "kept").unlink()
+    assert (path / "kept@v1").read_bytes() == b"kept" * 1000

@@ -364,6 +364,8 @@ def slow(event, ctx):
             await pilot.pause()
             assert board.query_one("#runs").row_count == 1
             await pilot.press("K")
+            said = str(board.query_one("#said").render())
+            assert said.startswith("kill ")
 
     asyncio.run(look())
     failed = farm.farm / ".cascade/failed/slow.py:slow"

@@ -88,6 +88,24 @@ async def test_a_commit_from_another_thread_wakes_it(stage):
     assert cascade.files("out") == ["in/a"]
 
 
+async def test_a_run_is_killed_from_any_thread_in_the_loops_own(stage):
+    cascade, runner, dispatcher = stage
+    killed = []
+
+    def kill(run_id):
+        killed.append((run_id, trio.lowlevel.current_trio_token()))  # raises on any other thread
+        return True
+
+    runner.kill = kill
+    cascade.put("in/a", "")
+    await trio.sleep(0.5)
+    (run_id,) = dispatcher.engine.running
+    dispatcher.operator.command(f"kill {run_id}")
+    await trio.to_thread.run_sync(dispatcher.operator.command, f"kill {run_id}")
+    await trio.testing.wait_all_tasks_blocked()
+    assert killed == [(run_id, trio.lowlevel.current_trio_token())] * 2
+
+
 async def test_a_runner_that_breaks_is_a_failed_attempt_and_the_rest_goes_on(stage):
     cascade, runner, _ = stage
     runner.fail = True

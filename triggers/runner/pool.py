@@ -179,8 +179,8 @@ class PoolRunner:
 
     def _memory(self) -> dict[str, int]:
         found: dict[str, int] = {}
-        for (script_id, _, _), workers in self.workers.items():
-            resident = sum(_resident_bytes(worker.process.pid) for worker in workers)
+        for (script_id, _, _), workers in list(self.workers.items()):  # asked from any thread
+            resident = sum(_resident_bytes(worker.process.pid) for worker in list(workers))
             found[script_id] = found.get(script_id, 0) + resident
         return found
 
