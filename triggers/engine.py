@@ -164,6 +164,8 @@ class Engine:
         self._epoch: int | None = None
         self._scripts: dict[tuple[int, str], Script] = {}
         self._reloaded = False
+        self._until_look = 0
+        """Events to come back before `take_unused` looks through what is pending again."""
 
     # --- start and end -----------------------------------------------------------------------------------------
 
@@ -343,6 +345,7 @@ class Engine:
         run, events, follower = started.run, started.events, started.follower
         definition = started.definition
         self.running.pop(run.id, None)
+        self._until_look -= len(events)
         self.schedule.ran(follower.key, result.duration_ns / 1e6)
         self.report.ended(follower, run, result)
         if isinstance(result, Failed):
@@ -530,6 +533,7 @@ class Engine:
         self, follower: Follower, events: list[Pending], verdict: int, letter: bytes = b""
     ) -> None:
         """Events are done though nothing was done about them."""
+        self._until_look -= len(events)
         positions = [pending.position for pending in events]
         outcome = self._propose(
             record.Finish(
@@ -607,15 +611,19 @@ class Engine:
                 if since > follower.since:
                     follower.define(since, row)
         self._reloaded = True
+        self._until_look = 0
         if base in self.registry.bases:
             self.registry.bases[base].rebuild()
 
     def take_unused(self) -> list[str]:
         """The versions of scripts that ran and will not run again, each told once; for `Runner.retire`."""
-        if not self._reloaded:
+        if not self._reloaded or self._until_look > 0:
             return []
         followers = list(self.registry.followers())
-        if any(len(follower.queue) > UNUSED_EVENTS_MAX for follower in followers):
+        if (
+            most := max((len(follower.queue) for follower in followers), default=0)
+        ) > UNUSED_EVENTS_MAX:
+            self._until_look = most - UNUSED_EVENTS_MAX
             return []
         used = {
             definition.script_id
@@ -627,7 +635,8 @@ class Engine:
             if definition is not None
         }
         unused = [key for key in self._scripts if key[1] not in used]
-        self._reloaded = any(len(follower.queue) for follower in followers)
+        self._until_look = sum(len(follower.queue) for follower in followers)
+        self._reloaded = self._until_look > 0
         for key in unused:
             del self._scripts[key]
         return [script_id for _, script_id in unused]

@@ -263,8 +263,15 @@ def _table(status: dict[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table(box=None)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right" if is_number(heading) else "left")
-    for row in rows(status):
+    found = rows(status)
+    for at, heading in enumerate(HEADINGS):
+        longest = max((len(row.cells[at]) for row in found), default=0)
+        table.add_column(
+            heading,
+            justify="right" if is_number(heading) else "left",
+            min_width=longest if heading == "binding" else None,  # what commands take must be whole
+            overflow="fold",
+        )
+    for row in found:
         table.add_row(*row.cells)
     return table

@@ -87,3 +87,17 @@ def test_names_and_messages_are_shown_as_they_are(run, monkeypatch):
     assert code == 0
     assert "/a[/b]: x.py is not active: list[int] :smile:" in said
     assert "/a[/b]: [red]" in said
+
+
+def test_the_names_of_bindings_are_whole_on_a_narrow_terminal(run, monkeypatch):
+    one = {
+        "name": "recognise-cows.py:on_frame", "state": "active", "script": "s", "watch": ["frames/**/*.npy"],
+        "pending": 12345, "lag_s": 12.345, "running": 2, "done": 123456, "failed": 3, "p50_ms": 12.345, "p99_ms": 123.456,
+    }  # fmt: skip
+    base = {"path": "dairy/farm", "bindings": [one], "problems": {}, "warnings": []}
+    monkeypatch.setattr(trigger, "_status", lambda where: {"bases": [base]})
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (["trigger", "list"], ["top", "--once"]):
+        code, said, _ = run(*words)
+        assert code == 0
+        assert "recognise-cows.py:on_frame" in said

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Patch = pytest.MonkeyPatch
 
-SEQUENCES = 400
+SEQUENCES = 2000
 EXERCISER_OPERATIONS = 3000
 
 

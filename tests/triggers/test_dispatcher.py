@@ -101,7 +101,7 @@ async def test_a_run_is_killed_from_any_thread_in_the_loops_own(stage):
     await trio.sleep(0.5)
     (run_id,) = dispatcher.engine.running
     dispatcher.operator.command(f"kill {run_id}")
-    await trio.to_thread.run_sync(dispatcher.operator.command, f"kill {run_id}")
+    await trio.to_thread.run_sync(dispatcher._kill, run_id)
     await trio.testing.wait_all_tasks_blocked()
     assert killed == [(run_id, trio.lowlevel.current_trio_token())] * 2
 

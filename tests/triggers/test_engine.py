@@ -912,3 +912,26 @@ def test_bindings_that_a_commit_does_not_concern_cost_it_nothing(cascade, monkey
     assert cascade.get("log7") == b"x"
     assert set(asked) == {"7"}
     assert cascade.engine.registry.behind == {}
+
+
+def test_what_waits_is_not_looked_through_at_every_turn(cascade, monkeypatch):
+    cascade.script("t.py", trace('"in/*"'))
+    idle(cascade)
+    (follower,) = cascade.engine.registry.followers()
+    follower.queue.paused = True
+    for number in range(50):
+        cascade.put(f"in/{number}", "")
+    looks = []
+    events = follower.queue.events
+    monkeypatch.setattr(follower.queue, "events", lambda: looks.append(1) or events())
+    cascade.script("t.py", trace('"in/*"') + "# another")
+    idle(cascade)
+    before = len(looks)
+    for _ in range(100):
+        assert cascade.engine.take_unused() == []
+    assert len(looks) == before
+    follower.queue.paused = False
+    idle(cascade)
+    assert len(traced(cascade)) == 50
+    assert len(looks) - before <= 3
+    assert not cascade.engine._scripts, "the old version is told, and the new one never ran"
