@@ -3,7 +3,7 @@
 Theory of operation. The kernel queues requests; `read` takes one, `write` answers one, named by its unique number, from
 whatever thread and in whatever order. `READERS` threads sit in a blocking read. With one, every request of an idle machine wakes a
 sleeping processor; of two, one is mostly awake on the client's (docs/KERNEL_DOOR.md). Where many clients ask at once two only get in
-each other's way: then all but the first step aside for a while (`Turnstile.is_crowded`). The turnstile also keeps the order.
+each other's way: then all but the first step aside for a while. The turnstile keeps the order.
 One descriptor for all: a late reply may then go out from any thread.
 
 A handler gets (node, body, header) and answers a `protocol.Reply`; it lets nothing out. `body` is a view of the thread's
@@ -28,6 +28,7 @@ from cascadefs.kernel.negotiation import MAX_WRITE_BYTES
 from cascadefs.kernel.protocol import (
     NO_REPLY,
     OPCODES_MAX,
+    PID,
     REPLY_HEADER,
     REQUEST_HEADER,
     Opcode,
@@ -45,6 +46,9 @@ READERS: Final = 2
 
 ASIDE_SECONDS: Final = 0.02
 """How long a reader that is one too many steps aside; it looks in again 50 times a second."""
+
+CROWD: Final = 8
+"""So many more requests from another thread than the one before, than from the same: there is a crowd of clients."""
 
 BUFFER_BYTES: Final = MAX_WRITE_BYTES + 8192
 """The largest request: a WRITE, its headers, and a page to spare (the kernel insists on 8192 in all)."""
@@ -88,8 +92,9 @@ class Connection:
         descriptor, table, reply = self.descriptor, self._table, self.reply
         read, unpack = os.readv, REQUEST_HEADER.unpack_from
         turnstile = self._turnstile
+        crowd = client = 0
         while True:
-            if reader and turnstile.is_crowded:
+            if crowd >= CROWD:
                 time.sleep(ASIDE_SECONDS)
             try:
                 length = read(descriptor, into)
@@ -104,6 +109,11 @@ class Connection:
                 return
             header = unpack(buffer)
             opcode = header[1]
+            if reader:
+                if header[PID] in (client, 0):  # 0: the kernel itself
+                    crowd = max(crowd - 1, 0)
+                else:
+                    crowd, client = min(crowd + 1, 2 * CROWD), header[PID]
             handler = table[opcode] if opcode < OPCODES_MAX else None
             if handler is not None:
                 counts[opcode] += 1

@@ -28,9 +28,6 @@ _GLANCES: Final = 100
 _NAPS: Final = 20
 _NAP_SECONDS: Final = 0.0001
 
-_CROWDED: Final = 8
-_CROWD_MAX: Final = 16
-
 
 class Turnstile:
     """See the module. `lock` may be taken by whoever is no request; `out_of_turn` counts waits that were given up."""
@@ -40,23 +37,10 @@ class Turnstile:
         self.out_of_turn = 0
         self._next = 0
         self._passed: set[int] = set()  # of numbers behind the next one
-        self._crowd = 0
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether requests have mostly found another one inside: then one reader serves faster than two."""
-        return self._crowd >= _CROWDED
 
     def enter(self, unique: int) -> None:
         """Take the lock when all that was queued before has passed, or is not coming."""
-        lock = self.lock
-        if lock.acquire(False):
-            if self._crowd:
-                self._crowd -= 1
-        else:
-            if self._crowd < _CROWD_MAX:  # a rough measure: it may lose a step to another thread
-                self._crowd += 1
-            lock.acquire()
+        self.lock.acquire()
         if unique == self._next:
             self._next = unique + STEP
         else:

@@ -65,27 +65,3 @@ def test_forgets_pass_at_once_and_leave_no_gap():
         turnstile.enter(number)
         turnstile.lock.release()
     assert turnstile.out_of_turn == 0
-
-
-def test_it_is_crowded_while_most_find_another_inside():
-    turnstile = Turnstile()
-
-    def enter(number):
-        turnstile.enter(number)
-        turnstile.lock.release()
-
-    def find_it_taken(number):
-        before = turnstile._crowd
-        with turnstile.lock:
-            late = threading.Thread(target=enter, args=(number,))
-            late.start()
-            while turnstile._crowd == before:
-                late.join(0.001)
-        late.join()
-
-    for number in range(2, 18, STEP):
-        assert not turnstile.is_crowded
-        find_it_taken(number)
-    assert turnstile.is_crowded
-    enter(18)
-    assert not turnstile.is_crowded
