@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,6 +21,7 @@ from cascadefs.cli.standing import HEADINGS, is_number, plain, rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import Console
     from rich.table import Table
 
 __all__ = ["register"]
@@ -60,10 +62,9 @@ def register(app: typer.Typer) -> None:
 
 def list_(where: Where = Path()) -> None:
     """Show every binding of the mount: what it watches, how far it is, what went wrong."""
-    from rich.console import Console
 
     status = _status(where)
-    console = Console(markup=False, emoji=False)  # Names and messages are as they are.
+    console = _console()
     console.print(_table(status))
     for base in status.get("bases", []):
         for name, problem in base["problems"].items():
@@ -182,9 +183,7 @@ def top(
     """Watch the bindings of a mount: how far they are, what runs, and end runs that should not go on."""
     status = _status(where)
     if once:
-        from rich.console import Console
-
-        Console(markup=False, emoji=False).print(_table(status))
+        _console().print(_table(status))
         return
     try:
         from cascadefs.cli.board import Board
@@ -259,6 +258,14 @@ def _from(path: Path) -> dict[str, Any] | None:
     return known
 
 
+def _console() -> Console:
+    """Prints names and messages as they are; into a pipe as wide as a table wants to be."""
+    from rich.console import Console
+
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    return Console(markup=False, emoji=False, width=wide)
+
+
 def _table(status: dict[str, Any]) -> Table:
     from rich.table import Table
 
@@ -269,7 +276,8 @@ def _table(status: dict[str, Any]) -> Table:
         table.add_column(
             heading,
             justify="right" if is_number(heading) else "left",
-            min_width=longest if heading == "binding" else None,  # what commands take must be whole
+            # What commands take must be whole; the patterns, last, take what room is left.
+            min_width=longest if heading == "binding" else 16 if heading == HEADINGS[-1] else None,
             overflow="fold",
         )
     for row in found:
