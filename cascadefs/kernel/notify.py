@@ -87,10 +87,6 @@ class Notifier:
             self._awaited.discard(thread)
             self._queue.put((messages, after))
 
-    def put_messages(self, messages: Iterable[bytes]) -> None:
-        """Send these messages of `notification`, soon and in this order."""
-        self._queue.put((messages, _nothing))
-
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel."""
         self._queue.put(None)

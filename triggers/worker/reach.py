@@ -1,4 +1,4 @@
-"""An interpreter below a private directory (`/root/.pyenv`), made reachable for workers of other users.
+"""An interpreter below a private directory, such as root's home, made reachable for workers of other users.
 
 A worker imports lazily, as its script's owner, who may not be allowed into the directory that Python was installed in.
 The zygote, if it is root, then makes a mount namespace of its own in which that directory shows nothing but the
