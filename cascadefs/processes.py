@@ -1,4 +1,4 @@
-"""What proc(5) says of the processes that ask: their groups, the process a thread belongs to, and a capability.
+"""What proc(5) says of the processes that ask: their groups, the process a thread belongs to, and a capability; and of the boot.
 
 The kernel numbers them as they are numbered where the file system was mounted; one that is not seen from there has the
 number 0. Where /proc shows another namespace than ours, its numbers mean other processes, and nothing is believed.
@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import Final
 
-__all__ = ["groups_of", "may_keep_set_id", "process_of"]
+__all__ = ["boot_id", "groups_of", "may_keep_set_id", "process_of"]
 
 _CAP_FSETID: Final = 1 << 4
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def groups_of(pid: int) -> frozenset[int]:

@@ -38,12 +38,32 @@ PIECES_PER_CHUNK_MAX = 32
 PRUNED_CONTENTS_MAX = 256
 """Contents one record lets go of: applying it takes about a millisecond, and nobody waits longer."""
 
+MESSAGE_BYTES_MAX = 17 * 1024 * 1024
+"""A message between machines: any frame of the log, and what a protocol puts around it."""
+
+SEND_QUEUE_BYTES = 1024 * 1024
+"""What a connection holds to be sent before the sender waits; one message may go over."""
+
 KEY_BYTES_MAX = 511
 """LMDB's limit on a key."""
 
 RECORD_INODE_MAX = 2**48
 """Live inode numbers stay below; numbers of the past lie above (SEMANTICS 4)."""
 
+SHARDS_MAX = 256
+"""Shards of a cluster: an inode number is below 2^48 and has its shard above 40 bits of counter."""
+
+REPLICAS_MAX = 7
+"""Members of a shard. Every one is waited for, so more than a few only slow it down."""
+
+SPREAD_LEVELS_MAX = 64
+"""Levels of directories below a pool's own that may get a home shard each."""
+
+CHANGES_MAX = 120
+"""Values that one transaction of the authority changes; etcd takes 128 operations by default."""
+
+assert SHARDS_MAX << 40 <= RECORD_INODE_MAX
 assert 1 + 8 + NAME_BYTES_MAX + 1 + 8 <= KEY_BYTES_MAX
+assert PAYLOAD_BYTES_MAX + METADATA_BYTES_MAX + 65_536 <= MESSAGE_BYTES_MAX
 assert FILE_BYTES_MAX // CHUNK_BYTES <= 2**32
 assert PAYLOAD_BYTES_MAX + METADATA_BYTES_MAX + 4096 <= SEGMENT_BYTES

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from storage.record import Part, Record
     from triggers.run import EventKind
 
-__all__ = ["Change", "Paths", "Tree", "changes"]
+__all__ = ["Change", "Paths", "Tree", "changes", "path_of"]
 
 WALK_DEPTH_MAX = 4096
 """Of a moved directory; deeper than any path the kernel passes on."""
@@ -247,3 +247,10 @@ class Paths:
 
 CHAINS_MAX = 100_000
 """Directories remembered at a time."""
+
+
+def path_of(tree: Tree, directory: int, timestamp: int) -> str:
+    """A directory's path from the root of the store, for people."""
+    chain = Paths(tree).chain(directory, timestamp)
+    path = chain[-1][1] if chain else b"?"
+    return path.rstrip(b"/").decode(errors="surrogateescape")

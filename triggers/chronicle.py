@@ -9,6 +9,10 @@ Source: docs/TRIGGERS.md 11.
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Chronicle"]
 
@@ -20,6 +24,7 @@ class Chronicle:
         self._kept_bytes = kept_bytes
         self._lines: deque[bytes] = deque()
         self._bytes = 0
+        self._waiting: dict[object, Callable[[], None]] = {}
         self.end = 0
         """The offset behind the last line."""
 
@@ -36,6 +41,18 @@ class Chronicle:
         self.end += len(line)
         while self._bytes > self._kept_bytes and len(self._lines) > 1:
             self._bytes -= len(self._lines.popleft())
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            for wake in waiting.values():
+                wake()
+
+    def wait(self, who: object, wake: Callable[[], None]) -> None:
+        """Call `wake` at the next line, once, from whoever appends it; a reader has one such call at a time."""
+        self._waiting[who] = wake
+
+    def wait_no_more(self, who: object) -> None:
+        """Take back what `wait` asked for; harmless if it was not asked."""
+        self._waiting.pop(who, None)
 
     def read(self, offset: int, size: int) -> bytes:
         """At most `size` bytes from an offset on; empty at the end. What is gone is not made up: see `start`."""

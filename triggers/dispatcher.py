@@ -125,7 +125,7 @@ class Dispatcher:
             jobs = self.loading.jobs()
             started = self.engine.start()
             self.operator.finish_replays()
-            unused = self.engine.take_unused()
+            unused = self.engine.repertoire.take_unused()
             due_ms = self.engine.next_ms()
             now_ms = self.engine.now_ms()
         for job in jobs:

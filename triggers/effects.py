@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from storage import record
 from storage.attributes import DIRECTORY, REGULAR, TYPE_MASK, is_directory
+from storage.errors import Reason
 from storage.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX
 from triggers.access import SEARCH, WRITE, Identity, may, may_remove
 from triggers.cut import BadPath, parts_of
@@ -42,11 +43,20 @@ _SETGID = 0o2000
 
 
 class EffectRefused(Exception):
-    """An effect cannot be; the message names the path and why."""
+    """An effect cannot be; the message names the path and why, `reason` is what it would be called at a mount."""
+
+    reason = Reason.MALFORMED
+
+    def __init__(self, message: str, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
 
 
 class Conflict(EffectRefused):
     """A `put_if` met another version than expected: the event is to be run again, at a newer cut."""
+
+    reason = Reason.CONDITION_FAILED
 
 
 class Plan(NamedTuple):
@@ -117,7 +127,9 @@ def _fold(effects: list[Effect]) -> dict[str, _Folded]:
         if CONTROL in names:
             raise EffectRefused(f"{effect.path}: .cascade is not for scripts to change")
         if any(len(name) > NAME_BYTES_MAX for name in names):
-            raise EffectRefused(f"{effect.path}: a name is longer than {NAME_BYTES_MAX} bytes")
+            raise EffectRefused(
+                f"{effect.path}: a name is longer than {NAME_BYTES_MAX} bytes", Reason.NAME_TOO_LONG
+            )
         one = folded.setdefault(effect.path, _Folded())
         match effect:
             case Put() | PutIf():
@@ -199,13 +211,18 @@ class _Planner:
                 raise Conflict(f"{path}: is at version {present}, expected was {one.expect}")
             self.conditions.append((directory, name, one.expect))
         if file is not None and file.mode & TYPE_MASK != REGULAR:
-            raise EffectRefused(f"{path}: not a regular file")
+            raise EffectRefused(
+                f"{path}: not a regular file",
+                Reason.IS_A_DIRECTORY if is_directory(file.mode) else None,
+            )
         if one.deleted:
             if file is None:
                 return
             assert attributes is not None
             if not may_remove(self._who, attributes, file):
-                raise EffectRefused(f"{path}: user {self._who.uid} may not remove it")
+                raise EffectRefused(
+                    f"{path}: user {self._who.uid} may not remove it", Reason.DENIED
+                )
             self.records.append(record.Unlink(directory, name))
             self.outputs.append((path, number + 1))
             return
@@ -214,7 +231,7 @@ class _Planner:
         else:
             inode = binding.inode
             if not may(self._who, file, WRITE):
-                raise EffectRefused(f"{path}: user {self._who.uid} may not write it")
+                raise EffectRefused(f"{path}: user {self._who.uid} may not write it", Reason.DENIED)
         self._commit(path, inode, file, one)
         self.outputs.append((path, number + 1))
 
@@ -233,7 +250,7 @@ class _Planner:
                 raise EffectRefused(f"{path}: add and put of one path in one run; choose one")
             size = max(size, self._add(path, inode, file, add, extents))
         if size > FILE_BYTES_MAX:
-            raise EffectRefused(f"{path}: larger than a file can be")
+            raise EffectRefused(f"{path}: larger than a file can be", Reason.TOO_LARGE)
         self._check_room(path, size - before)
         self.records.append(record.Commit(inode, size, keep, extents, self._now_ns, self._now_ns))
 
@@ -243,7 +260,7 @@ class _Planner:
         quotas = self._store.quotas
         room = quotas.room(self._nearest) if growth_bytes > 0 and quotas.some else None
         if room is not None and self._growth_bytes > room:
-            raise EffectRefused(f"{path}: over quota, {room} bytes are left")
+            raise EffectRefused(f"{path}: over quota, {room} bytes are left", Reason.OVER_QUOTA)
 
     def _lay(
         self, inode: int, data: list[memoryview], at: int, extents: list[record.Extent]
@@ -299,10 +316,10 @@ class _Planner:
         inode = self._nearest = self._base
         attributes = self._store.attributes(inode)
         if attributes is None or attributes.nlink == 0:
-            raise EffectRefused(f"{path}: the directory that holds .cascade is gone")
+            raise EffectRefused(f"{path}: the directory that holds .cascade is gone", Reason.ABSENT)
         for name in names:
             if attributes is not None and not may(self._who, attributes, SEARCH):
-                raise EffectRefused(f"{path}: user {self._who.uid} may not pass")
+                raise EffectRefused(f"{path}: user {self._who.uid} may not pass", Reason.DENIED)
             if (inode, name) in self._files:
                 raise EffectRefused(f"{path}: a file and a directory in one run")
             known = self._made.get((inode, name))
@@ -316,7 +333,9 @@ class _Planner:
             elif binding is not None:
                 if not is_directory(binding.mode):
                     text = name.decode(errors="surrogateescape")
-                    raise EffectRefused(f"{path}: {text} is not a directory")
+                    raise EffectRefused(
+                        f"{path}: {text} is not a directory", Reason.NOT_A_DIRECTORY
+                    )
                 inode, attributes = binding.inode, self._store.attributes(binding.inode)
                 self._nearest = inode
             elif make:
@@ -333,7 +352,7 @@ class _Planner:
         gid = self._who.gid
         if attributes is not None:
             if not may(self._who, attributes, WRITE | SEARCH):
-                raise EffectRefused(f"{path}: user {self._who.uid} may not make it")
+                raise EffectRefused(f"{path}: user {self._who.uid} may not make it", Reason.DENIED)
             if attributes.mode & _SETGID:
                 gid = attributes.gid
                 mode |= _SETGID if is_directory(mode) else 0

@@ -248,7 +248,7 @@ class Cascade:
             for started in self.engine.start():
                 self.engine.finish(started, await self.runner.run(started.run, started.cut))
                 more = True
-            for script_id in self.engine.take_unused():
+            for script_id in self.engine.repertoire.take_unused():
                 await self.runner.retire(script_id)
             if more:
                 continue

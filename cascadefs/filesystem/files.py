@@ -15,7 +15,7 @@ from storage.errors import Reason, Refused
 from storage.limits import FILE_BYTES_MAX, RECORD_INODE_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from cascadefs.filesystem.conditional import Conditionals
     from cascadefs.filesystem.inodes import Inodes
@@ -88,6 +88,10 @@ class OpenText:
 
     def flush(self) -> None:
         """There is nothing to save."""
+
+    def poll(self, wake: Callable[[], None] | None) -> bool:
+        """See `Files.poll`."""
+        return True
 
     def release(self) -> None:
         """There is nothing to let go of."""
@@ -278,6 +282,17 @@ class Files:
             return None
         node = file.node
         return (node.inode, node.timestamp), node.attributes.size
+
+    def poll(self, handle: int, wake: Callable[[], None] | None = None) -> bool:
+        """Whether a read or write has something to do now (poll(2)): always, as of any regular file, but at a stream's end.
+
+        Args:
+            handle: an open file.
+            wake: called once, from whoever holds the file system, when that may have changed; None: nobody waits. A
+                later call for the same handle takes its place, and releasing the handle takes it back.
+        """
+        file = self.opened[handle]
+        return file.poll(wake) if isinstance(file, OpenText) else True
 
     def is_synchronous(self, handle: int) -> bool:
         """Whether each write must be on the disk before it returns (O_SYNC, O_DSYNC)."""

@@ -9,6 +9,7 @@ counter, because a look-up then writes nothing, and another mount of the same st
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -262,9 +263,9 @@ class Text(Node):
 
 
 class Served(Text):
-    """A file that is made up and more than a text: `open` gives what an open handle of it is."""
+    """A file that is made up and more than a text: `open` gives what an open handle of it is, `size` its size."""
 
-    __slots__ = ("open",)
+    __slots__ = ("open", "size")
 
     def __init__(
         self,
@@ -276,15 +277,21 @@ class Served(Text):
         gid: int,
         time_ns: int,
         mode: int,
+        size: Callable[[], int] = int,
     ) -> None:
         super().__init__(("served", *key), produce, uid=uid, gid=gid, time_ns=time_ns, mode=mode)
         self.open = open
+        self.size = size
 
     def refresh(self, found: Node) -> None:
         """See `Node`: everything but what it is."""
         assert type(found) is Served
-        self.open = found.open
+        self.open, self.size = found.open, found.size
         self.uid, self.gid, self.time_ns = found.uid, found.gid, found.time_ns
+
+    def stat(self) -> Stat:
+        """As of a text, but for the size, which is asked for every time."""
+        return replace(super().stat(), size=self.size())
 
 
 class Pointer(Node):

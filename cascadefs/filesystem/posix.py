@@ -95,6 +95,7 @@ class Filesystem:
         self.create, self.open, self.release = files.create, files.open, files.release
         self.create_unnamed = files.create_unnamed
         self.read, self.write, self.flush = files.read, files.write, files.flush
+        self.poll = files.poll
         self.immutable, self.is_synchronous = files.immutable, files.is_synchronous
         self.save, self.fsync, self.sync = files.save, files.fsync, files.sync
         self.fsync_directory = files.fsync_directory

@@ -24,20 +24,35 @@ COMMAND_BYTES_MAX = 4096
 class OpenStream(OpenText):
     """An open stream. The file's offset is the place in it, so a reader may stop, and go on by seeking.
 
-    Who begins in front of what is kept begins with what is kept.
+    Who begins in front of what is kept begins with what is kept. Who has read up to the end may wait for more with poll(2).
     """
 
-    __slots__ = ("_chronicle", "_shift")
+    __slots__ = ("_chronicle", "_read_to", "_shift")
 
     def __init__(self, chronicle: Chronicle) -> None:
         self._chronicle = chronicle
         self._shift: int | None = None
+        self._read_to = 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from `offset` on; none at the end, which may come to be more."""
         if self._shift is None:
             self._shift = max(0, self._chronicle.start - offset)
-        return self._chronicle.read(offset + self._shift, length)
+        data = self._chronicle.read(offset + self._shift, length)
+        self._read_to = offset + self._shift + len(data)
+        return data
+
+    def poll(self, wake: Callable[[], None] | None) -> bool:
+        """Whether there is more than was read."""
+        if (
+            wake is not None
+        ):  # ready or not: who waits for changes only (EPOLLET) is told of the next one
+            self._chronicle.wait(self, wake)
+        return self._chronicle.end > self._read_to
+
+    def release(self) -> None:
+        """Nobody waits any more."""
+        self._chronicle.wait_no_more(self)
 
 
 class OpenCommands(OpenText):
@@ -84,10 +99,11 @@ class OpenCommands(OpenText):
 def stream(
     key: tuple[object, ...], chronicle: Chronicle, *, uid: int, gid: int, time_ns: int
 ) -> Node:
-    """A file that shows a stream."""
+    """A file that shows a stream. Its size is where the stream ends, so `tail -f` sees it grow."""
     return Served(
-        key, lambda: OpenStream(chronicle), _nothing, uid=uid, gid=gid, time_ns=time_ns, mode=0o440
-    )
+        key, lambda: OpenStream(chronicle), _nothing, uid=uid, gid=gid, time_ns=time_ns, mode=0o440,
+        size=lambda: chronicle.end,
+    )  # fmt: skip
 
 
 def commands(

@@ -19,6 +19,7 @@ import errno
 import functools
 import logging
 import os
+import select
 import tempfile
 import traceback
 from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO, Any
 
-    from pyfuse3 import ReaddirToken, RequestContext, SetattrFields, StatvfsData
+    from pyfuse3 import PollHandle, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
     from cascadefs.filesystem import Filesystem, Opened, Stat
 
@@ -47,6 +48,9 @@ __all__ = ["Door", "MountRefused"]
 
 _OPTIONS: Final = frozenset({"default_permissions", "fsname=cascadefs", "subtype=cascadefs"})
 """Always given: the kernel checks permissions, and mount tables say whose this is."""
+
+_READY: Final = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+"""What poll(2) says of a file that has no poll of its own."""
 
 _MESSAGES_MAX: Final = 1000
 """Distinct bugs and damages whose message was logged; later ones are only counted."""
@@ -492,6 +496,20 @@ class Door(pyfuse3.Operations):
             await self._filesystem.fsync(handle, data_only)
         finally:
             self._waiting.back()
+
+    @_answering()
+    def poll(
+        self, number: int, handle: int, poll_handle: PollHandle | None, context: RequestContext
+    ) -> int:
+        """See `Filesystem.poll`."""
+        wake = None if poll_handle is None else functools.partial(self._wake, poll_handle)
+        return _READY if self._filesystem.poll(handle, wake) else 0
+
+    def _wake(self, waiting: PollHandle) -> None:
+        try:
+            waiting.notify()
+        except OSError as error:  # who polls has gone with the mount
+            _log.debug("nobody to wake: %s", error)
 
     # --- directories -------------------------------------------------------------------------------------------
 

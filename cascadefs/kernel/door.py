@@ -75,6 +75,7 @@ class Door:
             self._reply,
             self._later,
             self._forget_first,
+            self._wake,
         )
         for handlers in (
             Names(filesystem).handlers(),
@@ -217,6 +218,10 @@ class Door:
             self._reply(unique, None)
         else:
             self._notifier.put(gone, lambda: self._reply(unique, None))
+
+    def _wake(self, waiting: int) -> None:
+        if self._notifier is not None:
+            self._notifier.wake(waiting)
 
     def _reveal(
         self,

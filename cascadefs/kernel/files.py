@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import select
 from typing import TYPE_CHECKING
 
 from cascadefs.kernel.handler import Handlers, Kind, Later, caller_of
@@ -24,6 +25,8 @@ from cascadefs.kernel.protocol import (
     NO_REPLY,
     NUMBER,
     PID,
+    POLL,
+    POLL_SCHEDULE_NOTIFY,
     READ,
     RELEASE,
     TWO_WORDS,
@@ -67,6 +70,9 @@ _OPEN_ENDS_SET_ID = 1 << 0
 
 _ANYBODY = 0
 
+_READY = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+"""What poll(2) says of a file that has no poll of its own."""
+
 _COPY_BYTES_MAX = 0x7FFFF000
 """What one call moves at most (MAX_RW_COUNT): its answer is 32 bits."""
 
@@ -82,14 +88,19 @@ class Files:
         reply: Callable[[int, Reply], None],
         later: Later,
         forget_first: Callable[[int], None],
+        wake: Callable[[int], None],
     ) -> None:
-        """`forget_first` answers the request of a unique number when the kernel has forgotten what it is to forget."""
+        """`forget_first` answers the request of a unique number when the kernel has forgotten what it is to forget.
+
+        `wake` tells the kernel that who polls, known by a number of its own, should look again.
+        """
         self._filesystem = filesystem
         self._ranges = ranges
         self._backing = backing
         self._reply = reply
         self._later = later
         self._forget_first = forget_first
+        self._wake = wake
         self._synchronous: set[int] = set()
         self._writers: dict[int, set[int]] = {}
 
@@ -110,6 +121,7 @@ class Files:
             Opcode.COPY_FILE_RANGE: (self.copy_file_range, Kind.CHANGES),
             Opcode.COPY_FILE_RANGE_64: (self.copy_file_range_64, Kind.CHANGES),
             Opcode.IOCTL: (self.ioctl, Kind.ASKS),
+            Opcode.POLL: (self.poll, Kind.ASKS),
         }
 
     # --- opening and closing -----------------------------------------------------------------------------------
@@ -254,6 +266,12 @@ class Files:
     def ioctl(self, node: int, body: memoryview, header: Header) -> Reply:
         """There are none."""
         return -errno.ENOTTY
+
+    def poll(self, node: int, body: memoryview, header: Header) -> Reply:
+        """See `Filesystem.poll`."""
+        handle, waiting, how, _ = POLL.unpack_from(body)
+        wake = functools.partial(self._wake, waiting) if how & POLL_SCHEDULE_NOTIFY else None
+        return TWO_WORDS.pack(_READY if self._filesystem.poll(handle, wake) else 0, 0)
 
     # --- durability --------------------------------------------------------------------------------------------
 

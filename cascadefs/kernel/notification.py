@@ -7,12 +7,13 @@ import struct
 
 from cascadefs.kernel.protocol import REPLY_HEADER
 
-__all__ = ["NotifyCode", "delete_entry", "invalidate_entry", "invalidate_node", "store"]
+__all__ = ["NotifyCode", "delete_entry", "invalidate_entry", "invalidate_node", "poll", "store"]
 
 
 class NotifyCode(enum.IntEnum):
     """What the kernel is told unasked."""
 
+    POLL = 1
     INVALIDATE_NODE = 2
     INVALIDATE_ENTRY = 3
     STORE = 4
@@ -28,6 +29,11 @@ def invalidate_entry(parent: int, name: bytes) -> bytes:
     """What a name means, or that it means nothing, is to be forgotten."""
     body = struct.pack("=QII", parent, len(name), 0) + name + b"\0"
     return _notification(NotifyCode.INVALIDATE_ENTRY, body)
+
+
+def poll(waiting: int) -> bytes:
+    """Who polls an open file, known by what its POLL brought (`kh`), is to look again. Waits for nothing."""
+    return _notification(NotifyCode.POLL, struct.pack("=Q", waiting))
 
 
 def delete_entry(parent: int, child: int, name: bytes) -> bytes:

@@ -87,6 +87,10 @@ class Notifier:
             self._awaited.discard(thread)
             self._queue.put((messages, after))
 
+    def wake(self, waiting: int) -> None:
+        """Have who polls look again, at once: the kernel makes nobody wait for that, so any thread may."""
+        self._send(notification.poll(waiting))
+
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel."""
         self._queue.put(None)

@@ -157,6 +157,10 @@ FSYNC: Final = struct.Struct("=QII")
 LSEEK: Final = struct.Struct("=QqII")
 FALLOCATE: Final = struct.Struct("=QQQII")
 COPY_FILE_RANGE: Final = struct.Struct("=QQQQQQQ")
+POLL: Final = struct.Struct("=QQII")
+
+POLL_SCHEDULE_NOTIFY: Final = 1 << 0
+"""Of a POLL: somebody waits, and is to be told when the answer may be another (`notification.poll`)."""
 
 STATX_BASIC: Final = 0x7FF
 STATX_BTIME: Final = 0x800

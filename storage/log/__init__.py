@@ -238,6 +238,99 @@ class Log:
         assert self._writer is not None  # Opened read-only.
         return self._writer.append(kind, timestamp, metadata, payload)
 
+    def adopt(self, frame: Frame, payload: Sequence[Buffer] | None) -> None:
+        """Append a record as another log of this identity and shard has it: at the same address, byte for byte.
+
+        So what names addresses is right on every replica. Only the owner may call this.
+
+        Args:
+            frame: as the other log knows it; index and address are the next ones here.
+            payload: None if it was left out there (condensed). Zeros then stand in its place, as if the record's
+                segment were condensed here; `left_out` says so until it is.
+
+        Raises:
+            Corruption: index or address are not the next ones, or head or payload are not what they say; as before.
+            OSError: as `append`.
+        """
+        assert self._writer is not None  # Opened read-only.
+        writer = self._writer
+        if frame.index != writer.last_index + 1 or frame.epoch < writer.epoch_of_last:
+            what = f"record {frame.index} of epoch {frame.epoch} does not follow record {writer.last_index}"
+            raise self._reader.corruption(frame.address, what)
+        if not writer.reach(frame.address, frame.size_bytes):
+            what = f"record {frame.index} cannot stand here: the log ends at {writer.end_address}"
+            raise self._reader.corruption(frame.address, what)
+        left_out = payload is None
+        if payload is None:
+            payload = [bytes(frame.payload_length)] if frame.payload_length else ()
+        writer.epoch = frame.epoch
+        writer.append(
+            frame.kind,
+            frame.timestamp,
+            frame.metadata,
+            payload,
+            left_out_checksum=frame.payload_checksum if left_out else None,
+        )
+        if writer.last_checksum != frame.checksum:
+            self.truncate_after(frame.index - 1)
+            what = f"record {frame.index} arrived as something else than it says it is"
+            raise self._reader.corruption(frame.address, what)
+        if left_out and frame.payload_length:
+            self.left_out.add(frame.address)
+
+    def truncate_after(self, index: int) -> None:
+        """Drop the records behind an index for good: they are off the disk when this returns, whatever comes next.
+
+        For what another epoch overruled; never below what was committed. Nobody may be reading the dropped ones. Blocks: a
+        sync or three, and one for each segment dropped. Only the owner may call this. It ends an empty segment, too, that a
+        failed append has left.
+
+        Raises:
+            OSError: the disk refused. The log takes nothing more until it is opened again, and ends then somewhere between
+                the index and where it ended.
+            Corruption: the record at the index, or one in front of it in its segment, is damaged; nothing was done.
+        """
+        assert self._writer is not None  # Opened read-only.
+        assert self._first_index(self._first_number) - 1 <= index <= self.last_index
+        last: Frame | None = None
+        number, offset = self._first_number, BLOCK_BYTES
+        if index >= self._first_index(self._first_number):
+            last = self._reader.frame(self._locate(index))
+            number, offset = divmod(last.address, self.segment_bytes)
+            offset += last.size_bytes
+        if number * self.segment_bytes + offset == self.end_address:
+            return
+        slot = self._reader.segments.header(number).slot or self._writer.slot_of(
+            number, self._first_index(number)
+        )
+        condensed = self._reader.segments.condensed(number)
+        self._writer.cut(slot, offset, last, condensed)
+        self._reader.forget()
+        self._left_out_bytes = None
+        self.left_out = {address for address in self.left_out if address < self.end_address}
+
+    def epoch_at(self, index: int) -> int:
+        """The epoch of a record; 0 in front of the first. From headers where they tell, else by walking a segment's heads.
+
+        Raises:
+            Corruption: a head on the way is damaged.
+        """
+        if index < self._first_index(self._first_number):
+            return 0
+        assert index <= self.last_index
+        if self._epochs is None:
+            self._epochs = EpochMap(self)
+        return self._epochs.at(index)
+
+    def payload(self, frame: Frame) -> bytes | None:
+        """The whole payload of a record, verified; None if it was left out of a condensed segment.
+
+        Raises:
+            Corruption: it is not what was written.
+            OSError: the disk could not be read.
+        """
+        return self._reader.whole_payload(frame, self.left_out)
+
     def sync(self) -> int:
         """Make every record appended before the call durable; answers `durable_index`.
 

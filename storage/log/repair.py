@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from storage.disk import File
     from storage.log.reader import Reader
 
-__all__ = ["repair", "write_whole"]
+__all__ = ["repair", "write_header", "write_whole"]
 
 COPY_BYTES: Final = 1024 * 1024
 
@@ -87,7 +87,7 @@ def _save_tail(reader: Reader, end: End) -> None:
     disk.sync_directory(QUARANTINE)
 
 
-def _write_header(file: File, slot: Slot) -> None:
+def write_header(file: File, slot: Slot) -> None:
     """Write both copies of a header, one after the other, so that one is whole whatever happens."""
     copy = encode_slot(slot)
     for offset in reversed(SLOT_OFFSETS):
@@ -106,7 +106,7 @@ def _rewrite_header(reader: Reader, end: End, number: int) -> None:
     slot = end.slot._replace(
         number=number, first_index=first_index, durable_index=mark, version=version
     )
-    _write_header(file, slot)
+    write_header(file, slot)
     file.close()
 
 
@@ -137,7 +137,7 @@ def _finish_tail(reader: Reader, end: End) -> None:
     for number in range(unsynced_from(reader, numbers, end.known), end.number):
         disk.open(segment_name(number)).fdatasync()
     disk.sync_directory(DIRECTORY)
-    _write_header(tail, end.slot._replace(durable_index=end.next_index - 1))
+    write_header(tail, end.slot._replace(durable_index=end.next_index - 1))
     tail.close()
 
 

@@ -37,13 +37,17 @@ from storage.codec import (
     encode_slot,
     frame_bytes,
 )
+from storage.log.condensed import write_plain
 from storage.log.reader import frame_room
+from storage.log.repair import write_header
 from storage.log.segments import DIRECTORY, segment_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from storage.disk import Disk, File
+    from storage.log.condensed import Condensed
+    from storage.log.reader import Frame
 
 __all__ = ["Writer"]
 
@@ -59,7 +63,8 @@ class Writer:
     Attributes:
         end_address: Where the next frame goes, if it fits there.
         last_index: Index of the last record appended.
-        durable_index: Index of the last record known to be synced. Invariant: durable_index <= last_index.
+        durable_index: Index of the last record known to be synced. Invariant: durable_index <= last_index. Only `cut`
+            takes it back.
         last_timestamp: Timestamp of the last record, 0 if there is none.
         last_checksum: Head checksum of the last record appended or found, 0 if there is none.
         last_address: Its address, 0 if there is none.
@@ -105,9 +110,15 @@ class Writer:
         self._syncing = threading.RLock()
 
     def append(
-        self, kind: int, timestamp: int, metadata: bytes, payload: Sequence[Buffer] = ()
+        self,
+        kind: int,
+        timestamp: int,
+        metadata: bytes,
+        payload: Sequence[Buffer] = (),
+        *,
+        left_out_checksum: int | None = None,
     ) -> int:
-        """See `Log.append`."""
+        """See `Log.append`; with a checksum, the payload is zeros in the place of what that one is of (`Log.adopt`)."""
         if self._refusal is not None:
             self._refuse()
         if not payload:
@@ -118,6 +129,8 @@ class Writer:
             if len(payload) > BUFFERS_MAX:
                 payload = [b"".join(payload)]
             payload_length, payload_checksum = sum(map(len, payload)), checksum_of(payload)
+        if left_out_checksum is not None:
+            payload_checksum = left_out_checksum
         size = frame_bytes(len(metadata), payload_length)
         if self._offset + size > self._room:
             self._roll(size, reserve=payload_length > 0)
@@ -156,6 +169,15 @@ class Writer:
         self.last_checksum = int.from_bytes(head[HEAD_BYTES - 8 : HEAD_BYTES], "little")
         self.last_index = index  # Last: sync reads it from another thread.
         return address
+
+    def reach(self, address: int, size: int) -> bool:
+        """Have the next frame, of so many bytes, go to an address, beginning a segment if need be; False if it cannot."""
+        if self._refusal is not None:
+            self._refuse()
+        following = self._base + self._slot.segment_bytes + BLOCK_BYTES
+        if address == following and address != self.end_address:
+            self._roll(size, reserve=False)
+        return address == self.end_address and self._offset + size <= self._room
 
     def _write_rest(self, buffers: list[Buffer], offset: int, size: int, written: int) -> None:
         """Go on after a short write. It usually means no space, and the next call says so."""
@@ -259,6 +281,44 @@ class Writer:
             self._mark(tail, slot, target)
             return target
 
+    def cut(
+        self, slot: Slot, offset: int, last: Frame | None, condensed: Condensed | None
+    ) -> None:
+        """End the log behind a frame (None: without one), at an offset of the segment with this header. See `Log.truncate_after`.
+
+        Segments go from the back and each for certain before the next, then the mark comes down, then the end is cut: a
+        power cut between any two leaves a log that ends somewhere between here and where it did, and is whole.
+        """
+        with self._syncing:
+            if self._refusal is not None:
+                self._refuse()
+            self._refusal = "what a cut was to drop may be back"
+            for number in range(self._slot.number, slot.number, -1):
+                self._disk.unlink(segment_name(number))
+                self._disk.sync_directory(DIRECTORY)
+            slot = slot._replace(durable_index=min(self.durable_index, last.index if last else 0))
+            if condensed is not None:
+                write_plain(self._disk, segment_name(slot.number), condensed, slot)
+            tail = self._disk.open(segment_name(slot.number))
+            write_header(tail, slot)
+            tail.truncate(offset)
+            self._reserved = _reserve(tail, slot.segment_bytes)
+            tail.fdatasync()
+            earlier = [(file, its) for file, its in self._unsynced if its.number < slot.number]
+            self._unsynced = [*earlier, (tail, slot)]
+            self._named = min(self._named, slot.number)
+            self._tail, self._slot = tail, slot
+            self._base = slot.number * slot.segment_bytes
+            self._offset = offset
+            self.end_address = self._base + offset
+            self.durable_index = slot.durable_index
+            self.last_index = last.index if last else slot.first_index - 1
+            self.last_timestamp = last.timestamp if last else 0
+            self.last_address = last.address if last else 0
+            self.last_checksum = last.checksum if last else 0
+            self.epoch = last.epoch if last else slot.epoch
+            self._refusal = None
+
     def persist_mark(self) -> None:
         """Make everything durable, and that it is: the mark on the disk says so when this returns.
 
@@ -301,6 +361,17 @@ class Writer:
             self._refusal = "the log is closed"
             for file, _ in self._unsynced:
                 file.close()
+
+
+def _reserve(file: File, size: int) -> bool:
+    """Give a segment its whole space; False if the disk has none left."""
+    try:
+        file.preallocate(size)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
 
 
 _EMPTY_CHECKSUM: Final = checksum(b"")

@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from random import Random
@@ -229,6 +230,90 @@ def test_what_is_served_is_found_by_name_and_copied_by_nobody(farm, tmp_path):
     assert os.listdir(tmp_path / "copy/.cascade") == ["watch"]
     shutil.rmtree(farm.farm)
     assert not farm.farm.exists()
+
+
+def test_who_polls_the_events_wakes_when_there_is_one(farm):
+    install(farm, "log.py", APPEND)
+    events = os.open(farm.farm / ".cascade/events", os.O_RDONLY)
+    poll = select.poll()
+    poll.register(events, select.POLLIN)
+    edges = select.epoll()
+    edges.register(events, select.EPOLLIN | select.EPOLLET)
+    assert poll.poll(0) == [(events, select.POLLIN)], "something has happened already"
+    assert edges.poll(0) == [(events, select.EPOLLIN)]
+    told = b""
+    while part := os.read(events, 1 << 16):
+        told += part
+    assert b'"reload"' in told
+    assert os.read(events, 100) == b"", "the end, and no waiting"
+    assert poll.poll(0) == []
+    assert select.select([events], [], [], 0)[0] == []
+    for number in range(3):
+        (farm.farm / "in/a").write_text(str(number))
+        told = b""
+        while told.count(b'"done"') == 0:
+            if number % 2:
+                assert poll.poll(PATIENCE_SECONDS * 1000) == [(events, select.POLLIN)]
+            else:
+                assert edges.poll(PATIENCE_SECONDS) == [(events, select.EPOLLIN)]
+            while part := os.read(events, 1 << 16):
+                told += part
+        assert [json.loads(line)["event"] for line in told.splitlines()] == [
+            "event",
+            "start",
+            "done",
+        ]
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", SELECTING, farm.farm / ".cascade/events"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert waiting.stdout.readline() == "waiting\n"
+    (farm.farm / "in/b").write_text("x")
+    assert waiting.communicate(timeout=PATIENCE_SECONDS)[0] == "event in/b\n"
+    edges.close()
+    os.close(events)
+    (farm.farm / "in/a").write_text("nobody waits any more")
+    wait_for(lambda: bindings(farm)["log.py:log"]["done"] == 5, "fifth run")
+
+
+SELECTING = """
+import json, os, select, sys
+
+events = os.open(sys.argv[1], os.O_RDONLY)
+while os.read(events, 1 << 16):
+    pass
+print("waiting", flush=True)
+select.select([events], [], [])
+told = json.loads(os.read(events, 1 << 16).splitlines()[0])
+print(told["event"], told["path"])
+"""
+
+
+def test_tail_follows_the_events(farm):
+    install(farm, "log.py", APPEND)
+    events = farm.farm / ".cascade/events"
+    assert events.stat().st_size == len(events.read_bytes())
+    tail = subprocess.Popen(
+        ["tail", "-n", "1", "-s", "0.1", "-f", events], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert json.loads(tail.stdout.readline())["event"] == "reload"
+        (farm.farm / "in/a").write_text("x")
+        assert json.loads(tail.stdout.readline())["path"] == "in/a"
+        assert json.loads(tail.stdout.readline())["event"] == "start"
+    finally:
+        tail.kill()
+        tail.communicate()
+
+
+def test_files_are_always_ready_to_who_polls(farm):
+    (farm.farm / "f").write_text("x")
+    with (farm.farm / "f").open("r+b") as file, (farm.farm / ".cascade/status").open("rb") as text:
+        for descriptor in (file.fileno(), text.fileno()):
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN | select.POLLOUT)
+            assert poll.poll(0) == [(descriptor, select.POLLIN | select.POLLOUT)]
+        assert select.select([file], [file], [file], 0) == ([file], [file], [])
 
 
 def test_without_the_option_nothing_runs_and_nothing_is_served(make_mount):

@@ -681,7 +681,7 @@ def test_a_zombies_record_is_refused(cascade):
     cascade.restart()
     idle(cascade)
     assert cascade.version("out/a") == 1
-    zombie.store = cascade.store  # the old engine reaches the same log
+    vars(zombie.store).update(vars(cascade.store))  # the old engine reaches the same log
     zombie.finish(started, result)
     assert cascade.version("out/a") == 1
     events = [json.loads(line) for line in zombie.report.events.whole().splitlines()]
@@ -862,7 +862,7 @@ def test_a_full_disk_holds_runs_up_and_loses_nothing(cascade, monkeypatch, kind)
         return propose(proposal, payload)
 
     monkeypatch.setattr(cascade.store, "propose", full)
-    monkeypatch.setattr("triggers.engine.ADVANCE_RECORDS", 3)
+    monkeypatch.setattr("triggers.marks.ADVANCE_RECORDS", 3)
     for attempt in range(4):
         cascade.script("t.py", trace('"in/*", attempts=9') + "#" * attempt)
         idle(cascade)
@@ -928,10 +928,10 @@ def test_what_waits_is_not_looked_through_at_every_turn(cascade, monkeypatch):
     idle(cascade)
     before = len(looks)
     for _ in range(100):
-        assert cascade.engine.take_unused() == []
+        assert cascade.engine.repertoire.take_unused() == []
     assert len(looks) == before
     follower.queue.paused = False
     idle(cascade)
     assert len(traced(cascade)) == 50
     assert len(looks) - before <= 3
-    assert not cascade.engine._scripts, "the old version is told, and the new one never ran"
+    assert not cascade.engine.repertoire.scripts, "the old version is told, and the new one never ran"

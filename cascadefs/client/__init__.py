@@ -1,0 +1,47 @@
+"""The store for programs: `cascadefs.connect` and what it answers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from cascadefs.client.client import Batch, Client, TrioClient
+from cascadefs.client.values import Change, Conflict, Content, Entry, Version
+
+__all__ = [
+    "Batch",
+    "Change",
+    "Client",
+    "Conflict",
+    "Content",
+    "Entry",
+    "TrioClient",
+    "Version",
+    "connect",
+    "connect_trio",
+]
+
+
+class _SystemClock:
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+
+def connect(where: str | Path) -> Client:
+    """The store at `where`, for plain code: a data directory that nobody has mounted.
+
+    Raises:
+        storage.errors.Unusable: it cannot be opened; the message says why and what helps.
+        OSError: it cannot be reached.
+    """
+    from cascadefs.client.embedded import Embedded
+
+    clock = _SystemClock()
+    return Client(Embedded(Path(where).absolute(), clock), clock)
+
+
+async def connect_trio(where: str | Path) -> TrioClient:
+    """As `connect`, for trio. Close what it answers, or use it as an asynchronous context manager."""
+    import trio
+
+    return TrioClient(await trio.to_thread.run_sync(connect, where))

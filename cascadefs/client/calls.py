@@ -1,0 +1,183 @@
+"""Calls and answers between a program and whoever executes them: values that also travel on a wire.
+
+Bytes of files are not in them: they travel beside a call or an answer, as buffers of their own, in the order of its parts.
+
+Source: FORMAT, "Calls of programs".
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from cascadefs.client.values import Change, Entry, Version  # noqa: TC001  msgspec asks for them
+
+__all__ = [
+    "Answer",
+    "Append",
+    "Call",
+    "Delete",
+    "Failed",
+    "Get",
+    "Got",
+    "Instant",
+    "List",
+    "Listed",
+    "Match",
+    "Matched",
+    "Now",
+    "Part",
+    "Put",
+    "Versions",
+    "VersionsFound",
+    "Watch",
+    "Watched",
+    "Write",
+    "Written",
+    "decode_answer",
+    "decode_call",
+    "encode",
+]
+
+
+class Get(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Bytes of a file: of its newest version, of the `version`-th, or of the one at a timestamp `at`."""
+
+    path: str
+    version: int | None = None
+    at: int | None = None
+    offset: int = 0
+    length: int | None = None
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The next version of a file, whole: a buffer. Missing directories are made.
+
+    `expect`: only if that is its newest version (0: it does not exist).
+    """
+
+    path: str
+    mode: int = 0o644
+    expect: int | None = None
+
+
+class Append(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The next version of a file: what it holds, and a buffer."""
+
+    path: str
+
+
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Remove a file; nothing happens if it is not there."""
+
+    path: str
+
+
+Part: TypeAlias = Put | Append | Delete
+
+
+class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Changes of files, all at one instant or none; `durable`: answered when they are on the disks."""
+
+    parts: list[Part]
+    durable: bool = False
+
+
+class List(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """The names in a directory behind `after`, `limit` of them at most."""
+
+    path: str
+    at: int | None = None
+    after: str = ""
+    limit: int = 10_000
+
+
+class Match(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The paths of the files a pattern matches."""
+
+    glob: str
+    at: int | None = None
+
+
+class Versions(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Versions of a path with a timestamp from `since` to `until`, both included; the newest `limit` of them."""
+
+    path: str
+    since: int | None = None
+    until: int | None = None
+    limit: int | None = None
+
+
+class Watch(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Changes behind a place in history ("": from now on), of paths a pattern matches."""
+
+    glob: str
+    after: str
+    limit: int = 1000
+
+
+class Instant(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """A timestamp that is final: whatever is read at it will never change."""
+
+
+Call: TypeAlias = Get | Write | List | Match | Versions | Watch | Instant
+
+
+class Got(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Of `Get`; the bytes travel beside it."""
+
+    version: Version
+
+
+class Written(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Of `Write`: (path, number, size in bytes) of each version made, and their one timestamp."""
+
+    versions: list[tuple[str, int, int]]
+    timestamp: int
+
+
+class Listed(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Of `List`; `more`: there are names behind the last one."""
+
+    entries: list[Entry]
+    more: bool
+
+
+class Matched(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Of `Match`."""
+
+    paths: list[str]
+
+
+class VersionsFound(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Of `Versions`, oldest first."""
+
+    versions: list[Version]
+
+
+class Watched(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Of `Watch`: what changed, and where to go on. None changed: there was nothing yet."""
+
+    changes: list[Change]
+    token: str
+
+
+class Now(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Of `Instant`."""
+
+    timestamp: int
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """It was refused, or the world failed."""
+
+    errno: int
+    message: str
+
+
+Answer: TypeAlias = Got | Written | Listed | Matched | VersionsFound | Watched | Now | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+decode_call = msgspec.msgpack.Decoder(Call).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode

@@ -1,0 +1,450 @@
+"""The store for a program: `Client` for plain code, `TrioClient` for trio; the same calls, the same answers.
+
+    store = cascadefs.connect("/srv/data")
+    store.put("frames/0001.png", data)
+    store.get("frames/0001.png", version=1)
+    for change in store.watch("frames/*.png"):
+        ...
+
+Paths are text from the root, without a leading slash. An instant is a timestamp in microseconds, a `datetime` (UTC if it
+has no zone), or text as in virtual paths: "2026-11-21T10:00", "-10m", "20261121T100000Z".
+
+What goes wrong is an `OSError` with the errno a mount would give: `FileNotFoundError`, `PermissionError`, `BlockingIOError`
+for an instant that is not final yet; a put whose condition is not met is a `Conflict`.
+
+Source: SEMANTICS, "Programs".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
+import trio
+
+from cascadefs import vpath
+from cascadefs.client import calls
+from cascadefs.client.values import Change, Conflict, Content, Entry, Version
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from storage.clock import Clock
+    from triggers.run import Buffer
+
+__all__ = ["Batch", "Client", "Executor", "Instant", "TrioClient"]
+
+_Result = TypeVar("_Result")
+
+Instant: TypeAlias = int | str | datetime.datetime
+
+WATCH_SECONDS = 0.02
+"""Between two looks for changes where nobody tells of them."""
+
+BLOCK_BYTES = 16 * 1024 * 1024
+"""Of a file that is read in one go."""
+
+
+class Executor(Protocol):
+    """Whoever executes calls, and blocks while it does."""
+
+    def execute(
+        self, call: calls.Call, buffers: Sequence[Buffer]
+    ) -> tuple[calls.Answer, Sequence[Buffer]]:
+        """Have a call done. Buffers belong to the caller again on return.
+
+        Raises:
+            OSError: nobody could be asked.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class Batch:
+    """Changes that are made at one instant, or not at all; all in directories of one shard."""
+
+    def __init__(self) -> None:
+        self.parts: list[calls.Part] = []
+        self.buffers: list[Buffer] = []
+
+    def put(
+        self, path: str, data: Buffer | str, *, expect: int | None = None, mode: int = 0o644
+    ) -> None:
+        """The next version of a file, whole; see `Client.put`."""
+        self.parts.append(calls.Put(path, mode, expect))
+        self.buffers.append(_bytes(data))
+
+    def append(self, path: str, data: Buffer | str) -> None:
+        """The next version of a file: what it holds, and these bytes."""
+        self.parts.append(calls.Append(path))
+        self.buffers.append(_bytes(data))
+
+    def delete(self, path: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+        self.parts.append(calls.Delete(path))
+
+
+class Client:
+    """See the module. Not for several threads at once. A context manager: it ends with `close`."""
+
+    def __init__(self, executor: Executor, clock: Clock) -> None:
+        self._executor = executor
+        self._clock = clock
+
+    def get(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        offset: int = 0,
+        length: int | None = None,
+    ) -> bytes:
+        """The bytes of a file: newest, the version of a number, or what it was at an instant.
+
+        Raises:
+            FileNotFoundError: there is or was none.
+            OSError: EIDRM where the content was let go; EAGAIN for an instant that is not final yet.
+        """
+        return bytes(self.read(path, version=version, at=at, offset=offset, length=length).data)
+
+    def read(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        offset: int = 0,
+        length: int | None = None,
+    ) -> Content:
+        """As `get`, with what version it is. Long files are read in blocks, all of the same version."""
+        first: Version | None = None
+        data: deque[Buffer] = deque()
+        want = length
+        while True:
+            size = BLOCK_BYTES if want is None else min(want, BLOCK_BYTES)
+            call = calls.Get(path, version, self._timestamp(at), offset, size)
+            answer, buffers = self._execute(call)
+            assert isinstance(answer, calls.Got)
+            first = first or answer.version
+            version, at = first.number, None
+            data.extend(buffers)
+            got = sum(len(buffer) for buffer in buffers)
+            offset += got
+            want = None if want is None else want - got
+            if got < size or want == 0 or offset >= first.size:
+                return Content(first, data[0] if len(data) == 1 else b"".join(data))
+
+    def put(
+        self,
+        path: str,
+        data: Buffer | str,
+        *,
+        expect: int | None = None,
+        mode: int = 0o644,
+        durable: bool = False,
+    ) -> Version:
+        """Make the next version of a file, whole; missing directories are made.
+
+        Args:
+            path: of the file.
+            data: all of it; text is UTF-8.
+            expect: only if this is its newest version; 0: only if it does not exist.
+            mode: of a new file.
+            durable: return when it is on the disk, on every replica.
+
+        Raises:
+            Conflict: another version is there; nothing was written.
+            OSError: not allowed, no room, no such directory.
+        """
+        batch = Batch()
+        batch.put(path, data, expect=expect, mode=mode)
+        return self._one(batch, durable)
+
+    def append(self, path: str, data: Buffer | str, *, durable: bool = False) -> Version:
+        """Make the next version of a file: what it holds, and these bytes. Nobody's append is lost."""
+        batch = Batch()
+        batch.append(path, data)
+        return self._one(batch, durable)
+
+    def delete(self, path: str, *, durable: bool = False) -> bool:
+        """Remove a file; whether there was one. Its history stays."""
+        batch = Batch()
+        batch.delete(path)
+        return bool(self.commit(batch, durable=durable))
+
+    @contextlib.contextmanager
+    def batch(self, *, durable: bool = False) -> Iterator[Batch]:
+        """Gather changes; at the end of the block all of them are made at one instant, or none.
+
+        Raises:
+            Conflict: a condition is not met.
+            OSError: as `put`; EXDEV for directories of several shards.
+        """
+        batch = Batch()
+        yield batch
+        self.commit(batch, durable=durable)
+
+    def commit(self, batch: Batch, *, durable: bool = False) -> Sequence[Version]:
+        """Make the changes of a batch; the versions they are."""
+        answer, _ = self._execute(calls.Write(batch.parts, durable), batch.buffers)
+        assert isinstance(answer, calls.Written)
+        return [
+            Version(path, number, answer.timestamp, size) for path, number, size in answer.versions
+        ]
+
+    def list(self, path: str = "", *, at: Instant | None = None) -> Sequence[Entry]:
+        """What is in a directory, in the order of the names' bytes."""
+        entries: deque[Entry] = deque()
+        timestamp = self._timestamp(at)
+        while True:
+            after = entries[-1].name if entries else ""
+            answer, _ = self._execute(calls.List(path, timestamp, after))
+            assert isinstance(answer, calls.Listed)
+            entries.extend(answer.entries)
+            if not answer.more:
+                return tuple(entries)
+
+    def glob(self, pattern: str, *, at: Instant | None = None) -> Sequence[str]:
+        """The paths of the files a pattern matches (TRIGGERS 3: ``*``, ``**``, ``{a,b}``, ``!not``, ``re:``)."""
+        answer, _ = self._execute(calls.Match(pattern, self._timestamp(at)))
+        assert isinstance(answer, calls.Matched)
+        return answer.paths
+
+    def versions(
+        self,
+        path: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Version]:
+        """Versions of a path, oldest first, of an interval of time; the newest `limit` of them."""
+        call = calls.Versions(path, self._timestamp(since), self._timestamp(until), limit)
+        answer, _ = self._execute(call)
+        assert isinstance(answer, calls.VersionsFound)
+        return answer.versions
+
+    def now(self) -> int:
+        """This instant, final: whatever is read at it will never change."""
+        answer, _ = self._execute(calls.Instant())
+        assert isinstance(answer, calls.Now)
+        return answer.timestamp
+
+    def watch(
+        self, pattern: str = "**", *, after: str = "", timeout_s: float | None = None
+    ) -> Iterator[Change]:
+        """Each committed change of the paths a pattern matches, in order, for ever.
+
+        Args:
+            pattern: as of `glob`.
+            after: the token of the last change seen; "": from now on.
+            timeout_s: end when nothing has changed for so long; None: never.
+        """
+        token, quiet_s = after, 0.0
+        while timeout_s is None or quiet_s < timeout_s:
+            found, following = self.look(pattern, token)
+            yield from found
+            quiet_s = 0.0 if found else quiet_s + WATCH_SECONDS
+            if following == token:
+                time.sleep(WATCH_SECONDS)
+            token = following
+
+    def look(self, pattern: str, after: str) -> tuple[Sequence[Change], str]:
+        """What has changed behind a token, as far as is known already, and the token to go on from."""
+        answer, _ = self._execute(calls.Watch(pattern, after))
+        assert isinstance(answer, calls.Watched)
+        return answer.changes, answer.token
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._executor.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _one(self, batch: Batch, durable: bool) -> Version:
+        return self.commit(batch, durable=durable)[0]
+
+    def _execute(
+        self, call: calls.Call, buffers: Sequence[Buffer] = ()
+    ) -> tuple[calls.Answer, Sequence[Buffer]]:
+        answer, data = self._executor.execute(call, buffers)
+        if isinstance(answer, calls.Failed):
+            raise _error(answer)
+        return answer, data
+
+    def _timestamp(self, instant: Instant | None) -> int | None:
+        return None if instant is None else _timestamp_of(instant, self._clock)
+
+
+class TrioClient:
+    """`Client` for trio: each call runs on a worker thread, one at a time.
+
+    Cancelled while it waits for its turn, a call does not happen; later, it is waited for.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._turn = trio.Lock()
+
+    async def get(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        offset: int = 0,
+        length: int | None = None,
+    ) -> bytes:
+        """See `Client.get`."""
+        return await self._run(
+            partial(self._client.get, path, version=version, at=at, offset=offset, length=length)
+        )
+
+    async def read(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        offset: int = 0,
+        length: int | None = None,
+    ) -> Content:
+        """See `Client.read`."""
+        return await self._run(
+            partial(self._client.read, path, version=version, at=at, offset=offset, length=length)
+        )
+
+    async def put(
+        self,
+        path: str,
+        data: Buffer | str,
+        *,
+        expect: int | None = None,
+        mode: int = 0o644,
+        durable: bool = False,
+    ) -> Version:
+        """See `Client.put`."""
+        return await self._run(
+            partial(self._client.put, path, data, expect=expect, mode=mode, durable=durable)
+        )
+
+    async def append(self, path: str, data: Buffer | str, *, durable: bool = False) -> Version:
+        """See `Client.append`."""
+        return await self._run(partial(self._client.append, path, data, durable=durable))
+
+    async def delete(self, path: str, *, durable: bool = False) -> bool:
+        """See `Client.delete`."""
+        return await self._run(partial(self._client.delete, path, durable=durable))
+
+    async def commit(self, batch: Batch, *, durable: bool = False) -> Sequence[Version]:
+        """See `Client.commit`; a `Batch` is made by its name."""
+        return await self._run(partial(self._client.commit, batch, durable=durable))
+
+    async def list(self, path: str = "", *, at: Instant | None = None) -> Sequence[Entry]:
+        """See `Client.list`."""
+        return await self._run(partial(self._client.list, path, at=at))
+
+    async def glob(self, pattern: str, *, at: Instant | None = None) -> Sequence[str]:
+        """See `Client.glob`."""
+        return await self._run(partial(self._client.glob, pattern, at=at))
+
+    async def versions(
+        self,
+        path: str,
+        *,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Version]:
+        """See `Client.versions`."""
+        return await self._run(
+            partial(self._client.versions, path, since=since, until=until, limit=limit)
+        )
+
+    async def now(self) -> int:
+        """See `Client.now`."""
+        return await self._run(self._client.now)
+
+    async def watch(self, pattern: str = "**", *, after: str = "") -> AsyncIterator[Change]:
+        """See `Client.watch`. Close it (`contextlib.aclosing`) when breaking out."""
+        token = after
+        while True:
+            found, following = await self._run(partial(self._client.look, pattern, token))
+            for change in found:
+                yield change
+            if following == token:
+                await trio.sleep(WATCH_SECONDS)  # noqa: TID251  looked for, not told
+            token = following
+
+    async def aclose(self) -> None:
+        """See `Client.close`."""
+        await self._run(self._client.close)
+
+    async def __aenter__(self) -> TrioClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with trio.CancelScope(shield=True):
+            await self.aclose()
+
+    async def _run(self, call: Callable[[], _Result]) -> _Result:
+        async with self._turn:
+            return await trio.to_thread.run_sync(call)
+
+
+def _bytes(data: Buffer | str) -> Buffer:
+    return data.encode() if isinstance(data, str) else data
+
+
+def _error(answer: calls.Failed) -> OSError:
+    if answer.errno == errno.ESTALE:
+        return Conflict(answer.message)
+    return OSError(answer.errno, answer.message)
+
+
+def _timestamp_of(instant: Instant, clock: Clock) -> int:
+    """The timestamp in microseconds that an instant means now.
+
+    Raises:
+        ValueError: it means none; the message is for people.
+    """
+    if isinstance(instant, int):
+        return instant
+    now_us = clock.now_ns() // 1000
+    if isinstance(instant, datetime.datetime):
+        aware = instant if instant.tzinfo is not None else instant.replace(tzinfo=datetime.UTC)
+        return (aware - _EPOCH) // datetime.timedelta(microseconds=1)
+    match vpath.parse_instant(instant, datetime.UTC, now_us):
+        case vpath.Time(timestamp):
+            return timestamp
+        case vpath.Ago(duration_us):
+            return (now_us - duration_us) // 1_000_000 * 1_000_000
+        case vpath.Now():
+            return now_us
+
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

@@ -1,0 +1,352 @@
+"""What the calls of a program do: asked of a store, with the rights of one user.
+
+Reads of the past and of one instant are those of a trigger's cut, writes those of a trigger's effects: the same rights,
+the same refusals, one record. Whoever executes holds the store; nothing here waits.
+
+Sources: SEMANTICS 4 (access then and now), 6 (conditions), "Programs".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING, NamedTuple
+
+from cascadefs.client import calls
+from cascadefs.client.values import Change, Conflict, Entry, Version
+from cascadefs.errnos import ERRNO, errno_of
+from storage import record
+from storage.attributes import is_directory
+from storage.errors import Corruption, Reason, Refused
+from storage.namespace import ROOT
+from triggers.access import READ, SEARCH, may
+from triggers.change import Paths, changes
+from triggers.cut import StoreCut, parts_of
+from triggers.effects import CONTROL, EffectRefused, Plan, plan
+from triggers.pattern import Pattern
+from triggers.run import Append, Delete, Put, PutIf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from storage.attributes import Attributes
+    from storage.clock import Clock
+    from storage.store import Store
+    from storage.stream import Committed
+    from triggers.access import Identity
+    from triggers.run import Buffer, Content, Effect
+
+__all__ = ["Operations"]
+
+_ORDINAL_MAX = 2**32
+
+WATCH_RECORDS_MAX = 10_000
+"""Records looked at for one `Watch`: others want the store too."""
+
+
+class Operations:
+    """See the module. For one user; made anew for each connection."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        who: Identity,
+        reserved: Callable[[int, bytes], bool] = lambda _directory, _name: False,
+    ) -> None:
+        """`reserved`: whether a name in a directory would be taken for history."""
+        self._store = store
+        self._clock = clock
+        self._who = who
+        self._reserved = reserved
+
+    def execute(
+        self, call: calls.Call, buffers: Sequence[Buffer]
+    ) -> tuple[calls.Answer, Sequence[Buffer]]:
+        """Do what is asked. Buffers of a write are not kept; those of an answer are read-only and may be.
+
+        Never raises for what was asked or for the world: that is a `Failed`.
+        """
+        try:
+            return self._execute(call, buffers)
+        except EffectRefused as refusal:
+            return calls.Failed(ERRNO[refusal.reason], str(refusal)), ()
+        except Refused as refusal:
+            return calls.Failed(ERRNO[refusal.reason], str(refusal)), ()
+        except OSError as error:
+            number = error.errno or _ERRNO_OF_KIND.get(type(error), errno.EIO)
+            return calls.Failed(number, error.strerror or str(error)), ()
+        except ValueError as error:  # A path or a pattern that is none.
+            return calls.Failed(errno.EINVAL, str(error)), ()
+        except Exception as error:
+            return calls.Failed(errno_of(error), f"{type(error).__name__}: {error}"), ()
+
+    def _execute(
+        self, call: calls.Call, buffers: Sequence[Buffer]
+    ) -> tuple[calls.Answer, Sequence[Buffer]]:
+        match call:
+            case calls.Get():
+                return self._get(call)
+            case calls.Write():
+                return self._write(call, list(buffers)), ()
+            case calls.List():
+                return self._list(call), ()
+            case calls.Match():
+                return calls.Matched(self._cut(self._instant(call.at)).files(call.glob)), ()
+            case calls.Versions():
+                return self._versions(call), ()
+            case calls.Watch():
+                return self._watch(call), ()
+            case calls.Instant():
+                return calls.Now(self._store.now()), ()
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _cut(self, timestamp: int) -> StoreCut:
+        return StoreCut(self._store, ROOT, timestamp, self._who)
+
+    def _instant(self, at: int | None) -> int:
+        """A timestamp that is final.
+
+        Raises:
+            Refused: NOT_STABLE_YET.
+        """
+        if at is None:
+            return self._store.now()
+        if not self._store.settle(at):
+            raise Refused(Reason.NOT_STABLE_YET)
+        return at
+
+    def _get(self, call: calls.Get) -> tuple[calls.Answer, Sequence[Buffer]]:
+        content: Content | None
+        if call.version is not None:
+            content = self._cut(self._instant(call.at)).version(call.path, call.version)
+        elif call.at is not None:
+            content = self._cut(self._instant(call.at)).get(call.path)
+        else:
+            content = self._cut(0).get(call.path, latest=True)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such file or version")
+        version = Version(content.path, content.version, content.timestamp, content.size)
+        return calls.Got(version), _part(content.parts, call.offset, call.length)
+
+    def _list(self, call: calls.List) -> calls.Listed:
+        timestamp = None if call.at is None else self._instant(call.at)
+        inode, attributes = ROOT, self._attributes(ROOT, timestamp)
+        for name in parts_of(call.path) if call.path else []:
+            self._check(inode, attributes, SEARCH, call.path)
+            binding = (
+                self._store.binding(inode, name)
+                if timestamp is None
+                else self._store.binding_at(inode, name, timestamp)
+            )
+            if binding is None:
+                raise FileNotFoundError(errno.ENOENT, f"{call.path}: no such directory")
+            inode = binding.inode
+            attributes = self._attributes(inode, timestamp)
+            if attributes is None or not is_directory(attributes.mode):
+                raise NotADirectoryError(errno.ENOTDIR, f"{call.path}: not a directory")
+        self._check(inode, attributes, READ, call.path)
+        after = call.after.encode(errors="surrogateescape")
+        rows = (
+            self._store.children(inode, after)
+            if timestamp is None
+            else self._store.children_at(inode, timestamp, after)
+        )
+        entries: list[Entry] = []
+        for name, binding in rows:
+            if len(entries) >= call.limit:
+                return calls.Listed(entries, more=True)
+            row = self._attributes(binding.inode, timestamp)
+            if row is None or (inode == ROOT and name == CONTROL):
+                continue
+            directory = is_directory(row.mode)
+            number = 0 if directory or not row.content else binding.version_of(row.content)
+            text = name.decode(errors="surrogateescape")
+            stamp = row.content_timestamp
+            entries.append(Entry(text, directory, row.mode & 0o7777, number, stamp, row.size))
+        return calls.Listed(entries, more=False)
+
+    def _versions(self, call: calls.Versions) -> calls.VersionsFound:
+        until = None if call.until is None else self._instant(call.until)
+        found = self._cut(until or self._store.now()).history(
+            call.path, since=call.since, until=until, limit=call.limit
+        )
+        return calls.VersionsFound(
+            [Version(stat.path, stat.version, stat.timestamp, stat.size) for stat in found]
+        )
+
+    def _attributes(self, inode: int, timestamp: int | None) -> Attributes | None:
+        if timestamp is None:
+            return self._store.attributes(inode)
+        row = self._store.attributes_at(inode, timestamp)
+        return row[1] if row is not None else None
+
+    def _check(self, inode: int, then: Attributes | None, want: int, path: str) -> None:
+        now = self._store.attributes(inode)
+        for bits in (then, now):
+            if bits is not None and not may(self._who, bits, want):
+                raise PermissionError(
+                    errno.EACCES, f"{path or '/'}: user {self._who.uid} may not read it"
+                )
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def _write(self, call: calls.Write, buffers: list[Buffer]) -> calls.Answer:
+        effects = _effects(call.parts, buffers)
+        made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
+        if not made.records:
+            return calls.Written([], self._store.now())
+        expectations = []
+        for directory, name, number in made.conditions:
+            binding = self._store.binding(directory, name)
+            inode = binding.inode if binding is not None else 0
+            expectations.append(record.Expect(directory, name, number, inode))
+        outcome = self._store.propose(record.Batch([*expectations, *made.records]), made.payload)
+        if outcome.reason is Reason.CONDITION_FAILED:
+            raise Conflict(f"{call.parts[0].path}: somebody else was faster")
+        if outcome.reason is not None:
+            raise Refused(outcome.reason)
+        return self._written(made)
+
+    def _written(self, made: Plan) -> calls.Written:
+        """What was just committed; nobody has changed the store since."""
+        sizes = [
+            part.size if isinstance(part, record.Commit) else 0
+            for part in made.records
+            if not isinstance(part, record.Create)
+        ]
+        commits = [part.inode for part in made.records if isinstance(part, record.Commit)]
+        attributes = self._store.attributes(commits[0]) if commits else None
+        timestamp = attributes.content_timestamp if attributes is not None else self._store.now()
+        versions = [(*one, size) for one, size in zip(made.outputs, sizes, strict=True)]
+        return calls.Written(versions, timestamp)
+
+    # --- watching ------------------------------------------------------------------------------------------------
+
+    def _watch(self, call: calls.Watch) -> calls.Watched:
+        pattern = Pattern((call.glob,))
+        place = _Place.of(call.after) if call.after else self._end()
+        found: list[Change] = []
+        paths = Paths(self._store)
+        for looked, committed in enumerate(self._behind(place)):
+            told = place.ordinal if committed.timestamp == place.timestamp else 0
+            place = _Place(committed.timestamp, told, committed.address)
+            for change in self._changes(committed, paths, pattern)[told:]:
+                if len(found) >= call.limit:
+                    return calls.Watched(found, place.token)
+                place = place._replace(ordinal=place.ordinal + 1)
+                found.append(Change(*change, place.token))
+            if looked >= WATCH_RECORDS_MAX:
+                break
+        return calls.Watched(found, place.token)
+
+    def _end(self) -> _Place:
+        """The end of history as it is now."""
+        now = self._store.now()
+        last = _Place(now, 0, 0)
+        for committed in self._store.committed(self._store.address_of_time(now)):
+            last = _Place(committed.timestamp, _ORDINAL_MAX, committed.address)
+        return last
+
+    def _behind(self, place: _Place) -> Iterator[Committed]:
+        """The records from the one at a place on, that one included: not all of it may have been told."""
+        if place.address:
+            with contextlib.suppress(Corruption):  # Of a token from elsewhere.
+                if self._store.committed_at(place.address).timestamp == place.timestamp:
+                    return self._store.committed(place.address)
+        start = self._store.address_of_time(place.timestamp)
+        return self._store.committed(start, place.timestamp - 1)
+
+    def _changes(
+        self, committed: Committed, paths: Paths, pattern: Pattern
+    ) -> list[tuple[str, str, int, int, int]]:
+        """(path, kind, version, timestamp, size) of what a record did, whether this user may know of it or not asked."""
+        paths.observe(committed.record)
+        timestamp = committed.timestamp
+        told: list[tuple[str, str, int, int, int]] = []
+        for change in changes(self._store, timestamp, committed.record):
+            chain = paths.chain(change.directory, timestamp)
+            if chain is None or not self._may_know(chain):
+                continue
+            path = (chain[-1][1] + change.name).decode(errors="surrogateescape")
+            if pattern.matches(path) and CONTROL.decode() not in path.split("/"):
+                told.append((path, change.kind, change.version, timestamp, change.size))
+        return told
+
+    def _may_know(self, chain: tuple[tuple[int, bytes], ...]) -> bool:
+        """Whether every directory of a path may be searched, and the last one read."""
+        for index, (directory, _) in enumerate(chain):
+            attributes = self._store.attributes(directory)
+            want = SEARCH | READ if index == 0 else SEARCH
+            if attributes is not None and not may(self._who, attributes, want):
+                return False
+        return True
+
+
+def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:
+    """The parts with their buffers.
+
+    Raises:
+        ValueError: there are more or fewer buffers than parts that need one.
+    """
+    needed = sum(not isinstance(part, calls.Delete) for part in parts)
+    if needed != len(buffers):
+        raise ValueError(f"{needed} parts need bytes, and {len(buffers)} buffers came")
+    rest = iter(buffers)
+    effects: list[Effect] = []
+    for part in parts:
+        match part:
+            case calls.Put(expect=None):
+                effects.append(Put(part.path, next(rest), part.mode))
+            case calls.Put(expect=int(expect)):
+                effects.append(PutIf(part.path, next(rest), expect))
+            case calls.Append():
+                effects.append(Append(part.path, next(rest)))
+            case calls.Delete():
+                effects.append(Delete(part.path))
+    return effects
+
+
+def _part(parts: list[memoryview], offset: int, length: int | None) -> list[memoryview]:
+    """The bytes [offset, offset + length) of parts, not copied."""
+    end = sum(map(len, parts)) if length is None else offset + length
+    found, at = [], 0
+    for part in parts:
+        piece = part[max(offset - at, 0) : max(end - at, 0)]
+        if len(piece):
+            found.append(piece)
+        at += len(part)
+    return found
+
+
+def _spelled(call: calls.Get) -> str:
+    return call.path if call.version is None else f"{call.path}@v{call.version}"
+
+
+class _Place(NamedTuple):
+    """A place in history: so many changes of the record with that timestamp have been told; where it is, if known."""
+
+    timestamp: int
+    ordinal: int
+    address: int
+
+    @property
+    def token(self) -> str:
+        return f"{self.timestamp}.{self.ordinal}.{self.address}"
+
+    @classmethod
+    def of(cls, token: str) -> _Place:
+        parts = token.split(".")
+        if len(parts) != 3 or not all(part.isascii() and part.isdecimal() for part in parts):
+            raise ValueError(f"{token!r}: not a token that a watch gave")
+        return cls(*map(int, parts))
+
+
+_ERRNO_OF_KIND = {
+    FileNotFoundError: errno.ENOENT,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+    PermissionError: errno.EACCES,
+}
+"""Errors raised with a message alone carry no number."""

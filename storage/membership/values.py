@@ -1,0 +1,147 @@
+"""What the authority keeps: plain values, each under one key, changed only by compare-and-swap.
+
+Six kinds. `Cluster`, `Pool`, `Shard` and `Node` are the placement map: written by operators, and `Shard.wished` by
+leaders. `Epoch` is what replication obeys. `Presence` lives as long as its node's lease. A `View` is all of them as
+of one revision of the authority. Nothing here waits or decides.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from storage import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "NOTHING",
+    "Address",
+    "Cluster",
+    "Durability",
+    "Epoch",
+    "Label",
+    "Node",
+    "NodeName",
+    "Pool",
+    "PoolName",
+    "Presence",
+    "Shard",
+    "ShardId",
+    "Value",
+    "View",
+]
+
+NodeName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}$")]
+"""A node's name in the cluster: 1 to 32 of ``a-z 0-9 -``; also the common name of its certificate."""
+
+PoolName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}$")]
+
+Label: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._=-]{0,62}$")]
+"""What a node is said to be or have: ``ssd``, ``rack=7``."""
+
+Address: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+):[0-9]{1,5}$")]
+"""``host:port``; an IPv6 address in brackets."""
+
+ShardId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=limits.SHARDS_MAX)]
+"""0 to 255; shard 0 holds the root directory."""
+
+Durability: TypeAlias = Literal["memory", "disk"]
+"""When a member has a record: once it is appended, or once its disk was synced."""
+
+
+class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The cluster itself; there is one, and its existence says that the authority was prepared."""
+
+    identity: str
+    """16 hexadecimal digits, drawn by ``cascadefs cluster init``; every data directory notes it."""
+    created_us: int
+    """Microseconds since 1970."""
+
+
+class Pool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A directory subtree with a policy (DESIGN 6). Its shards are those that name it."""
+
+    name: PoolName
+    path: Annotated[str, msgspec.Meta(pattern="^/")]
+    """Absolute, as seen from the root of the file system; "/" is the pool of everything else."""
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=limits.REPLICAS_MAX)] = 1
+    """Members that each of its shards should have."""
+    replicas_min: Annotated[int, msgspec.Meta(ge=1, le=limits.REPLICAS_MAX)] = 1
+    """With fewer members, writes pause. Invariant: 1 <= replicas_min <= replicas."""
+    durability: Durability = "disk"
+    volatile: bool = False
+    """Only the newest content is kept, in bounded memory."""
+    affinity: str = ""
+    """A regular expression searched in a directory's path below the pool; what it matched is the affinity key."""
+    spread: Annotated[int, msgspec.Meta(ge=0, le=limits.SPREAD_LEVELS_MAX)] = 0
+    """Directories down to this level below the pool's own get a home shard each; deeper ones inherit it."""
+    labels: tuple[Label, ...] = ()
+    """Nodes that have all of these may hold its shards."""
+
+
+class Shard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One replicated log, and where it should lie; where it does lie is its `Epoch`."""
+
+    shard: ShardId
+    pool: PoolName
+    wished: tuple[NodeName, ...] = ()
+    """Nodes that should be members, the preferred leader first; those that are not yet are learners of the leader.
+    Empty until the shard's first leader chose. Only the shard's leader changes it."""
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node that was added to the cluster, alive or not."""
+
+    name: NodeName
+    addresses: tuple[Address, ...]
+    """``host:port`` of its links, as others reach it, the best first; what it really has is in its `Presence`."""
+    labels: tuple[Label, ...] = ()
+    state: Literal["active", "draining"] = "active"
+    """A draining node hands over its leaderships, then its memberships, once others have caught up."""
+
+
+class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One membership of a shard with its leader: the fence that replication obeys.
+
+    Invariants: epoch >= 1 and one more than what it replaced; leader in members; members not empty, no name twice.
+    """
+
+    shard: ShardId
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    leader: NodeName
+    members: Annotated[tuple[NodeName, ...], msgspec.Meta(min_length=1)]
+
+
+class Presence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A live node: stands in the authority as long as the node's lease does."""
+
+    name: NodeName
+    incarnation: int
+    """Drawn at each start of the process: another number means that the node has started anew."""
+    addresses: tuple[Address, ...]
+    """``host:port`` where its links listen now."""
+    http: str = ""
+    """``host:port`` of its metrics and status page, or empty."""
+
+
+Value: TypeAlias = Cluster | Pool | Shard | Node | Epoch
+"""What `Authority.change` changes."""
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+class View(msgspec.Struct, frozen=True):
+    """Everything the authority kept at one revision. Never changes; its mappings are not to be written to."""
+
+    revision: int = 0
+    """Greater means later; 0 is the view of somebody who has not heard from the authority yet."""
+    cluster: Cluster | None = None
+    pools: Mapping[str, Pool] = NOTHING
+    shards: Mapping[ShardId, Shard] = NOTHING
+    nodes: Mapping[NodeName, Node] = NOTHING
+    epochs: Mapping[ShardId, Epoch] = NOTHING
+    live: Mapping[NodeName, Presence] = NOTHING

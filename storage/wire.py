@@ -1,0 +1,378 @@
+"""What processes of a cluster say to each other: mounts and clients to nodes, nodes to nodes (FORMAT, "Wire").
+
+A transport message is one `Message`: a length, the lengths of the bulk parts, a msgpack array, tag first, and the bulk
+parts end to end: one for each payload the message speaks of, never copied into it. All shards share a connection, so every
+message about one names it. Nothing here is a call that blocks the connection: what is asked carries a number of the
+asker's (`request`) that comes back in the answer, and what is subscribed to is pushed.
+
+A connection begins with `Hello` and `Welcome`, or `Refusal` and its end. Then, for an observer of a shard (a mount,
+or the face of another node): `Subscribe`, and from there on `Records`, `Epoch` and `Placement` come by themselves;
+`Taken` opens the window again. For a proposer: `Propose` to the leader that the last `Epoch` named. No answer says
+that a record was committed: it comes by in `Records`, with the proposer's own (client, number).
+
+Knows no connection, no replication and no record. Pure.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from storage.limits import METADATA_BYTES_MAX, PAYLOAD_BYTES_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.codec import Buffer
+
+__all__ = [
+    "Answer",
+    "Ask",
+    "AskFrontier",
+    "Call",
+    "Epoch",
+    "Expecting",
+    "Hello",
+    "Malformed",
+    "Message",
+    "Peer",
+    "Placement",
+    "Propose",
+    "ReadFrame",
+    "ReadPayload",
+    "Record",
+    "Records",
+    "Refusal",
+    "Rejected",
+    "Stranger",
+    "Subscribe",
+    "Taken",
+    "Unsubscribe",
+    "WaitDurable",
+    "Welcome",
+    "decode",
+    "encode",
+]
+
+VERSION: Final = 1
+"""Of this protocol. Another number is refused in `Welcome`'s place."""
+
+WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""Metadata in `Records` that a subscriber has not `Taken` yet, at most (a single larger record goes alone)."""
+
+BATCH_BYTES: Final = 256 * 1024
+BATCH_RECORDS_MAX: Final = 1024
+"""Records in one message: metadata of so many bytes (a single larger record goes alone), and so many."""
+
+PROPOSALS_MAX: Final = 256
+"""Proposals in one message, with payloads of at most `PROPOSAL_BYTES` together (one always goes)."""
+
+PROPOSAL_BYTES: Final = 1024 * 1024
+
+PARTS_MAX: Final = 1024
+"""Bulk parts in one message."""
+
+ENVELOPE_BYTES: Final = 16
+"""What a record's frame holds beside it (`storage.sequencer`)."""
+
+assert PROPOSAL_BYTES >= PAYLOAD_BYTES_MAX
+assert PROPOSALS_MAX <= PARTS_MAX
+assert WINDOW_BYTES >= BATCH_BYTES
+
+
+class Record(NamedTuple):
+    """A committed record as it is streamed, its envelope taken off and its payload left where it is."""
+
+    index: int  # type: ignore[assignment]  # the glossary's word; tuple.index is not wanted here
+    timestamp: int
+    address: int
+    checksum: int
+    """Of the frame's head: with index and address, the name of this very record."""
+    client: int
+    number: int
+    """The proposer's own count; both 0 for a record that nobody's session proposed."""
+    metadata: bytes
+    payload_length: int = 0
+
+
+# --- beginning ------------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """First of all, from who connected. Who that is, and of what role, the transport knows."""
+
+    version: int = VERSION
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """The other side agrees to talk."""
+
+    version: int
+    node: str
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """It does not, and ends the connection."""
+
+    why: str
+
+
+# --- the stream of a shard ------------------------------------------------------------------------------------------
+
+
+class Subscribe(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Push the committed records of a shard behind one; (0, 0, 0) from the first. Replaces an earlier subscription."""
+
+    shard: int
+    index: int
+    address: int
+    checksum: int
+
+
+class Unsubscribe(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Push no more."""
+
+    shard: int
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """All records up to an index were taken out of the subscriber's queue: as much may be pushed again."""
+
+    shard: int
+    index: int
+
+
+class Records(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
+    """Committed records in order, without gap behind the last pushed; none if only the rest is news."""
+
+    shard: int
+    records: list[Record]
+    frontier: int
+    """No later record of the shard will bear a timestamp at or below this one (microseconds) ..."""
+    frontier_index: int
+    """... and all that do are at or below this index."""
+    durable: int
+    """Records up to this index are on the disks of all members."""
+
+
+class Stranger(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
+    """The record a `Subscribe` begins behind is not in this shard: the subscriber's state is of something else.
+
+    It begins anew from the first record. What it asked for is not subscribed.
+    """
+
+    shard: int
+    index: int
+
+
+class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
+    """Who leads a shard. Pushed with a subscription and at each change; also the answer to what only a leader takes.
+
+    Who has proposals that have not come by sends them again, in order, to the leader named; (epoch, "") while there
+    is none that this node knows.
+    """
+
+    shard: int
+    epoch: int
+    leader: str
+    members: list[str]
+
+
+# --- proposing ------------------------------------------------------------------------------------------------------
+
+
+class Propose(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
+    """Records to be appended, of one client, numbers in order. Each has its payload as a part, if it has one.
+
+    (number, payload_length, metadata). A client's first number is 1, and each is one more than the one before. What the
+    leader has already is dropped in silence, for it comes by in the stream; what leaves a gap is answered
+    by `Expecting`. No answer otherwise. If the connection ends or the `Epoch` changes before a record came by, it may or may
+    not be in the log: propose it again.
+    """
+
+    shard: int
+    client: int
+    proposals: list[tuple[int, int, bytes]]
+
+
+class Expecting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
+    """The leader takes nothing of this client but a number: send again from there.
+
+    A number the client has seen come by means that its session was let go: it needs a new client id.
+    """
+
+    shard: int
+    client: int
+    number: int
+
+
+class Rejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
+    """The leader cannot take a proposal (a full disk), and nothing of it is in the log.
+
+    What followed it is not taken either; the client gives up all from `number` on and may use the number again.
+    """
+
+    shard: int
+    client: int
+    number: int
+    errno: int
+    why: str
+
+
+class AskFrontier(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
+    """Have the frontier of a shard reach a timestamp soon; it is pushed in `Records`."""
+
+    shard: int
+    timestamp: int
+
+
+class WaitDurable(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
+    """Have the records up to an index on the disks of all members soon; `durable` in `Records` says when."""
+
+    shard: int
+    index: int
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+
+class ReadPayload(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
+    """A range of a record's payload; `Answer` with one part of just so many bytes. Any member knows."""
+
+    request: int
+    shard: int
+    address: int
+    offset: int
+    length: int
+
+
+class ReadFrame(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
+    """A record as it lies in the log, head, metadata and payload; `Answer` with one part. For repair, nodes only."""
+
+    request: int
+    shard: int
+    address: int
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
+    """A question about the node itself: "status". `Answer` with one part of JSON."""
+
+    request: int
+    what: str
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
+    """Of a question. With an errno, 0 is none, there is no part, and `why` is for people."""
+
+    request: int
+    errno: int = 0
+    why: str = ""
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
+    """An operation a node executes for a client, under the uid of its certificate; `Answer` with parts of its own."""
+
+    request: int
+    operation: str
+    arguments: msgspec.Raw
+
+
+# --- the cluster ----------------------------------------------------------------------------------------------------
+
+
+class Placement(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
+    """The placement map as the authority holds it (`storage.placement` reads it). Pushed first of all and at each change."""
+
+    revision: int
+    map: bytes
+
+
+class Peer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
+    """A message of the replication core of one member to that of another; payloads as parts."""
+
+    shard: int
+    message: msgspec.Raw
+
+
+Message: TypeAlias = (
+    Hello
+    | Welcome
+    | Refusal
+    | Subscribe
+    | Unsubscribe
+    | Taken
+    | Records
+    | Stranger
+    | Epoch
+    | Propose
+    | Expecting
+    | Rejected
+    | AskFrontier
+    | WaitDurable
+    | ReadPayload
+    | ReadFrame
+    | Ask
+    | Answer
+    | Call
+    | Placement
+    | Peer
+)
+
+_START = struct.Struct("<II")
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+class Malformed(Exception):
+    """A peer said something that is no message; the connection is not to be trusted any further."""
+
+
+def encode(message: Message, parts: Sequence[Buffer] = ()) -> list[Buffer]:
+    """A message as the buffers a connection sends; `parts` are not copied."""
+    head = _encoder.encode(message)
+    if not parts:
+        return [_START.pack(len(head), 0), head]
+    lengths = [len(part) for part in parts]
+    return [struct.pack(f"<II{len(parts)}I", len(head), len(parts), *lengths), head, *parts]
+
+
+def decode(data: memoryview) -> tuple[Message, list[memoryview]]:
+    """A message as a connection received it, and its bulk parts, not copied.
+
+    Raises:
+        Malformed: it is none, or has not the parts it speaks of.
+    """
+    if len(data) < _START.size:
+        raise Malformed(f"{len(data)} bytes are no message")
+    head_length, count = _START.unpack_from(data)
+    at = _START.size + 4 * count
+    if count > PARTS_MAX or at + head_length > len(data):
+        raise Malformed("a message shorter than it says")
+    try:
+        message = _decoder.decode(data[at : at + head_length])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f"not a message of this protocol: {error}") from error
+    parts = []
+    lengths = struct.unpack_from(f"<{count}I", data, _START.size)
+    at += head_length
+    for length in lengths:
+        parts.append(data[at : at + length])
+        at += length
+    if at != len(data):
+        raise Malformed("a message is not as long as it says")
+    if isinstance(message, Propose):
+        _check_proposals(message, parts)
+    return message, parts
+
+
+def _check_proposals(message: Propose, parts: Sequence[memoryview]) -> None:
+    expected = [length for _, length, _ in message.proposals if length]
+    if [len(part) for part in parts] != expected:
+        raise Malformed("payloads of proposals are not as long as they say")
+    if len(message.proposals) > PROPOSALS_MAX or max(expected, default=0) > PAYLOAD_BYTES_MAX:
+        raise Malformed("more in one message of proposals than it may hold")
+    for _, _, metadata in message.proposals:
+        if not metadata or len(metadata) > METADATA_BYTES_MAX - ENVELOPE_BYTES:
+            raise Malformed(f"metadata of {len(metadata)} bytes")

@@ -1,0 +1,327 @@
+"""The store for programs (SEMANTICS, "Programs"): every call, on a store the program opens itself."""
+
+import datetime
+import errno
+import os
+import random
+
+import pytest
+import trio
+
+import cascadefs
+from cascadefs.client import Batch, Client, Conflict, calls
+from cascadefs.client.operations import Operations
+from storage.errors import Unusable
+from storage.store import LocalStore
+from storage.table import MemoryTable
+from triggers.access import Identity
+from triggers.testing import ManualClock
+
+
+class _As:
+    """Executes as one user of a store that several share."""
+
+    def __init__(self, store: LocalStore, clock: ManualClock, uid: int) -> None:
+        self.operations = Operations(store, clock, Identity(uid, uid))
+        self.execute = self.operations.execute
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def store(clock):
+    from storage.disk import MemoryDisk
+
+    class Index:
+        open = renew = view = staticmethod(MemoryTable)
+
+    opened = LocalStore.open_on(
+        MemoryDisk(), Index(), clock, random.Random(0), boot_id="test", owner=(0, 0),
+        segment_bytes=1024 * 1024,
+    )  # fmt: skip
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(store, clock):
+    return Client(_As(store, clock, 0), clock)
+
+
+def test_versions_by_number_and_by_time(client):
+    first = client.put("run/a.txt", "one")
+    second = client.put("run/a.txt", b"two!")
+    assert (first.number, second.number, second.size) == (1, 2, 4)
+    assert client.get("run/a.txt") == b"two!"
+    assert client.get("run/a.txt", version=1) == b"one"
+    assert client.get("run/a.txt", at=first.timestamp) == b"one"
+    assert client.get("run/a.txt", at=second.timestamp - 1) == b"one"
+    assert client.versions("run/a.txt") == [first, second]
+    assert client.versions("run/a.txt", since=second.timestamp) == [second]
+    assert client.versions("run/a.txt", until=second.timestamp - 1) == [first]
+    assert client.versions("run/a.txt", limit=1) == [second]
+
+
+def test_an_instant_may_be_a_datetime_or_text(client, clock):
+    version = client.put("a", "one")
+    clock.value_ns += 3600 * 10**9
+    client.put("a", "two")
+    then = datetime.datetime.fromtimestamp(version.timestamp / 1e6 + 1, datetime.UTC)
+    assert client.get("a", at=then) == b"one"
+    assert client.get("a", at=then.replace(tzinfo=None)) == b"one"
+    assert client.get("a", at=then.strftime("%Y-%m-%dT%H:%M:%S")) == b"one"
+    assert client.get("a", at="-30m") == b"one"
+    with pytest.raises(ValueError, match="not a time"):
+        client.get("a", at="soonish")
+
+
+def test_a_part_of_a_file(client):
+    data = random.Random(1).randbytes(700_000)
+    client.put("big", data)
+    assert client.get("big") == data
+    assert client.get("big", offset=250_000, length=300_000) == data[250_000:550_000]
+    assert client.get("big", offset=699_990, length=100) == data[699_990:]
+    assert client.get("big", offset=800_000) == b""
+
+
+def test_a_file_longer_than_a_block_is_one_version(client, monkeypatch):
+    monkeypatch.setattr("cascadefs.client.client.BLOCK_BYTES", 1000)
+    data = random.Random(2).randbytes(4500)
+    client.put("long", data)
+    content = client.read("long")
+    assert (bytes(content.data), content.version.number) == (data, 1)
+    assert client.get("long", offset=900, length=2500) == data[900:3400]
+
+
+def test_a_condition_lets_one_of_two_writers_win(client):
+    client.put("a", "one", expect=0)
+    client.put("a", "two", expect=1)
+    with pytest.raises(Conflict) as caught:
+        client.put("a", "three", expect=1)
+    assert caught.value.errno == errno.ESTALE
+    with pytest.raises(Conflict):
+        client.put("a", "again", expect=0)
+    assert client.get("a") == b"two"
+    client.delete("a")
+    assert client.put("a", "new life", expect=0).number == 4
+
+
+def test_a_batch_happens_at_one_instant_or_not_at_all(client):
+    client.put("a", "1")
+    with client.batch() as batch:
+        batch.put("a", "2")
+        batch.put("b/c", "3")
+        batch.append("log", "line\n")
+    stamps = {client.versions(path)[-1].timestamp for path in ("a", "b/c", "log")}
+    assert len(stamps) == 1
+    before = stamps.pop() - 1
+    assert client.get("a", at=before) == b"1"
+    with pytest.raises(FileNotFoundError):
+        client.get("log", at=before)
+    losing = Batch()
+    losing.put("a", "never")
+    losing.put("b/c", "never", expect=7)
+    with pytest.raises(Conflict):
+        client.commit(losing)
+    assert (client.get("a"), client.get("b/c")) == (b"2", b"3")
+
+
+def test_a_block_that_raises_changes_nothing(client):
+    def broken():
+        with client.batch() as batch:
+            batch.put("a", "1")
+            raise RuntimeError("of the program's own")
+
+    with pytest.raises(RuntimeError, match="own"):
+        broken()
+    assert client.list() == ()
+
+
+def test_append_and_delete(client):
+    assert client.append("log", "a").number == 1
+    assert client.append("log", "b").size == 2
+    assert client.get("log") == b"ab"
+    assert client.delete("log") is True
+    assert client.delete("log") is False
+    with pytest.raises(FileNotFoundError):
+        client.get("log")
+    assert client.get("log", version=2) == b"ab"
+
+
+def test_a_directory_now_and_then(client, monkeypatch):
+    version = client.put("d/a", "1")
+    client.put("d/b", "22")
+    client.put("d/e/f", "3")
+    assert [(e.name, e.is_directory, e.version, e.size) for e in client.list("d")] == [
+        ("a", False, 1, 1), ("b", False, 1, 2), ("e", True, 0, 0),
+    ]  # fmt: skip
+    assert [entry.name for entry in client.list("d", at=version.timestamp)] == ["a"]
+    assert client.glob("d/**") == ["d/a", "d/b", "d/e/f"]
+    assert client.glob("d/**", at=version.timestamp) == ["d/a"]
+    with pytest.raises(NotADirectoryError):
+        client.list("d/a")
+    with pytest.raises(FileNotFoundError):
+        client.list("nothing")
+
+
+def test_a_long_directory_comes_in_pieces(client, store, clock):
+    for number in range(25):
+        client.put(f"d/{number:02}", "x")
+    operations = Operations(store, clock, Identity(0, 0))
+    answer, _ = operations.execute(calls.List("d", None, "", 10), ())
+    assert isinstance(answer, calls.Listed)
+    assert (len(answer.entries), answer.more) == (10, True)
+    assert len(client.list("d")) == 25
+
+
+def test_a_watch_goes_on_where_it_was_left(client):
+    token = next(iter([client.look("**", "")[1]]))
+    client.put("in/a", "1")
+    with client.batch() as batch:
+        batch.put("in/b", "2")
+        batch.put("out/c", "3")
+        batch.put("in/d", "4")
+    client.delete("in/a")
+    seen = list(client.watch("in/*", after=token, timeout_s=0.05))
+    assert [(c.path, c.kind, c.version) for c in seen] == [
+        ("in/a", "write", 1), ("in/b", "write", 1), ("in/d", "write", 1), ("in/a", "delete", 2),
+    ]  # fmt: skip
+    for index, change in enumerate(seen):
+        rest = list(client.watch("in/*", after=change.token, timeout_s=0.05))
+        assert rest == seen[index + 1 :], f"behind {change.token}"
+
+
+def test_a_watch_looks_at_nothing_twice(client, store, monkeypatch):
+    for number in range(50):
+        client.put(f"in/{number}", "x")
+    _, token = client.look("**", "")
+    looked = []
+    committed = store.committed
+
+    def counted(*args):
+        for one in committed(*args):
+            looked.append(one)
+            yield one
+
+    monkeypatch.setattr(store, "committed", counted)
+    client.look("**", token)
+    assert len(looked) == 1  # the last one, whose changes may not all have been told
+
+
+def test_a_token_that_is_none(client):
+    with pytest.raises(OSError, match="not a token"):
+        client.look("**", "yesterday")
+
+
+def test_rights_are_those_of_the_user(client, store, clock):
+    client.put("open/a", "1")
+    client.put("closed/secret", "2", mode=0o600)
+    alice = Client(_As(store, clock, 1000), clock)
+    assert alice.get("open/a") == b"1"
+    for refused in (
+        lambda: alice.get("closed/secret"),
+        lambda: alice.get("closed/secret", version=1),
+        lambda: alice.get("closed/secret", at=client.now()),
+        lambda: alice.versions("closed/secret"),
+        lambda: alice.put("closed/secret", "x"),
+        lambda: alice.put("open/new", "x"),
+        lambda: alice.append("closed/secret", "x"),
+        lambda: alice.delete("closed/secret"),
+    ):
+        with pytest.raises(PermissionError):
+            refused()
+    assert client.get("closed/secret") == b"2"
+
+
+def test_a_closed_directory_is_closed_to_lists_globs_and_watches(client, store, clock):
+    client.put("d/inner/a", "1")
+    inode = store.binding(1, b"d").inode
+    from storage import record
+
+    store.propose(record.SetAttributes(inode, mode=0o700))
+    alice = Client(_As(store, clock, 1000), clock)
+    with pytest.raises(PermissionError):
+        alice.list("d")
+    with pytest.raises(PermissionError):
+        alice.list("d/inner")
+    assert alice.glob("**") == []
+    _, token = alice.look("**", "")
+    client.put("d/inner/b", "2")
+    client.put("plain", "3")
+    assert [change.path for change in alice.look("**", token)[0]] == ["plain"]
+
+
+def test_what_cannot_be_says_why(client):
+    client.put("a", "1")
+    for wrong, kind in (
+        (lambda: client.put("a/b", "x"), NotADirectoryError),
+        (lambda: client.put("../a", "x"), OSError),
+        (lambda: client.put("/a", "x"), OSError),
+        (lambda: client.put("x" * 256, "x"), OSError),
+        (lambda: client.put(".cascade/watch/s.py", "x"), OSError),
+        (lambda: client.get("a", at=2**62), BlockingIOError),
+        (lambda: client.get("a", version=2), FileNotFoundError),
+        (lambda: client.get("a", version=-1), FileNotFoundError),
+        (lambda: client.glob("re:("), OSError),
+    ):
+        with pytest.raises(kind) as caught:
+            wrong()
+        assert caught.value.errno
+        assert str(caught.value)
+
+
+def test_a_name_that_means_history_is_not_made(tmp_path):
+    with cascadefs.connect(tmp_path / "data") as client:
+        client.put("a", "1")
+        with pytest.raises(OSError, match="history"):
+            client.put("a@v1", "forged")
+
+
+def test_a_directory_of_ones_own(tmp_path):
+    with cascadefs.connect(tmp_path / "data") as client:
+        version = client.put("a/b", "kept", durable=True)
+        with pytest.raises(Unusable):
+            cascadefs.connect(tmp_path / "data")
+    with cascadefs.connect(str(tmp_path / "data")) as client:
+        assert client.read("a/b").version == version
+        assert client.list("a")[0].mode == 0o644
+    assert os.listdir(tmp_path) == ["data"]
+
+
+async def test_under_trio(tmp_path):
+    async with await cascadefs.connect_trio(tmp_path / "data") as client:
+        token = ""
+        seen = []
+
+        async def follow(task_status=trio.TASK_STATUS_IGNORED):
+            async with trio.open_nursery() as inner:
+                changes = client.watch("in/*", after=token)
+                task_status.started()
+                async for change in changes:
+                    seen.append(change.path)
+                    if len(seen) == 2:
+                        inner.cancel_scope.cancel()
+                        break
+                await changes.aclose()
+
+        first = await client.put("in/0", "x")
+        token = f"{first.timestamp}.1.0"
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(follow)
+                await client.put("in/a", "1")
+                await client.put("out/b", "2")
+                await client.append("in/c", "3")
+        assert seen == ["in/a", "in/c"]
+        assert await client.get("in/a", version=1) == b"1"
+        assert [entry.name for entry in await client.list("in")] == ["0", "a", "c"]
+        assert await client.glob("in/?") == ["in/0", "in/a", "in/c"]
+        assert len(await client.versions("in/c")) == 1
+        assert await client.delete("in/a")
+        assert await client.now() > first.timestamp

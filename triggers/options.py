@@ -1,0 +1,46 @@
+"""How triggers run on a node, and who is told what they do to the tree: what an engine is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.record import Part
+
+__all__ = ["Options", "Watcher"]
+
+
+class Options(NamedTuple):
+    """How triggers run on this node."""
+
+    workers: int = 2
+    """Runs at a time, of all bindings together."""
+
+    may_run_as: Callable[[int], str | None] = lambda _uid: None
+    """Why nothing may run as a user; None if it may."""
+
+    groups_of: Callable[[int, int], tuple[int, ...]] = lambda _uid, _gid: ()
+    """Supplementary groups of a user."""
+
+    may_inproc: Callable[[str], bool] = lambda _base_path: False
+    """Whether an administrator lets scripts of a base run in this process."""
+
+    node: str = ""
+    mountpoint: str | None = None
+    """Where the store is mounted, for executables that read the cut as a directory."""
+
+    reserved: Callable[[int, bytes], bool] = lambda _directory, _name: False
+    """Whether a name would be taken for history."""
+
+    is_open: Callable[[int], bool] = lambda _inode: False
+    """Whether somebody has an inode open for writing."""
+
+
+class Watcher(Protocol):
+    """Who is told what the engine does to the tree: a mount, whose kernel has caches."""
+
+    def applied(self, records: list[Part]) -> None:
+        """These took effect, not by way of the mount."""
+        ...
