@@ -39,6 +39,8 @@ ERRNO: Final[dict[Reason, int]] = {
     Reason.CROSS_QUOTA: errno.EXDEV,
     Reason.TOO_MANY_ENTRIES: errno.E2BIG,
     Reason.NOT_STABLE_YET: errno.EAGAIN,
+    # Seen by nobody: whoever asks twice is told what became of it the first time.
+    Reason.REPEATED: errno.EALREADY,
     # The kernel looks the name up once more and asks again before a program sees it.
     Reason.CONDITION_FAILED: errno.ESTALE,
     # EPERM is about who one is, EACCES about permission bits: POSIX keeps them apart, and so do `chmod` and `open`.

@@ -24,6 +24,7 @@ from triggers.dispatcher import Dispatcher
 from triggers.engine import Engine, Options
 from triggers.runner.pool import Settings as PoolSettings
 from triggers.runner.pool import open_pool
+from triggers.worker.limits import count_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,6 +98,7 @@ class Host:
             may_inproc=lambda base: any(
                 f"{base}/".startswith(f"{one}/" if one else "") for one in inproc
             ),
+            cuda_devices=count_gpus,
             node=os.uname().nodename,
             mountpoint=str(path),
             reserved=filesystem.is_reserved,
@@ -106,7 +108,7 @@ class Host:
     async def run(self) -> None:
         """Until cancelled."""
         engine = Engine(self._store, self._clock, self._random, self._options, watcher=self)
-        self._store.retention.wanted_since = engine.wanted_since
+        self._store.retention.wanted_since = engine.lag.wanted_since
         settings = PoolSettings(allow_root=self._mode == "root", allow_inproc=bool(self._inproc))
         async with open_pool(settings, self._clock.now_ns, self._steady_ns) as runner:
             self._runner = runner
@@ -163,7 +165,7 @@ class Host:
             )
 
     def applied(self, records: list[Part]) -> None:
-        """See `triggers.engine.Watcher`: what the kernel knows of these is old."""
+        """See `triggers.options.Watcher`: what the kernel knows of these is old."""
         forget = self._filesystem.invalidations
         for part in records:
             match part:

@@ -32,6 +32,7 @@ class Reason(enum.Enum):
     CROSS_QUOTA = "a directory is not moved from one quota to another; copy it"
     TOO_MANY_ENTRIES = "too much is in the directory already to give it a quota"
     NOT_STABLE_YET = "that time is not stable yet; ask again"
+    REPEATED = "that request was done already"
     CONDITION_FAILED = "the version is not the one the condition names"
     NOT_PERMITTED = "only the owner or root may do that"
     DENIED = "permission denied, then or now"

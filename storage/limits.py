@@ -63,6 +63,12 @@ CHANGES_MAX = 120
 """Values that one transaction of the authority changes; etcd takes 128 operations by default."""
 
 assert SHARDS_MAX << 40 <= RECORD_INODE_MAX
+INODES_PER_SHARD = 2**40
+"""An inode number is its shard's number times this, and a counter."""
+
+SHARDS_MAX = RECORD_INODE_MAX // INODES_PER_SHARD
+"""Shards are numbered 0 to 255; the root directory is of shard 0."""
+
 assert 1 + 8 + NAME_BYTES_MAX + 1 + 8 <= KEY_BYTES_MAX
 assert PAYLOAD_BYTES_MAX + METADATA_BYTES_MAX + 65_536 <= MESSAGE_BYTES_MAX
 assert FILE_BYTES_MAX // CHUNK_BYTES <= 2**32

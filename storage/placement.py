@@ -80,7 +80,10 @@ def home_shard(pool: str, key: bytes, shards: Iterable[int]) -> int:
     Keys of different pools are independent of each other.
     """
     seed = xxhash.xxh3_64_intdigest(pool.encode())
-    return max(shards, key=lambda shard: (xxhash.xxh3_64_intdigest(shard.to_bytes(2, "big") + key, seed), -shard))
+    return max(
+        shards,
+        key=lambda shard: (xxhash.xxh3_64_intdigest(shard.to_bytes(2, "big") + key, seed), -shard),
+    )
 
 
 def choose_nodes(

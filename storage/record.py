@@ -19,9 +19,11 @@ __all__ = [
     "Advance",
     "Attempt",
     "Batch",
+    "Close",
     "Commit",
     "Create",
     "CreateUnnamed",
+    "Detach",
     "Drop",
     "Event",
     "Expect",
@@ -29,13 +31,16 @@ __all__ = [
     "Finish",
     "Label",
     "Link",
+    "Once",
     "Part",
     "Prune",
     "Rearm",
     "Record",
     "Rename",
+    "Reserve",
     "SetAttributes",
     "SetXattr",
+    "Still",
     "Unlabel",
     "Unlink",
     "Write",
@@ -51,7 +56,11 @@ Extent: TypeAlias = tuple[int, int, int, int]
 
 
 class Create(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Make an inode of any type and bind a name to it. A symbolic link carries its target."""
+    """Make an inode of any type and bind a name to it. A symbolic link carries its target.
+
+    A directory of another shard's number gets its name only (a stub). One without a name, and with a parent of another
+    shard, is a shard root: what the stub stands for.
+    """
 
     parent: int
     name: bytes
@@ -194,17 +203,66 @@ class Event(msgspec.Struct, frozen=True, array_like=True, tag=31, gc=False):
     event_us: int
 
 
+class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=32, gc=False):
+    """Set inode numbers aside for whoever proposes this: the next `count` of the shard's own.
+
+    With 0 it changes nothing, but its proposer was heard of.
+    """
+
+    count: int
+
+
+class Still(msgspec.Struct, frozen=True, array_like=True, tag=33, gc=False):
+    """Refuse, and with it the rest of a batch, unless `content` is an inode's newest content commit. Changes nothing."""
+
+    inode: int
+    content: int
+
+
+class Once(msgspec.Struct, frozen=True, array_like=True, tag=36, gc=False):
+    """Refuse, and with it the rest of a batch, what was done: a client's request `number`, or a later one.
+
+    Behind all conditions and in front of all changes of a batch: what is refused for another reason may be asked again.
+    """
+
+    client: int
+    number: int
+
+
+class Close(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
+    """End a shard root, which must be empty: nothing can be made in it any more. Again is no mistake."""
+
+    inode: int
+
+
+class Detach(msgspec.Struct, frozen=True, array_like=True, tag=35, gc=False):
+    """Remove the name of a shard root that was closed in its own shard; `inode` is what the name must mean."""
+
+    parent: int
+    name: bytes
+    inode: int
+
+
 Part: TypeAlias = (
-    Create | Link | Unlink | Rename | SetAttributes | SetXattr | Commit | Expect | Event
+    Create
+    | Link
+    | Unlink
+    | Rename
+    | SetAttributes
+    | SetXattr
+    | Commit
+    | Expect
+    | Event
+    | Still
+    | Once
 )
 """What a batch may hold."""
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
-    """Several records at one timestamp: all of them or, if one is refused, those before it undone by nobody.
+    """Several records at one timestamp: all of them or, if one is refused, none.
 
-    The proposer has checked that none will be refused, but for an `Expect` in front of all others; a batch never
-    holds a batch.
+    What is refused often is best in front (`Expect`); a batch never holds a batch.
     """
 
     records: list[Part]
@@ -277,6 +335,8 @@ class Rearm(msgspec.Struct, frozen=True, array_like=True, tag=25, gc=False):
     consumer: bytes
     events: list[tuple[int, int]]
     again: bool
+    as_was: bool = False
+    """Done again by what the consumer was then, not by what it is now."""
 
 
 Record: TypeAlias = (
@@ -300,6 +360,9 @@ Record: TypeAlias = (
     | Rearm
     | Prune
     | Drop
+    | Reserve
+    | Close
+    | Detach
 )
 
 encode = msgspec.msgpack.Encoder().encode

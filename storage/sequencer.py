@@ -17,13 +17,14 @@ loop calls what waits on a worker thread.
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from storage.errors import Corruption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from storage.codec import Buffer
 
@@ -37,6 +38,7 @@ __all__ = [
     "TAKEN_MAX",
     "Astray",
     "Place",
+    "Rejected",
     "Sequenced",
     "Sequencer",
     "Unavailable",
@@ -69,6 +71,20 @@ class Unavailable(OSError):
     A pause (no leader, no network) is not this: `take` answers nothing at its timeout, and goes on when there is one.
     """
 
+    def __init__(self, why: str) -> None:
+        super().__init__(errno.EIO, why)
+
+
+class Rejected(OSError):
+    """The leader could not take a proposal (a full disk): nothing of it is in the log, nor of those behind it.
+
+    `number` is the first that was given up, and the next to be submitted.
+    """
+
+    def __init__(self, error_number: int, why: str, number: int) -> None:
+        super().__init__(error_number, why)
+        self.number = number
+
 
 class Astray(Exception):
     """The place to follow from is not on this shard's log: the face's table belongs to something else and must go."""
@@ -89,7 +105,8 @@ START: Final = Place(0, 0, 0)
 class Sequenced(NamedTuple):
     """A committed record with its envelope taken off; `client` and `number` are 0 for a plain one.
 
-    Its payload is read by the address, if anybody wants it.
+    Its payload is read by the address, if anybody wants it. A record of the replication itself has empty metadata: it says nothing,
+    and takes an index.
     """
 
     index: int  # type: ignore[assignment]  # as above
@@ -108,6 +125,9 @@ class Sequencer(Protocol):
     identity: int
     """64 bits, the same on every member of the shard and for its whole life: what a face's table is marked with."""
 
+    on_more: Callable[[], None] | None
+    """Called, on any thread, when there is something new to take or a later frontier; must not wait. Set once, at first."""
+
     client: int
     """Whose proposals `submit` hands over: 64 bits, never 0, new for every start of a process and for each face."""
 
@@ -118,8 +138,13 @@ class Sequencer(Protocol):
         """
         ...
 
-    def submit(self, number: int, metadata: bytes, payload: Sequence[Buffer]) -> None:
+    def submit(
+        self, number: int, metadata: bytes, payload: Sequence[Buffer], after: int = 0
+    ) -> None:
         """Hand over proposal `number`, one more than the last; never waits for the network.
+
+        Its timestamp will be greater than `after`, the greatest that the proposer has seen on any shard: so what it knew of lies
+        before it in every cut.
 
         The sequencer sends it, and sends it again, until it comes by in the stream. `metadata` is the record without an envelope.
         `payload` is the sequencer's until then: the caller does not change it.
@@ -137,6 +162,7 @@ class Sequencer(Protocol):
         Raises:
             Astray: the place that was followed from is not on this log.
             Corruption: a record on the way is damaged on every member.
+            Rejected: proposals of this client were given up; once, and the stream goes on.
             Unavailable: closed, and nothing is left to take.
         """
         ...

@@ -1,5 +1,8 @@
 """The driver of one shard: joins log, clock, index table and namespace, and keeps their order.
 
+This is the shard of a store of its own: what is proposed is ordered here, by appending it. One whose records are ordered
+elsewhere is `storage.cluster.face`, which is this with another way of appending.
+
 Theory of operation. A proposal is stamped, appended to the log (one system call: the bytes survive the death of this
 process) and applied to the namespace, whose rows gather in the table's open transaction. The table is published now
 and then (`publish`), together with the log position it has reached; after a crash the tail of the log behind that
@@ -24,6 +27,7 @@ from storage import extents, record
 from storage.errors import Corruption
 from storage.limits import CHUNK_BYTES, PAYLOAD_BYTES_MAX
 from storage.namespace import DONE, ROOT, Counters, Namespace, Outcome
+from storage.sequencer import PLAIN
 from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
     from storage.attributes import Attributes
     from storage.clock import Clock, HybridClock
+    from storage.distant import DistantLog
     from storage.extents import DirtyMap, Span
     from storage.log import Log
     from storage.table import Table
@@ -44,9 +49,6 @@ _POSITION = struct.Struct("<QQQQQ")
 
 ROWS_VERSION = b"2"
 """Of what rows there are: an index that lacks some is built again. 2: names of an inode."""
-
-RECORD_KIND = 1
-"""The frame kind of a namespace record."""
 
 PUBLISH_RECORDS_MAX = 2048
 """Records applied to an unpublished table: what a crash makes the next start apply again, some tens of ms."""
@@ -92,19 +94,21 @@ class Shard:
     def __init__(
         self,
         identity: int,
-        log: Log | VolatileLog,
+        log: Log | VolatileLog | DistantLog,
         table: Table,
         clock: Clock,
         hybrid: HybridClock,
         *,
         keep_past: bool = True,
+        number: int = 0,
     ) -> None:
         self._identity = identity
         self.log = log
         self._table = table
         self._clock = clock
         self._hybrid = hybrid
-        self.namespace = Namespace(table, keep_past=keep_past)
+        self.namespace = Namespace(table, keep_past=keep_past, shard=number)
+        self._first_inode = self.namespace.counters.next_inode
         self._load()
         self.listener: Callable[[int, int, record.Record], None] | None = None
         """Told (timestamp, address, record) of each record once it is applied, refused ones too. Must not raise."""
@@ -124,12 +128,15 @@ class Shard:
         counters = self.namespace.counters
         self._position = Position.load(self._table) or Position(self._identity, 0, 0, 0, 0)
         row = self._table.get(_COUNTERS_KEY)
-        published = Counters.unpack(row) if row is not None else Counters()
+        published = Counters.unpack(row) if row is not None else Counters(self._first_inode)
         counters.live_bytes = published.live_bytes
         counters.live_inodes = published.live_inodes
         counters.pruned_contents = published.pruned_contents
-        # Numbers given out and not yet created with are not given out again.
-        counters.next_inode = max(counters.next_inode, published.next_inode)
+        counters.next_inode = self._next_inode(counters.next_inode, published.next_inode)
+
+    def _next_inode(self, reached: int, published: int) -> int:
+        """Numbers given out and not yet created with are not given out again."""
+        return max(reached, published)
 
     # --- start and end -----------------------------------------------------------------------------------------
 
@@ -356,7 +363,7 @@ class Shard:
         metadata = record.encode(proposal)
         timestamp = self._hybrid.tick(self._clock.now_ns())
         log = self.log
-        address = log.append(RECORD_KIND, timestamp, metadata, payload)
+        address = log.append(PLAIN, timestamp, metadata, payload)
         # From here on the record is part of history: applying it may refuse, and whatever the table says, it stands.
         try:
             outcome = self.namespace.apply(timestamp, address, proposal)
@@ -375,7 +382,7 @@ class Shard:
         """Append bytes that nobody sees yet; answers where."""
         self._refuse_failed()
         timestamp = self._hybrid.tick(self._clock.now_ns())
-        address = self.log.append(RECORD_KIND, timestamp, record.encode(proposal), payload)
+        address = self.log.append(PLAIN, timestamp, record.encode(proposal), payload)
         try:
             self.namespace.apply(timestamp, address, proposal)
             self._reached(self.log.last_index, address, timestamp, self.log.last_checksum)

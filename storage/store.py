@@ -150,6 +150,10 @@ class Store(Protocol):
         """See `storage.namespace.conditions`."""
         ...
 
+    def request_done(self, directory: int, client: int) -> tuple[int, int]:
+        """See `Sessions.done`: in the shard where a directory lives."""
+        ...
+
     def event_of(self, directory: int, name: bytes, number: int) -> int | None:
         """See `storage.namespace.events`."""
         ...
@@ -450,6 +454,11 @@ class LocalStore:
         """See `Store`. A volatile log keeps no records to find."""
         log = self._shard.log
         return 0 if isinstance(log, VolatileLog) else stream.address_of_time(log, timestamp)
+
+    def request_done(self, directory: int, client: int) -> tuple[int, int]:
+        """See `Store`."""
+        del directory
+        return self._shard.namespace.sessions.done(client)
 
     # --- the rest of the contract ------------------------------------------------------------------------------
 

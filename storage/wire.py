@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import msgspec
 
 from storage.limits import METADATA_BYTES_MAX, PAYLOAD_BYTES_MAX
+from storage.sequencer import ENVELOPE_BYTES, Sequenced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ __all__ = [
     "Malformed",
     "Message",
     "Peer",
+    "Place",
     "Placement",
     "Propose",
     "ReadFrame",
@@ -74,27 +76,26 @@ PROPOSAL_BYTES: Final = 1024 * 1024
 PARTS_MAX: Final = 1024
 """Bulk parts in one message."""
 
-ENVELOPE_BYTES: Final = 16
-"""What a record's frame holds beside it (`storage.sequencer`)."""
-
 assert PROPOSAL_BYTES >= PAYLOAD_BYTES_MAX
 assert PROPOSALS_MAX <= PARTS_MAX
 assert WINDOW_BYTES >= BATCH_BYTES
 
 
-class Record(NamedTuple):
-    """A committed record as it is streamed, its envelope taken off and its payload left where it is."""
+Record: TypeAlias = Sequenced
+"""A committed record as it is streamed, its envelope taken off and its payload left where it is. One without metadata is
+nobody's: it only moves the place of who follows."""
 
-    index: int  # type: ignore[assignment]  # the glossary's word; tuple.index is not wanted here
-    timestamp: int
+
+class Place(NamedTuple):
+    """Where a frame of the core stands in the leader's log, and so in everybody's."""
+
     address: int
     checksum: int
-    """Of the frame's head: with index and address, the name of this very record."""
-    client: int
-    number: int
-    """The proposer's own count; both 0 for a record that nobody's session proposed."""
-    metadata: bytes
-    payload_length: int = 0
+    """Of its head: what the frame must have at that address with its epoch, index, timestamp and bytes."""
+    left_out_bytes: int = 0
+    """Its payload is so long and was let go: none comes along ..."""
+    left_out_checksum: int = 0
+    """... and this is its checksum."""
 
 
 # --- beginning ------------------------------------------------------------------------------------------------------
@@ -195,17 +196,15 @@ class Propose(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     shard: int
     client: int
     proposals: list[tuple[int, int, bytes]]
+    after: int = 0
+    """The greatest timestamp the proposer has seen on any shard; theirs will be greater."""
 
 
 class Expecting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
-    """The leader takes nothing of this client but a number: send again from there.
-
-    A number the client has seen come by means that its session was let go: it needs a new client id.
-    """
+    """The leader lacks numbers of this client in front of what it sent: send again all that has not come by."""
 
     shard: int
     client: int
-    number: int
 
 
 class Rejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
@@ -294,6 +293,9 @@ class Peer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
 
     shard: int
     message: msgspec.Raw
+    """The head that `storage.replication.split` makes."""
+    places: list[Place] = []
+    """Of its frames."""
 
 
 Message: TypeAlias = (

@@ -30,6 +30,9 @@ Start: TypeAlias = Literal["now", "start"] | int
 AT_CLOSE = -1
 """Of `settle_ms`."""
 
+GANG_MAX = 4096
+GPUS_MAX = 64
+
 NAME_CHARACTERS_MAX = 200
 """Of a binding's name: it is a file name below `log/` and part of a row's key."""
 
@@ -83,6 +86,11 @@ class Binding(msgspec.Struct, frozen=True):
     runtime: Literal["trio", "asyncio"] = "trio"
     sandbox: Literal["strict", "normal", "inproc"] = "strict"
     memory_bytes: int | None = None
+    gang: int = 1
+    """Workers that run an event together."""
+
+    gpus: int = 0
+    """CUDA devices that a node must have for it (the key `gpu`)."""
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -212,14 +220,23 @@ def _key(value: object) -> str:
             return value
         if re.fullmatch(r"group:[A-Za-z_][A-Za-z0-9_]*", value):
             return value
+        if value == "affinity":
+            raise ValueError('"dir" or "group:NAME" here: affinity groups need pools, which this store has none of')
     raise ValueError('"path", "dir" or "group:NAME"')
 
 
-def _unbuilt(what: str) -> Callable[[object], object]:
-    def parse(_value: object) -> object:
-        raise ValueError(f"nothing: {what} is not built yet")
+def _gang(value: object) -> int:
+    if _count(1, GANG_MAX)(value) > 1:  # type: ignore[arg-type]  # it looks itself
+        raise ValueError("1: several workers for one event are not built yet; start them in the handler")
+    return 1
 
-    return parse
+
+def _gpus(value: object) -> int:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int) and 0 <= value <= GPUS_MAX:
+        return value
+    raise ValueError(f"true, false, or how many devices, up to {GPUS_MAX}")
 
 
 KEYS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
@@ -237,8 +254,8 @@ KEYS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
     "inflight": ("inflight", _count(1, 4096)),
     "batch": ("batch", _count(1, 10_000)),
     "wait": ("wait_ms", _duration),
-    "gang": ("gang", _unbuilt("a gang of workers")),
-    "gpu": ("gpu", _unbuilt("placement by GPU")),
+    "gang": ("gang", _gang),
+    "gpu": ("gpus", _gpus),
     "timeout": ("timeout_ms", _duration),
     "attempts": ("attempts", _count(1, 1000)),
     "backoff": ("backoff_ms", _duration),

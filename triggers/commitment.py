@@ -68,6 +68,9 @@ class Commitment:
         self, started: Started, good: list[Pending], result: Done
     ) -> Failed | None:
         run, follower, definition = started.run, started.follower, started.definition
+        effects = result.effects
+        if definition.outputs:
+            effects = [effect for effect in effects if effect.path in definition.outputs]
         if result.effects and definition.binding.dispatch == "all":
             return Failed("exception", 'dispatch = "all" forbids effects; every replica runs it')
         keys = {pending.event.key for pending in good}
@@ -79,7 +82,7 @@ class Commitment:
         try:
             planned = plan(
                 self._store, follower.base, Identity(run.script.uid, run.script.gid, run.script.groups),
-                result.effects, self._clock.now_ns(), self._options.reserved,
+                effects, self._clock.now_ns(), self._options.reserved,
             )  # fmt: skip
         except Conflict as error:
             for pending in good:

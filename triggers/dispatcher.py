@@ -124,7 +124,7 @@ class Dispatcher:
             more = self.engine.pump()
             jobs = self.loading.jobs()
             started = self.engine.start()
-            self.operator.finish_replays()
+            self.operator.replays.finish()
             unused = self.engine.repertoire.take_unused()
             due_ms = self.engine.next_ms()
             now_ms = self.engine.now_ms()

@@ -68,6 +68,9 @@ class Plan(NamedTuple):
     outputs: list[tuple[str, int]]
     """(path, version it will have); of a deletion the tombstone's."""
 
+    guards: list[record.Expect]
+    """What every record relies on. Where others propose too, these go in front: all happens as planned or nothing does."""
+
 
 class _Folded:
     """What all effects on one path come to."""
@@ -114,7 +117,8 @@ def plan(
     planner.inline = sum(_size(one) for one in folded.values()) <= PAYLOAD_BYTES_MAX
     for path, one in folded.items():
         planner.apply(path, one)
-    return Plan(planner.records, planner.payload, planner.conditions, planner.outputs)
+    guards = [record.Expect(*entry, *head) for entry, head in planner.guards.items()]
+    return Plan(planner.records, planner.payload, planner.conditions, planner.outputs, guards)
 
 
 def _fold(effects: list[Effect]) -> dict[str, _Folded]:
@@ -191,6 +195,7 @@ class _Planner:
         self.payload: list[memoryview] = []
         self.conditions: list[tuple[int, bytes, int]] = []
         self.outputs: list[tuple[str, int]] = []
+        self.guards: dict[tuple[int, bytes], tuple[int, int]] = {}
 
     def apply(self, path: str, one: _Folded) -> None:
         """Append the records of one path."""
@@ -205,6 +210,8 @@ class _Planner:
         binding = self._store.binding(directory, name) if attributes is not None else None
         file = self._store.attributes(binding.inode) if binding is not None else None
         number = self._store.head(directory, name)
+        if attributes is not None:
+            self.guards[directory, name] = (number, binding.inode if binding is not None else 0)
         if one.expect is not None:
             present = number if binding is not None else 0
             if present != one.expect:
@@ -336,9 +343,13 @@ class _Planner:
                     raise EffectRefused(
                         f"{path}: {text} is not a directory", Reason.NOT_A_DIRECTORY
                     )
+                head = self._store.head(inode, name)
+                self.guards[inode, name] = (head, binding.inode)
                 inode, attributes = binding.inode, self._store.attributes(binding.inode)
                 self._nearest = inode
             elif make:
+                if attributes is not None:
+                    self.guards[inode, name] = (self._store.head(inode, name), 0)
                 made = self._create(path, inode, attributes, name, DIRECTORY | 0o755)
                 self._made[inode, name] = made
                 inode, attributes = made, None

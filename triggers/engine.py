@@ -20,8 +20,9 @@ from storage.namespace.deliveries import FINISH_SKIPPED
 from triggers import provenance
 from triggers.change import path_of
 from triggers.commitment import Commitment
-from triggers.follower import Follower
+from triggers.follower import REPLAYED, Follower
 from triggers.intake import Intake
+from triggers.lag import Lag
 from triggers.library import Library
 from triggers.marks import REGISTRAR, Marks
 from triggers.options import Options
@@ -94,6 +95,7 @@ class Engine:
         """Bindings that are replays, and end."""
         options = self.options
         self.repertoire = Repertoire(store, self.registry, self.library, options)
+        self.lag = Lag(store, self.registry, self.report, clock)
         self._marks = Marks(store, self.registry, self.intake)
         self._verdicts = Verdicts(self._marks, self.repertoire, self.report, clock, random, point)
         self._starting = Start(store, self.repertoire, self._verdicts, self.report, options, point)
@@ -107,8 +109,9 @@ class Engine:
         registrar = deliveries.consumer(*REGISTRAR)
         if registrar is not None:
             self.intake.head = registrar.low_timestamp, registrar.low_address
-        for base, name, _ in deliveries.consumers():
-            if (base, name) != REGISTRAR:
+        for base, name, consumer in deliveries.consumers():
+            over = REPLAYED in name and not consumer.active
+            if (base, name) != REGISTRAR and not (over and self._is_over((base, name))):
                 self._take_up((base, name))
         for base_ in self.registry.bases.values():
             base_.rebuild()
@@ -118,6 +121,11 @@ class Engine:
         """Note the marks and listen no more. What runs is forgotten: it will run again."""
         self.store.listen(None)
         self._marks.close()
+
+    def _is_over(self, key: Key) -> bool:
+        """Whether nothing is left of a replay that ended."""
+        deliveries = self.store.deliveries
+        return not deliveries.letters(*key) and not deliveries.rearmed(*key)
 
     def _take_up(self, key: Key) -> Follower:
         """A consumer of the store comes to life."""
@@ -131,17 +139,17 @@ class Engine:
         self.registry.add(follower)
         if (newest := follower.newest) is not None and newest.until:
             self.replays.add(key)
-        for position, letter in deliveries.rearmed(*key).items():
-            self.rearm(follower, position, letter)
+        for position, (letter, as_was) in deliveries.rearmed(*key).items():
+            self.rearm(follower, position, letter, as_was=as_was)
         return follower
 
-    def rearm(self, follower: Follower, position: Position, letter: bytes) -> None:
-        """A dead letter is to be done again, by the newest version of its binding."""
+    def rearm(self, follower: Follower, position: Position, letter: bytes, *, as_was: bool) -> None:
+        """A dead letter is to be done again, by the newest version of its binding or the one it was given up by."""
         dead = provenance.decode_letter(letter)
         pending = Pending(dead.event, dead.address, position[0] // 1000)
         pending.rearmed = True
         newest = next(since for since, definition in follower.definitions if definition)
-        pending.definition = newest
+        pending.definition = dead.definition if as_was else newest
         follower.queue.add(pending)
         self.schedule.add(follower.key)
 
@@ -149,6 +157,7 @@ class Engine:
         """Look at what was committed; whether there is more to look at."""
         more = self.intake.pump()
         self._marks.advance_now_and_then()
+        self.lag.look()
         return more
 
     # --- runs --------------------------------------------------------------------------------------------------
@@ -238,22 +247,6 @@ class Engine:
     def skip(self, follower: Follower, pending: Pending) -> None:
         """See `Verdicts.skip`."""
         self._verdicts.skip(follower, pending)
-
-    def wanted_since(self) -> int | None:
-        """From which timestamp on runs to come may read history; None if none are pending.
-
-        No further back than each binding's `max_lag`: what is older may be let go, and its events then fail.
-        """
-        now_us = self.clock.now_ns() // 1000
-        wanted = []
-        for follower in self.registry.followers():
-            oldest = follower.queue.oldest()
-            since = oldest.event.timestamp if oldest is not None else None
-            if not follower.live:
-                since = min(follower.scanned, since or follower.scanned)
-            if since is not None:
-                wanted.append(max(since, now_us - follower.queue.binding.max_lag_ms * 1000) - 1)
-        return min(wanted, default=None)
 
     # --- versions ----------------------------------------------------------------------------------------------
 

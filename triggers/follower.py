@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from triggers.change import Change, Paths
     from triggers.queue import Position
 
-__all__ = ["Definition", "Follower", "Key", "decode_definition", "encode_definition"]
+__all__ = ["REPLAYED", "Definition", "Follower", "Key", "decode_definition", "encode_definition"]
 
 Key = tuple[int, bytes]
 """(inode of the base, name of the binding): a consumer, as the store knows it."""
@@ -55,6 +55,24 @@ class Definition(msgspec.Struct):
     until: int = 0
     """Of a replay: the last timestamp it is about; 0 otherwise."""
 
+    events: list[tuple[int, int]] = []
+    """Of a replay: the positions of the events it is about; empty: of all up to `until`."""
+
+    outputs: list[str] = []
+    """Of a replay that makes files again: the only paths it may write; empty: all."""
+
+    cut: int = 0
+    """Of a replay that makes files again: the timestamp its run reads at; 0: its event's own."""
+
+
+REPLAYED = b"@replay-"
+"""Between a binding's name and a number: a replay of it."""
+
+
+def own_name(name: bytes) -> bytes:
+    """The name of the binding that a consumer is, or replays."""
+    return name.partition(REPLAYED)[0]
+
 
 encode_definition = encode
 decode_definition = Decoder[Definition](Definition).decode
@@ -73,6 +91,7 @@ class Follower:
         """`definitions` as the store has them: newest first, empty where not active; `is_open` as of a `Queue`."""
         self.key = key
         self.base, self.name = key
+        self._own = (self.base, own_name(self.name))
         self.definitions: list[tuple[int, Definition | None]] = []
         self._patterns: dict[int, Pattern] = {}
         for since, row in reversed(definitions):
@@ -181,7 +200,8 @@ class Follower:
         binding = definition.binding
         pattern = self.pattern(since)
         hops, root, writer = origin
-        if change.kind not in binding.kinds or (writer == self.key and not binding.own):
+        is_own = writer is not None and (writer[0], own_name(writer[1])) == self._own
+        if change.kind not in binding.kinds or (is_own and not binding.own):
             return None
         if change.kind == "delete" and other is not None and pattern.matches(other):
             return None  # it only moved about
@@ -191,6 +211,8 @@ class Follower:
         ordinal = ordinal + 1 if last == committed.timestamp else 0
         self._ordinal = (committed.timestamp, ordinal)
         position = (committed.timestamp, ordinal)
+        if definition.events and position not in definition.events:
+            return None
         if position in self.known_done:
             self.known_done.discard(position)
             return None

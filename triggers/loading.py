@@ -142,6 +142,12 @@ class Loading:
                 raise LoadFailed(
                     f'{binding.name}: sandbox = "inproc" is for directories an administrator listed'
                 )
+            there = self._engine.options.cuda_devices() if binding.gpus else 0
+            if binding.gpus > there:
+                raise LoadFailed(
+                    f"{binding.name}: gpu = {binding.gpus}, and this node has {there} CUDA devices (/dev/nvidia0 ...); "
+                    f"without the key it runs anywhere, and ctx.gpu gives NumPy arrays where there is none"
+                )
             bindings.append(binding)
         return bindings
 

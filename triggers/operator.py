@@ -2,8 +2,8 @@
 
 Commands are one line of words each, as `.cascade/ctl` takes them and the command line sends them:
 
-    retry EVENT | drop EVENT | skip EVENT | pause BINDING | resume BINDING | kill RUN
-    replay BINDING from TIME to TIME
+    retry EVENT | retry --as-was EVENT | drop EVENT | skip EVENT | pause BINDING | resume BINDING | kill RUN
+    replay BINDING from TIME to TIME | replay BINDING events EVENT EVENT ... | remake PATH of TIME
 
 A binding may be named by its script's name alone, or by base and name ("farm/thumbs.sh"), if that means one.
 
@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from storage import record
 from storage.namespace import ROOT
 from triggers import provenance
-from triggers.follower import Definition, encode_definition
-from triggers.loading import REPLAY
+from triggers.replay import Replays, Unmakeable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BadCommand", "Operator"]
 
-_REPLAY = re.compile(r"(.+) from (\S+) to (\S+)")
+_SPAN = re.compile(r"(.+) from (\S+) to (\S+)")
+_EVENTS = re.compile(r"(.+) events ([0-9. ]+)")
+_REMAKE = re.compile(r"(.+) of ([0-9]{1,19})")
 _POSITION = re.compile(r"([0-9]{1,19})\.([0-9]{1,9})")
+
+AS_WAS = "--as-was "
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -50,6 +53,7 @@ class Operator:
         """`kill` ends a run and says whether there was one."""
         self._engine = engine
         self._kill = kill
+        self.replays = Replays(engine)
 
     # --- commands ----------------------------------------------------------------------------------------------
 
@@ -66,7 +70,9 @@ class Operator:
         word, _, name = line.strip().partition(" ")
         match word:
             case "retry" | "drop":
-                self.rearm(*self._event(name, base), again=word == "retry")
+                as_was = word == "retry" and name.startswith(AS_WAS)
+                event = self._event(name.removeprefix(AS_WAS) if as_was else name, base)
+                self.rearm(*event, again=word == "retry", as_was=as_was)
             case "skip":
                 self._skip(*self._event(name, base))
             case "pause" | "resume":
@@ -76,13 +82,19 @@ class Operator:
                 mine = started is not None and base in (ROOT, started.follower.base)
                 if not mine or not self._kill(name):
                     raise BadCommand(f"no run {name} is under way; .cascade/status lists them")
-            case "replay" if said := _REPLAY.fullmatch(name):
-                follower = self.binding(said[1], base)
-                self.replay(follower, self._instant(said[2]), self._instant(said[3]))
+            case "replay" if said := _SPAN.fullmatch(name):
+                since, until = self._instant(said[2]), self._instant(said[3])
+                if until < since:
+                    raise BadCommand("a replay goes from the earlier to the later time")
+                self.replays.begin(self.binding(said[1], base), since, until)
+            case "replay" if said := _EVENTS.fullmatch(name):
+                self._replay(self.binding(said[1], base), said[2].split())
+            case "remake" if said := _REMAKE.fullmatch(name):
+                self._remake(said[1], int(said[2]), base)
             case _:
                 raise BadCommand(
-                    f"{line.strip()!r}: say retry, drop or skip EVENT; pause or resume BINDING; "
-                    f"kill RUN; or replay BINDING from TIME to TIME"
+                    f"{line.strip()!r}: say retry, drop or skip EVENT; pause or resume BINDING; kill RUN; "
+                    f"replay BINDING from TIME to TIME, or events EVENT EVENT; or remake PATH of TIMESTAMP"
                 )
         self._engine.report.line(base, "command", line=line.strip())
         self._engine.wake()
@@ -123,8 +135,16 @@ class Operator:
                 return follower, position
         return self.binding(above, base), position
 
-    def rearm(self, follower: Follower, position: Position, *, again: bool) -> None:
+    def rearm(
+        self, follower: Follower, position: Position, *, again: bool, as_was: bool = False
+    ) -> None:
         """Do a dead letter, or what holds up its key, again; or forget it.
+
+        Args:
+            follower: whose.
+            position: of the event.
+            again: or forget it.
+            as_was: with the script that it was given up by, not with the newest; what holds up its key has it anyway.
 
         Raises:
             BadCommand: there is no such dead letter.
@@ -138,12 +158,16 @@ class Operator:
                 self._skip(follower, position)
             return
         letter = engine.store.deliveries.letter(*follower.key, position)
-        outcome = engine.store.propose(record.Rearm(*follower.key, [position], again))
+        if letter is not None and as_was:
+            given_up_by = provenance.decode_letter(letter).definition
+            if all(since != given_up_by for since, _ in follower.definitions):
+                raise BadCommand(f"{position[0]}.{position[1]}: what it ran with is not known")
+        outcome = engine.store.propose(record.Rearm(*follower.key, [position], again, as_was))
         if outcome.reason is not None or letter is None:
             name = follower.event_id(position)
             raise BadCommand(f"{name} is not among the dead letters")
         if again:
-            engine.rearm(follower, position, letter)
+            engine.rearm(follower, position, letter, as_was=as_was)
             engine.wake()
 
     def _skip(self, follower: Follower, position: Position) -> None:
@@ -153,38 +177,21 @@ class Operator:
             raise BadCommand(f"{name} is not waiting; what runs can be killed")
         self._engine.skip(follower, pending)
 
-    def replay(self, follower: Follower, since: int, until: int) -> str:
-        """Run the newest version of a binding for all events in a span of time once more; the replay's name."""
-        engine = self._engine
-        newest = follower.newest
-        assert newest is not None, "a follower was active once"
-        if until < since:
-            raise BadCommand("a replay goes from the earlier to the later time")
-        text = f"{follower.text}@replay-{engine.store.now()}"
-        definition = Definition(
-            newest.binding, newest.script, newest.script_id, newest.timestamp, until
-        )
-        low = (since, engine.store.address_of_time(since))
-        key = text.encode(errors="surrogateescape")
-        consumers = [(key, encode_definition(definition), *low)]
-        owner = REPLAY + key
-        engine.store.propose(record.Activate(follower.base, owner, consumers))
-        engine.activated(follower.base, owner)
-        return text
+    def _replay(self, follower: Follower, places: list[str]) -> None:
+        positions = []
+        for place in places:
+            said = _POSITION.fullmatch(place)
+            if said is None:
+                raise BadCommand(f"{place} is no event; they look like 1763719200000000.0")
+            positions.append((int(said[1]), int(said[2])))
+        since, until = min(positions)[0] - 1, max(positions)[0]
+        self.replays.begin(follower, since, until, positions)
 
-    def finish_replays(self) -> None:
-        """Replays that have come to their end are bindings no more."""
-        engine = self._engine
-        for key in list(engine.replays):
-            follower = engine.registry.get(key)
-            newest = follower.newest if follower is not None else None
-            if follower is None or newest is None or not follower.active:
-                engine.replays.discard(key)
-            elif not len(follower.queue) and (follower.live or follower.scanned >= newest.until):
-                owner = REPLAY + follower.name
-                engine.store.propose(record.Activate(follower.base, owner, []))
-                engine.activated(follower.base, owner)
-                engine.report.line(follower.base, "replayed", binding=follower.text)
+    def _remake(self, path: str, timestamp: int, base: int) -> None:
+        try:
+            self.replays.remake(None if base == ROOT else base, path, timestamp)
+        except Unmakeable as error:
+            raise BadCommand(str(error)) from error
 
     def _instant(self, text: str) -> int:
         """A time as people write it (UTC), "now", or microseconds."""
@@ -263,12 +270,11 @@ class Operator:
         assert newest is not None
         oldest = follower.queue.oldest()
         durations = sorted(follower.durations_ms)
-        state = "active" if follower.active else "retired"
-        state = "paused" if follower.queue.paused else state
-        state = "blocked" if follower.queue.blocked() else state
+        stalled = self._engine.lag.stalled(follower)
         return {
             "name": follower.text,
-            "state": state if follower.live else f"{state}, catching up",
+            "state": _state(follower, is_stalled=stalled is not None),
+            "stalled": stalled._asdict() if stalled is not None else None,
             "script": newest.script_id,
             "watch": list(newest.binding.watch),
             "pending": len(follower.queue),
@@ -295,6 +301,8 @@ class Operator:
                     f"failed {one['failed']}  p50 {one['p50_ms']} ms  p99 {one['p99_ms']} ms  "
                     f"{' '.join(one['watch'])}"
                 )
+                if one["stalled"]:
+                    lines.append(f"    stalled: {_stalled_text(one['stalled'])}")
                 if one["last_error"]:
                     lines.append(f"    last error: {one['last_error']}")
             for name, problem in base["problems"].items():
@@ -325,6 +333,27 @@ class Operator:
                     labels = f"base={_label(base['path'])},binding={_label(one['name'])}"
                     lines.append(f"{name}{{{labels}}} {one[key]}")
         return "\n".join(lines) + "\n"
+
+
+def _state(follower: Follower, *, is_stalled: bool) -> str:
+    words = ["active" if follower.active else "retired"]
+    if follower.queue.paused:
+        words = ["paused"]
+    if follower.queue.blocked():
+        words = ["blocked"]
+    if is_stalled:
+        words = ["stalled"] if words == ["active"] else [*words, "stalled"]
+    if not follower.live:
+        words.append("catching up")
+    return ", ".join(words)
+
+
+def _stalled_text(stalled: dict[str, object]) -> str:
+    """What it means, and what to do."""
+    return (
+        f"the oldest event has waited longer than max_lag keeps its history; {stalled['lost']} versions are gone, "
+        f"the oldest that can be read is {stalled['reachable'] or 'none of the first thousand'}"
+    )
 
 
 def _label(text: str) -> str:

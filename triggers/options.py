@@ -27,6 +27,9 @@ class Options(NamedTuple):
     may_inproc: Callable[[str], bool] = lambda _base_path: False
     """Whether an administrator lets scripts of a base run in this process."""
 
+    cuda_devices: Callable[[], int] = lambda: 0
+    """How many there are on this node, now."""
+
     node: str = ""
     mountpoint: str | None = None
     """Where the store is mounted, for executables that read the cut as a directory."""

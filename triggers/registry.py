@@ -97,6 +97,11 @@ class Registry:
         if not follower.live:
             self.behind[follower.key] = follower
 
+    def remove(self, follower: Follower) -> None:
+        """It has nothing to do any more, and never will; `Base.rebuild` is the caller's."""
+        self.bases[follower.base].followers.pop(follower.name, None)
+        self.behind.pop(follower.key, None)
+
     def watches(self, chain: tuple[tuple[int, bytes], ...] | None) -> bool:
         """Whether any of the directories of a chain is a base."""
         return chain is not None and any(inode in self.bases for inode, _ in chain)

@@ -84,7 +84,7 @@ class Start:
             msgspec.structs.replace(pending.event, attempt=pending.attempts + 1)
             for pending in events
         ]
-        timestamp = max(event.timestamp for event in told)
+        timestamp = version.cut or max(event.timestamp for event in told)
         if events[0].fresh:
             timestamp = self._store.now()
         deliveries = self._store.deliveries

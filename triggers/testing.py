@@ -252,7 +252,7 @@ class Cascade:
                 await self.runner.retire(script_id)
             if more:
                 continue
-            self.operator.finish_replays()
+            self.operator.replays.finish()
             due_ms = self.engine.next_ms()
             if due_ms is None:
                 return

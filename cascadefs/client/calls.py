@@ -82,6 +82,9 @@ class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     parts: list[Part]
     durable: bool = False
+    client: int = 0
+    number: int = 0
+    """Asked again with the same two (0: nobody does), it is answered, not done again."""
 
 
 class List(msgspec.Struct, frozen=True, array_like=True, tag=3):

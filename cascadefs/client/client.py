@@ -142,7 +142,7 @@ class Client:
             offset += got
             want = None if want is None else want - got
             if got < size or want == 0 or offset >= first.size:
-                return Content(first, data[0] if len(data) == 1 else b"".join(data))
+                return Content(first, memoryview(data[0]) if len(data) == 1 else b"".join(data))
 
     def put(
         self,

@@ -13,7 +13,7 @@ import errno
 from typing import TYPE_CHECKING, NamedTuple
 
 from cascadefs.client import calls
-from cascadefs.client.values import Change, Conflict, Entry, Version
+from cascadefs.client.values import Change, Entry, Version
 from cascadefs.errnos import ERRNO, errno_of
 from storage import record
 from storage.attributes import is_directory
@@ -40,6 +40,9 @@ __all__ = ["Operations"]
 
 _ORDINAL_MAX = 2**32
 
+ATTEMPTS_MAX = 100
+"""Of a write that others come before again and again; each time one of them got something done."""
+
 WATCH_RECORDS_MAX = 10_000
 """Records looked at for one `Watch`: others want the store too."""
 
@@ -53,12 +56,14 @@ class Operations:
         clock: Clock,
         who: Identity,
         reserved: Callable[[int, bytes], bool] = lambda _directory, _name: False,
+        applied: Callable[[Sequence[record.Part]], None] = lambda _parts: None,
     ) -> None:
-        """`reserved`: whether a name in a directory would be taken for history."""
+        """`reserved`: whether a name in a directory would be taken for history; `applied` is told what was changed."""
         self._store = store
         self._clock = clock
         self._who = who
         self._reserved = reserved
+        self._applied = applied
 
     def execute(
         self, call: calls.Call, buffers: Sequence[Buffer]
@@ -194,20 +199,48 @@ class Operations:
 
     def _write(self, call: calls.Write, buffers: list[Buffer]) -> calls.Answer:
         effects = _effects(call.parts, buffers)
-        made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
-        if not made.records:
-            return calls.Written([], self._store.now())
-        expectations = []
-        for directory, name, number in made.conditions:
-            binding = self._store.binding(directory, name)
-            inode = binding.inode if binding is not None else 0
-            expectations.append(record.Expect(directory, name, number, inode))
-        outcome = self._store.propose(record.Batch([*expectations, *made.records]), made.payload)
-        if outcome.reason is Reason.CONDITION_FAILED:
-            raise Conflict(f"{call.parts[0].path}: somebody else was faster")
-        if outcome.reason is not None:
-            raise Refused(outcome.reason)
-        return self._written(made)
+        for _ in range(ATTEMPTS_MAX):
+            made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
+            if not made.records:
+                return calls.Written([], self._store.now())
+            once = [record.Once(call.client, call.number)] if call.client else []
+            parts: list[record.Part] = [*made.guards, *once, *made.records]
+            reason = self._store.propose(record.Batch(parts), made.payload).reason
+            if reason is Reason.REPEATED:
+                return self._repeated(call, made)
+            if reason is None:
+                self._applied(made.records)
+                return self._written(made)
+            if reason is not Reason.CONDITION_FAILED:
+                raise Refused(reason)
+            # Somebody else changed what the plan relies on: what the caller expects is looked at again.
+        raise Refused(Reason.CONDITION_FAILED)
+
+    def _repeated(self, call: calls.Write, made: Plan) -> calls.Answer:
+        """What became of a request that is asked again."""
+        number, timestamp = self._store.request_done(made.guards[0].directory, call.client)
+        if number != call.number:
+            raise ValueError(f"request {call.number} was followed by {number}; ask in order")
+        versions = []
+        for part in call.parts:
+            stat = self._cut(timestamp).stat(part.path)
+            if stat is not None:
+                versions.append((part.path, stat.version, stat.size))
+            else:
+                versions.append((part.path, self._tombstone(part.path, timestamp), 0))
+        return calls.Written(versions, timestamp)
+
+    def _tombstone(self, path: str, timestamp: int) -> int:
+        """The number under which a path was deleted at a timestamp."""
+        *above, name = parts_of(path)
+        directory = ROOT
+        for one in above:
+            binding = self._store.binding_at(directory, one, timestamp)
+            if binding is None:
+                return 0
+            directory = binding.inode
+        entry = self._store.entry_at(directory, name, timestamp)
+        return 0 if entry is None or entry[2] is None else entry[2].number
 
     def _written(self, made: Plan) -> calls.Written:
         """What was just committed; nobody has changed the store since."""

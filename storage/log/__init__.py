@@ -21,7 +21,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.codec import BLOCK_BYTES, FORMAT_VERSION, Buffer, Slot, encode_block
+from storage.codec import (
+    BLOCK_BYTES,
+    FORMAT_VERSION,
+    HEAD_BYTES,
+    Buffer,
+    Slot,
+    checksum,
+    encode_block,
+)
 from storage.errors import Corruption, Unusable
 from storage.limits import SEGMENT_BYTES
 from storage.log.condensed import condensed_size, gaps_of, write_condensed
@@ -78,6 +86,9 @@ class Log:
         self._last = last  # As opened; a read-only log keeps this end.
         self._first_number = reader.segments.numbers()[0]
         self._left_out_bytes: int | None = None
+        self._epochs: list[tuple[int, int]] | None = None
+        self.left_out: set[int] = set()
+        """Addresses of records adopted without their payloads, in segments that were not condensed since (`adopt`)."""
 
     @classmethod
     def create(
@@ -200,6 +211,11 @@ class Log:
         return min(self.recovery.durable_index, self.recovery.end_index)
 
     @property
+    def first_address(self) -> int:
+        """Where the first record is, or will be."""
+        return self._first_number * self.segment_bytes + BLOCK_BYTES
+
+    @property
     def end_address(self) -> int:
         """Where the next frame goes, or would if it fits its segment."""
         return self._writer.end_address if self._writer else self.recovery.end_address
@@ -236,7 +252,10 @@ class Log:
                 failed before, and nothing more is taken until the log is opened again.
         """
         assert self._writer is not None  # Opened read-only.
-        return self._writer.append(kind, timestamp, metadata, payload)
+        address = self._writer.append(kind, timestamp, metadata, payload)
+        if self._epochs is not None:
+            self._note_epoch()
+        return address
 
     def adopt(self, frame: Frame, payload: Sequence[Buffer] | None) -> None:
         """Append a record as another log of this identity and shard has it: at the same address, byte for byte.
@@ -254,16 +273,16 @@ class Log:
         """
         assert self._writer is not None  # Opened read-only.
         writer = self._writer
-        if frame.index != writer.last_index + 1 or frame.epoch < writer.epoch_of_last:
-            what = f"record {frame.index} of epoch {frame.epoch} does not follow record {writer.last_index}"
+        if frame.index != writer.last_index + 1:
+            what = f"record {frame.index} does not follow record {writer.last_index}"
             raise self._reader.corruption(frame.address, what)
+        writer.epoch = frame.epoch  # Ahead of a new segment, whose header has it, too.
         if not writer.reach(frame.address, frame.size_bytes):
             what = f"record {frame.index} cannot stand here: the log ends at {writer.end_address}"
             raise self._reader.corruption(frame.address, what)
         left_out = payload is None
         if payload is None:
             payload = [bytes(frame.payload_length)] if frame.payload_length else ()
-        writer.epoch = frame.epoch
         writer.append(
             frame.kind,
             frame.timestamp,
@@ -277,6 +296,7 @@ class Log:
             raise self._reader.corruption(frame.address, what)
         if left_out and frame.payload_length:
             self.left_out.add(frame.address)
+        self._note_epoch()
 
     def truncate_after(self, index: int) -> None:
         """Drop the records behind an index for good: they are off the disk when this returns, whatever comes next.
@@ -308,19 +328,59 @@ class Log:
         self._reader.forget()
         self._left_out_bytes = None
         self.left_out = {address for address in self.left_out if address < self.end_address}
+        if self._epochs is not None:
+            self._epochs = [run for run in self._epochs if run[0] <= index]
 
-    def epoch_at(self, index: int) -> int:
-        """The epoch of a record; 0 in front of the first. From headers where they tell, else by walking a segment's heads.
+    def epochs(self) -> list[tuple[int, int]]:
+        """(first index, epoch) of each run of records with one epoch, ascending.
+
+        The first time headers of all segments are read, and the heads of segments that hold a change of epoch; from then
+        on it is kept as records come and go.
 
         Raises:
             Corruption: a head on the way is damaged.
         """
-        if index < self._first_index(self._first_number):
-            return 0
-        assert index <= self.last_index
         if self._epochs is None:
-            self._epochs = EpochMap(self)
-        return self._epochs.at(index)
+            self._epochs = self._find_epochs()
+        return list(self._epochs)
+
+    def _find_epochs(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        last = self.frame(self.last_address).epoch if self.last_address else 0
+        following = last
+        for number in range(self._tail_number, self._first_number - 1, -1):
+            first = self._first_frame(number)
+            if first is None:
+                continue
+            if first.epoch != following:
+                runs = self._epochs_in(number, first)
+            else:
+                runs = [(first.index, first.epoch)]
+            found[:0] = runs
+            following = first.epoch
+        return [run for at, run in enumerate(found) if not at or run[1] != found[at - 1][1]]
+
+    def _first_frame(self, number: int) -> Frame | None:
+        """The first record of a segment, None if it has none yet."""
+        address = number * self.segment_bytes + BLOCK_BYTES
+        return self.frame(address) if address < self.end_address else None
+
+    def _epochs_in(self, number: int, first: Frame) -> list[tuple[int, int]]:
+        runs = [(first.index, first.epoch)]
+        for frame in self.frames(first.address):
+            if frame.address // self.segment_bytes != number:
+                break
+            if frame.epoch != runs[-1][1]:
+                runs.append((frame.index, frame.epoch))
+        return runs
+
+    def _note_epoch(self) -> None:
+        """A record was appended."""
+        assert self._writer is not None
+        if self._epochs is not None and (
+            not self._epochs or self._epochs[-1][1] != self._writer.epoch
+        ):
+            self._epochs.append((self._writer.last_index, self._writer.epoch))
 
     def payload(self, frame: Frame) -> bytes | None:
         """The whole payload of a record, verified; None if it was left out of a condensed segment.
@@ -330,6 +390,52 @@ class Log:
             OSError: the disk could not be read.
         """
         return self._reader.whole_payload(frame, self.left_out)
+
+    def raw(self, address: int) -> bytes:
+        """A record as it lies in the log, head, metadata and payload without padding; for `put_back` elsewhere.
+
+        Raises:
+            Corruption: it is not what was written, or its payload was left out.
+            OSError: the disk could not be read.
+        """
+        frame = self.frame(address)
+        payload = self.payload(frame)
+        if payload is None:
+            what = f"the payload of record {frame.index} was let go"
+            raise self._reader.corruption(address, what)
+        return self._reader.head(frame) + payload
+
+    def put_back(self, address: int, raw: bytes) -> Frame:
+        """Write a record that is damaged here over itself, as another replica has it; durable on return.
+
+        Any thread, while nobody appends there: not for the record appended last.
+
+        Raises:
+            Corruption: what was given is not that record of this log, whole. Nothing was done.
+            OSError: the disk refused; the record may be as damaged as before.
+        """
+        frame = self._reader.decode(raw, 0, address)
+        payload_at = HEAD_BYTES + len(frame.metadata) if frame is not None else 0
+        if (
+            frame is None
+            or len(raw) != payload_at + frame.payload_length
+            or checksum(raw[payload_at:]) != frame.payload_checksum
+        ):
+            raise self._reader.corruption(address, "this is not the record to put back here")
+        number, offset = divmod(address, self.segment_bytes)
+        file = self._reader.segments.disk.open(segment_name(number))
+        condensed = self._reader.segments.condensed(number)
+        at: int | None = offset
+        if condensed is not None:
+            at = condensed.place(offset, len(raw))
+            if at is None:
+                raise self._reader.corruption(address, "its payload was let go here")
+        assert at is not None
+        write_whole(file, raw, at)
+        file.fdatasync()
+        file.close()
+        self._reader.exchanged(number)
+        return frame
 
     def sync(self) -> int:
         """Make every record appended before the call durable; answers `durable_index`.
@@ -366,7 +472,7 @@ class Log:
 
     def verify(self, frame: Frame) -> bool:
         """Whether a record's payload is what was written; reads all of it, from the disk or the kernel's memory."""
-        return self._reader.payload(frame) is not None
+        return frame.address in self.left_out or self._reader.payload(frame) is not None
 
     def frames(self, address: int | None = None, index: int = 1) -> Iterator[Frame]:
         """Records in order: from the one at an address, or, without it, from an index, to the end of the log.
@@ -454,7 +560,7 @@ class Log:
         frames = self._frames_of(number, following)
         if frames is None:
             return None
-        gaps, data_end = gaps_of(frames, base, source, dead)
+        gaps, data_end = gaps_of(frames, base, source, dead | self.left_out)
         before = self.segment_size(number)
         after = condensed_size(gaps, data_end)
         if before - after < max(worth_bytes, 1):
@@ -465,6 +571,9 @@ class Log:
         )
         assert size == after
         self._reader.exchanged(number)
+        self.left_out -= {
+            address for address in self.left_out if address // self.segment_bytes == number
+        }
         if self._left_out_bytes is not None:
             self._left_out_bytes += before - size
         return Condensation(number, before - size, size)

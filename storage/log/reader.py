@@ -25,7 +25,7 @@ from storage.errors import Corruption
 from storage.log.segments import Recent, Segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 __all__ = ["Frame", "Reader", "Window", "frame_room"]
 
@@ -139,6 +139,23 @@ class Reader:
         if len(data) != frame.payload_length or checksum(data) != frame.payload_checksum:
             return None
         return data
+
+    def whole_payload(self, frame: Frame, left_out: Container[int]) -> bytes | None:
+        """See `Log.payload`."""
+        number, offset = divmod(frame.address, self.segment_bytes)
+        start = offset + HEAD_BYTES + len(frame.metadata)
+        if frame.payload_length and (frame.address in left_out or self._is_left_out(number, start)):
+            return None
+        payload = self.payload(frame)
+        if payload is None:
+            what = f"the payload of record {frame.index} is not what was written"
+            raise self.corruption(frame.address, what)
+        return payload
+
+    def head(self, frame: Frame) -> bytes:
+        """Head and metadata of a frame, as they lie there."""
+        number, offset = divmod(frame.address, self.segment_bytes)
+        return self.segments.file(number).pread(HEAD_BYTES + len(frame.metadata), offset)
 
     def _is_left_out(self, number: int, start: int) -> bool:
         condensed = self.segments.condensed(number)

@@ -179,6 +179,10 @@ class Writer:
             self._roll(size, reserve=False)
         return address == self.end_address and self._offset + size <= self._room
 
+    def slot_of(self, number: int, first_index: int) -> Slot:
+        """A header for a segment of this log whose own is damaged."""
+        return self._slot._replace(number=number, first_index=first_index)
+
     def _write_rest(self, buffers: list[Buffer], offset: int, size: int, written: int) -> None:
         """Go on after a short write. It usually means no space, and the next call says so."""
         data = b"".join(buffers)
@@ -281,9 +285,7 @@ class Writer:
             self._mark(tail, slot, target)
             return target
 
-    def cut(
-        self, slot: Slot, offset: int, last: Frame | None, condensed: Condensed | None
-    ) -> None:
+    def cut(self, slot: Slot, offset: int, last: Frame | None, condensed: Condensed | None) -> None:
         """End the log behind a frame (None: without one), at an offset of the segment with this header. See `Log.truncate_after`.
 
         Segments go from the back and each for certain before the next, then the mark comes down, then the end is cut: a

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import msgspec
 
+from storage import limits
 from storage.membership.values import Cluster, Epoch, Node, Pool, Presence, Shard
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.membership.contract import Change
     from storage.membership.values import Value
 
-__all__ = ["Kept", "Unreadable", "decode", "encode", "key_of"]
+__all__ = ["Kept", "Unreadable", "decode", "encode", "key_of", "keys_changed"]
 
 Kept: TypeAlias = "Value | Presence"
 """All that has a key."""
@@ -74,3 +78,24 @@ def decode(key: str, raw: bytes) -> Kept:
     if key_of(value) != key:
         raise Unreadable(f"{key}: holds what belongs at {key_of(value)}")
     return value
+
+
+def keys_changed(changes: Sequence[Change]) -> list[str]:
+    """The key of each change. Changes that no caller may ask for (`Authority.change`) are a bug here."""
+    assert 0 < len(changes) <= limits.CHANGES_MAX
+    keys = [_key_changed(change) for change in changes]
+    assert len(set(keys)) == len(keys)
+    return keys
+
+
+def _key_changed(change: Change) -> str:
+    old, new = change
+    both = [value for value in (old, new) if value is not None]
+    assert both
+    assert len({key_of(value) for value in both}) == 1
+    if isinstance(both[0], Epoch):
+        assert isinstance(new, Epoch)
+        assert new.epoch == (old.epoch if isinstance(old, Epoch) else 0) + 1
+        assert new.leader in new.members
+        assert len(set(new.members)) == len(new.members)
+    return key_of(both[0])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from storage.membership.keys import Kept
 
-__all__ = ["Event", "Item", "Tree"]
+__all__ = ["Event", "Item", "Tree", "view_of"]
 
 
 class Item(NamedTuple):
@@ -32,6 +32,20 @@ class Event(NamedTuple):
     key: str
     revision: int
     raw: bytes | None
+
+
+def view_of(revision: int, values: Iterable[Kept | None]) -> View:
+    """The view of everything that is kept at a revision. Some hundred values at most, and seldom changed."""
+    kept = list(values)
+    return View(
+        revision=revision,
+        cluster=next((value for value in kept if isinstance(value, Cluster)), None),
+        pools={value.name: value for value in kept if isinstance(value, Pool)},
+        shards={value.shard: value for value in kept if isinstance(value, Shard)},
+        nodes={value.name: value for value in kept if isinstance(value, Node)},
+        epochs={value.shard: value for value in kept if isinstance(value, Epoch)},
+        live={value.name: value for value in kept if isinstance(value, Presence)},
+    )
 
 
 class Tree:
@@ -56,7 +70,7 @@ class Tree:
         self.unreadable.clear()
         for key, changed, raw in items:
             self._put(key, changed, raw)
-        self.view = self._view(revision)
+        self.view = view_of(revision, (value for _, value in self._items.values()))
         return True
 
     def apply(self, revision: int, events: Iterable[Event]) -> bool:
@@ -74,7 +88,7 @@ class Tree:
                 self.unreadable.pop(key, None)
             else:
                 self._put(key, changed, raw)
-        self.view = self._view(revision)
+        self.view = view_of(revision, (value for _, value in self._items.values()))
         return True
 
     def revision_of(self, key: str, expected: Kept | None) -> int | None:
@@ -91,16 +105,3 @@ class Tree:
         except Unreadable as error:
             self._items[key] = (revision, None)
             self.unreadable[key] = str(error)
-
-    def _view(self, revision: int) -> View:
-        # Some hundred values at most, changed by people and by failures only: made new each time.
-        kept = [value for _, value in self._items.values()]
-        return View(
-            revision=revision,
-            cluster=next((value for value in kept if isinstance(value, Cluster)), None),
-            pools={value.name: value for value in kept if isinstance(value, Pool)},
-            shards={value.shard: value for value in kept if isinstance(value, Shard)},
-            nodes={value.name: value for value in kept if isinstance(value, Node)},
-            epochs={value.shard: value for value in kept if isinstance(value, Epoch)},
-            live={value.name: value for value in kept if isinstance(value, Presence)},
-        )

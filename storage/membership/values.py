@@ -43,7 +43,9 @@ PoolName: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,
 Label: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[a-zA-Z0-9][a-zA-Z0-9._=-]{0,62}$")]
 """What a node is said to be or have: ``ssd``, ``rack=7``."""
 
-Address: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+):[0-9]{1,5}$")]
+Address: TypeAlias = Annotated[
+    str, msgspec.Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+):[0-9]{1,5}$")
+]
 """``host:port``; an IPv6 address in brackets."""
 
 ShardId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=limits.SHARDS_MAX)]

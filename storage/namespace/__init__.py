@@ -6,7 +6,7 @@ over an ordered table (`storage.mvcc`), so every query exists twice: as it is no
 is therefore nothing but a timestamp; timestamps strictly increase within a shard.
 
 Modules: `rows` (the maps), `questions` (all that can be asked), and one for each family of records: `names`,
-`contents`, `metadata`, `conditions`, `events`, `pruning`, `deliveries`. `frames` counts who refers to
+`contents`, `metadata`, `conditions`, `events`, `pruning`, `deliveries`; `sessions` says which were sent twice. `frames` counts who refers to
 the log, `quotas` what files hold below some directories; `keys`, `counters` and `outcome` are values they share.
 
 Does not know the log (addresses are opaque), paths, permissions, drafts or who asks.
@@ -24,7 +24,7 @@ from storage.namespace.counters import Counters
 from storage.namespace.deliveries import Deliveries
 from storage.namespace.events import Events
 from storage.namespace.frames import Frames
-from storage.namespace.keys import ROOT
+from storage.namespace.keys import ROOT, first_inode, shard_of
 from storage.namespace.metadata import Metadata
 from storage.namespace.names import RENAME_EXCHANGE, RENAME_NOREPLACE, Names
 from storage.namespace.outcome import DONE, REFUSED, Outcome
@@ -32,27 +32,33 @@ from storage.namespace.pruning import Pruning, Sweep
 from storage.namespace.questions import KEPT, PRUNED, PURGED, Questions, Version
 from storage.namespace.quotas import Quotas
 from storage.namespace.rows import Rows
+from storage.namespace.sessions import Sessions
 from storage.record import (
     Activate,
     Adopt,
     Advance,
     Attempt,
     Batch,
+    Close,
     Commit,
     Create,
     CreateUnnamed,
+    Detach,
     Drop,
     Event,
     Expect,
     Finish,
     Label,
     Link,
+    Once,
     Prune,
     Rearm,
     Record,
     Rename,
+    Reserve,
     SetAttributes,
     SetXattr,
+    Still,
     Unlabel,
     Unlink,
     Write,
@@ -75,6 +81,7 @@ __all__ = [
     "Namespace",
     "Outcome",
     "Version",
+    "shard_of",
 ]
 
 
@@ -82,10 +89,16 @@ class Namespace(Questions):
     """See the module. One owner at a time; nothing here waits."""
 
     def __init__(
-        self, table: Table, *, keep_past: bool = True, counters: Counters | None = None
+        self,
+        table: Table,
+        *,
+        keep_past: bool = True,
+        counters: Counters | None = None,
+        shard: int = 0,
     ) -> None:
-        self.counters = counters or Counters()
-        rows = self._rows = Rows(table, self.counters, keep_past=keep_past)
+        self.shard = shard
+        self.counters = counters or Counters(first_inode(shard))
+        rows = self._rows = Rows(table, self.counters, keep_past=keep_past, shard=shard)
         super().__init__(rows)
         events = self.events = Events(rows, self)
         self.conditions = Conditions(self)
@@ -93,8 +106,9 @@ class Namespace(Questions):
         names, metadata = Names(rows, self, events, quotas), Metadata(rows, quotas)
         pruning = Pruning(rows, self, events)
         self.frames = Frames(rows)
-        contents = Contents(rows, self, self.frames, quotas)
+        contents = self._contents = Contents(rows, self, self.frames, quotas)
         self.sweep = Sweep(rows, self, self.frames)
+        self.sessions = Sessions(table)
         deliveries = self.deliveries = Deliveries(table, self)
         self.overlong = contents.overlong
         self.released = contents.released
@@ -115,6 +129,11 @@ class Namespace(Questions):
             Unlabel: metadata.unlabel,
             Batch: self._batch,
             Expect: self.conditions.expect,
+            Still: self.conditions.still,
+            Once: self.sessions.once,
+            Reserve: names.reserve,
+            Close: names.close,
+            Detach: names.detach,
             Event: events.event,
             Prune: pruning.prune,
             Drop: pruning.drop,
@@ -146,9 +165,15 @@ class Namespace(Questions):
 
     def _batch(self, timestamp: int, address: int, record: Batch | Finish) -> Outcome:
         # One timestamp is one journal row: it has to name the directories of every part.
-        rows = self._rows
+        rows, table = self._rows, self._rows.table
         touched = rows.batched = {}
         outcome = DONE
+        # Whoever proposed it has checked every part, but others' records may have come between: all of it, or nothing.
+        undoes = len(record.records) > 1
+        if undoes:
+            counters = self.counters.pack()
+            table.note()
+            self._contents.note()
         try:
             for part in record.records:
                 outcome = self._handlers[type(part)](timestamp, address, part)
@@ -156,6 +181,15 @@ class Namespace(Questions):
                     break
         finally:
             rows.batched = None
+        if undoes and outcome.reason is not None:
+            table.undo()
+            self._contents.undo()
+            self.counters.restore(counters)
+            self.quotas.reload()
+            return outcome
+        if undoes:
+            table.keep()
+            self._contents.keep()
         if touched:
             rows.journal(timestamp, *touched)
         return outcome

@@ -6,7 +6,7 @@ A truncation to nothing touches no row: the inode's generation goes up, and rows
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from storage import extents
 from storage.attributes import REGULAR, TYPE_MASK, Attributes
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from storage.record import Commit
 
 __all__ = ["Contents"]
+
+Pieces: TypeAlias = list[tuple[int, int, int, int]]
+"""The pieces of a chunk (`storage.extents`)."""
+
+OVERLONG_MAX = 4096
+"""Inodes remembered to have an overlong row: found again by the next commit to them, so all may be forgotten."""
 
 
 class Contents:
@@ -53,6 +59,23 @@ class Contents:
         # Without a past nothing but the live pieces refers to a frame: count them, so payloads can be let go.
         self._references: dict[int, int] = {}
         self.released: list[int] = []
+        self._counted: list[tuple[Pieces, Pieces]] | None = None
+
+    def note(self) -> None:
+        """Note from here on what is counted, until `keep` or `undo`."""
+        self._counted = []
+
+    def keep(self) -> None:
+        """Note no more."""
+        self._counted = None
+
+    def undo(self) -> None:
+        """Count back what was counted since `note`: what nobody refers to now is what came since then."""
+        assert self._counted is not None
+        counted, self._counted = self._counted, None
+        self.released.clear()
+        for old, new in reversed(counted):
+            self._count(new, old)
 
     def take_overlong(self, inode: int, generation: int, count_max: int) -> list[int]:
         """The first chunks of a content whose rows are too long; they are no longer remembered as such."""
@@ -172,6 +195,8 @@ class Contents:
             put = self._chunks.insert if fresh else self._chunks.put
             put(key, timestamp, extents.pack(new))
             if len(new) > PIECES_PER_CHUNK_MAX:
+                if len(self.overlong) >= OVERLONG_MAX:
+                    self.overlong.clear()
                 self.overlong.setdefault(inode, set()).add((attributes.generation, chunk))
         elif old:
             self._rows.remove(self._chunks, key, timestamp)
@@ -179,10 +204,10 @@ class Contents:
         if not self._keep_past:
             self._count(old, new)
 
-    def _count(
-        self, old: list[tuple[int, int, int, int]], new: list[tuple[int, int, int, int]]
-    ) -> None:
+    def _count(self, old: Pieces, new: Pieces) -> None:
         references = self._references
+        if self._counted is not None:
+            self._counted.append((old, new))
         for _, _, address, _ in new:
             references[address] = references.get(address, 0) + 1
         for _, _, address, _ in old:

@@ -33,6 +33,12 @@ class Counters:
             self.next_inode, self.live_bytes, self.live_inodes, self.pruned_contents
         )
 
+    def restore(self, row: bytes) -> None:
+        """Be what a row says."""
+        self.next_inode, self.live_bytes, self.live_inodes, self.pruned_contents = self._ROW.unpack(
+            row
+        )
+
     @classmethod
     def is_row(cls, row: bytes | None) -> bool:
         """Whether bytes can be a row at all; None cannot."""

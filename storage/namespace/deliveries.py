@@ -117,10 +117,13 @@ class Deliveries:
         """The events above the mark that are done."""
         return self._events(b"Td", base, name)
 
-    def rearmed(self, base: int, name: bytes) -> dict[tuple[int, int], bytes]:
-        """The events to be done again, with their dead letters."""
+    def rearmed(self, base: int, name: bytes) -> dict[tuple[int, int], tuple[bytes, bool]]:
+        """The events to be done again, with their dead letters, and whether by what the consumer was then."""
         prefix = b"Tr" + entry_key(base, name)
-        return {_event(key, prefix): row for key, row in self._rows(prefix)}
+        return {
+            _event(key, prefix): (row.removeprefix(AS_WAS), row.startswith(AS_WAS))
+            for key, row in self._rows(prefix)
+        }
 
     def attempts(self, base: int, name: bytes) -> dict[tuple[int, int], Attempted]:
         """The events that failed and are not done, with their attempts."""
@@ -270,7 +273,7 @@ class Deliveries:
         for key, letter in letters.items():
             self._table.delete(b"Tf" + key)
             if record.again:
-                self._table.put(b"Tr" + key, letter)
+                self._table.put(b"Tr" + key, AS_WAS + letter if record.as_was else letter)
         return DONE
 
     def _define(self, base: int, name: bytes, timestamp: int, definition: bytes) -> None:
@@ -289,6 +292,9 @@ class Deliveries:
         while (row := self._table.first(prefix, stop)) is not None:
             self._table.delete(row[0])
 
+
+AS_WAS = b"\0"
+"""In front of a dead letter that is done again as the consumer was then: no letter begins so."""
 
 FINISH_DONE, FINISH_SKIPPED, FINISH_DEAD = 1, 2, 3
 """What became of the events of a `Finish`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from storage.limits import INODES_PER_SHARD
+
 __all__ = [
     "BUDGET_XATTR",
     "CHUNK_KEY",
@@ -15,10 +17,23 @@ __all__ = [
     "U64",
     "after_key",
     "entry_key",
+    "first_inode",
+    "shard_of",
 ]
 
 ROOT = 1
 """The root directory's inode number, which is also FUSE's."""
+
+
+def shard_of(inode: int) -> int:
+    """The shard where an inode lives: for a directory, where its entries and its files are, too."""
+    return inode // INODES_PER_SHARD
+
+
+def first_inode(shard: int) -> int:
+    """The least inode number a shard gives out, behind the root's."""
+    return ROOT + 1 if shard == 0 else shard * INODES_PER_SHARD + 1
+
 
 U64 = struct.Struct(">Q")
 CHUNK_KEY = struct.Struct(">QII")

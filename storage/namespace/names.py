@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from storage.namespace.questions import Questions
     from storage.namespace.quotas import Quotas
     from storage.namespace.rows import Rows
-    from storage.record import Create, CreateUnnamed, Link, Rename, Unlink
+    from storage.record import Close, Create, CreateUnnamed, Detach, Link, Rename, Reserve, Unlink
 
 __all__ = ["RENAME_EXCHANGE", "RENAME_NOREPLACE", "Names"]
+
+RESERVED_MAX = 2**20
+"""Inode numbers that one record sets aside: a shard has a million times as many."""
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -44,20 +47,23 @@ class Names:
         self._counters = rows.counters
 
     def _create_root(self, timestamp: int, record: Create) -> Outcome:
-        """The first record of every store: the one inode without a name."""
-        if self._inodes.get(U64.pack(ROOT)) is not None:
+        """An inode without a name here: the root, which has none, or a shard root, whose name is in another shard."""
+        inode, parent = record.inode, 0 if record.inode == ROOT else record.parent
+        if inode != ROOT and (not self._rows.is_own(inode) or self._rows.is_own(parent)):
+            return REFUSED[Reason.MALFORMED]
+        if self._inodes.get(U64.pack(inode)) is not None:
             return REFUSED[Reason.EXISTS]
         now_ns = timestamp * 1000
-        mode, uid, gid = DIRECTORY | record.mode, record.uid, record.gid
-        root = Attributes(mode, uid, gid, 2, 0, 0, now_ns, now_ns, now_ns, 1, timestamp, 0, 0, 0)
-        self._inodes.put(U64.pack(ROOT), timestamp, root.pack())
-        self._counters.live_inodes = 1
+        mode, owner = DIRECTORY | record.mode, (record.uid, record.gid)
+        root = Attributes(mode, *owner, 2, 0, 0, now_ns, now_ns, now_ns, 1, timestamp, 0, 0, parent)
+        self._inodes.put(U64.pack(inode), timestamp, root.pack())
+        self._counters.live_inodes += 1
         return DONE
 
     def create(self, timestamp: int, _address: int, record: Create) -> Outcome:
         """Apply the record."""
         name = record.name
-        if record.inode == ROOT:
+        if record.inode == ROOT or not name:
             return self._create_root(timestamp, record)
         if len(name) > NAME_BYTES_MAX:
             return REFUSED[Reason.NAME_TOO_LONG]
@@ -77,6 +83,9 @@ class Names:
         directory = is_directory(mode)
         if directory and parent.nlink >= LINKS_MAX:
             return REFUSED[Reason.TOO_MANY_LINKS]
+        own = self._rows.is_own(inode)
+        if not own and not directory:
+            return REFUSED[Reason.CROSS_SHARD]
         dead = self._entries.tombstone_of_absent(key)
         first = Tombstone.unpack(dead[1]).number + 1 if dead is not None else 1
         now_ns = timestamp * 1000
@@ -108,6 +117,8 @@ class Names:
             self._entries.replace(key, timestamp, binding, None)
         self._rows.touch(record.parent, parent, parent_row, timestamp, nlink=1 if directory else 0)
         self._rows.journal(timestamp, record.parent)
+        if not own:
+            return DONE  # It is counted where it lives.
         counters = self._counters
         counters.live_inodes += 1
         counters.live_bytes += attributes.size
@@ -122,11 +133,20 @@ class Names:
         key = U64.pack(inode)
         if record.mode & TYPE_MASK != REGULAR or self._inodes.get(key) is not None:
             return REFUSED[Reason.MALFORMED]
+        if not self._rows.is_own(inode):
+            return REFUSED[Reason.CROSS_SHARD]
         owner = record.mode, record.uid, record.gid
         attributes = Attributes(*owner, 0, 0, 0, now_ns, now_ns, now_ns, 0, 0, 0, 0, 0)
         self._inodes.insert(key, timestamp, attributes.pack())
         self._table.put(b"U" + key, b"")
         self._counters.next_inode = max(self._counters.next_inode, inode + 1)
+        return DONE
+
+    def reserve(self, _timestamp: int, _address: int, record: Reserve) -> Outcome:
+        """Apply the record: what it set aside ends at `counters.next_inode`."""
+        if not 0 <= record.count <= RESERVED_MAX:
+            return REFUSED[Reason.MALFORMED]
+        self._counters.next_inode += record.count
         return DONE
 
     def link(self, timestamp: int, _address: int, record: Link) -> Outcome:
@@ -178,17 +198,55 @@ class Names:
             return REFUSED[Reason.IS_A_DIRECTORY]
         if record.directory and not directory:
             return REFUSED[Reason.NOT_A_DIRECTORY]
+        if directory and not self._rows.is_own(binding.inode):
+            return REFUSED[
+                Reason.CROSS_SHARD
+            ]  # Whether it is empty is known in its own shard: Close, Detach.
         if directory and self._questions.has_children(binding.inode):
             return REFUSED[Reason.NOT_EMPTY]
-        parent_row, parent = self._rows.directory(record.parent)
+        self._remove(timestamp, record.parent, key, row, binding)
+        return DONE
+
+    def detach(self, timestamp: int, _address: int, record: Detach) -> Outcome:
+        """Apply the record."""
+        key = entry_key(record.parent, record.name)
+        row = self._entries.get_row(key)
+        if row is None or Binding.unpack(row[1]).inode != record.inode:
+            return REFUSED[Reason.ABSENT]
+        if self._rows.is_own(record.inode):
+            return REFUSED[Reason.MALFORMED]
+        self._remove(timestamp, record.parent, key, row, Binding.unpack(row[1]))
+        return DONE
+
+    def close(self, timestamp: int, _address: int, record: Close) -> Outcome:
+        """Apply the record."""
+        key = U64.pack(record.inode)
+        row = self._inodes.get_row(key)
+        if row is None:
+            return REFUSED[Reason.ABSENT]
+        attributes = Attributes.unpack(row[1])
+        if self._rows.is_own(attributes.parent) or record.inode == ROOT:
+            return REFUSED[Reason.MALFORMED]
+        if attributes.nlink == 0:
+            return DONE
+        if self._questions.has_children(record.inode):
+            return REFUSED[Reason.NOT_EMPTY]
+        self._drop_link(timestamp, record.inode)
+        return DONE
+
+    def _remove(
+        self, timestamp: int, directory: int, key: bytes, row: tuple[int, bytes], binding: Binding
+    ) -> None:
+        """A name ends that may."""
+        parent_row, parent = self._rows.directory(directory)
         assert parent_row is not None, "a bound entry's directory exists"
         assert parent is not None
         tombstone = Tombstone(self._questions.number_of(binding) + 1, REMOVED)
         self._unbind(key, timestamp, row, binding, tombstone)
         self._drop_link(timestamp, binding.inode)
-        self._rows.touch(record.parent, parent, parent_row, timestamp, nlink=-1 if directory else 0)
-        self._rows.journal(timestamp, record.parent)
-        return DONE
+        nlink = -1 if is_directory(binding.mode) else 0
+        self._rows.touch(directory, parent, parent_row, timestamp, nlink)
+        self._rows.journal(timestamp, directory)
 
     def rename(self, timestamp: int, _address: int, record: Rename) -> Outcome:
         """Apply the record."""
@@ -216,6 +274,8 @@ class Names:
             if refusal is not None:
                 return REFUSED[refusal]
         moved = is_directory(source.mode)
+        if moved and self._region(record.parent) != self._region(record.new_parent):
+            return REFUSED[Reason.CROSS_SHARD]
         if moved and not self._quotas.may_move(record.parent, record.new_parent):
             return REFUSED[Reason.CROSS_QUOTA]
         attributes = self._questions.attributes(source.inode)
@@ -258,6 +318,8 @@ class Names:
         if target.inode == source.inode:
             return DONE
         moved = is_directory(source.mode) or is_directory(target.mode)
+        if moved and self._region(record.parent) != self._region(record.new_parent):
+            return REFUSED[Reason.CROSS_SHARD]
         if moved and not self._quotas.may_move(record.parent, record.new_parent):
             return REFUSED[Reason.CROSS_QUOTA]
         here, there = (record.parent, record.name), (record.new_parent, record.new_name)
@@ -279,11 +341,27 @@ class Names:
         if is_directory(target.mode):
             if not is_directory(source.mode):
                 return Reason.IS_A_DIRECTORY
+            if not self._rows.is_own(target.inode):
+                return Reason.CROSS_SHARD
             if self._questions.has_children(target.inode):
                 return Reason.NOT_EMPTY
         elif is_directory(source.mode):
             return Reason.NOT_A_DIRECTORY
         return None
+
+    def _region(self, directory: int) -> int:
+        """The root or shard root that a directory lies below without a border between.
+
+        A directory never leaves its region. So no two renames in two shards can make a directory lie below itself, and
+        within a region `is_below` sees the whole way.
+        """
+        while True:
+            attributes = self._questions.attributes(directory)
+            if attributes is None or not self._rows.is_own(attributes.parent) or directory == ROOT:
+                return directory
+            if attributes.parent == 0:
+                return directory
+            directory = attributes.parent
 
     def _bind(
         self,
@@ -352,7 +430,7 @@ class Names:
         attributes = Attributes.unpack(row[1])
         attributes.nlink = 0 if is_directory(attributes.mode) else attributes.nlink - 1
         attributes.ctime_ns = timestamp * 1000
-        if attributes.nlink == 0:
+        if attributes.nlink == 0 and self._rows.is_own(inode):
             self._counters.live_inodes -= 1
             self._counters.live_bytes -= attributes.size
             self._quotas.add(attributes.parent, -attributes.size)

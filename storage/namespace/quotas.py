@@ -53,6 +53,7 @@ class Quotas:
     def __init__(self, rows: Rows, questions: Questions) -> None:
         self._table = rows.table
         self._questions = questions
+        self._is_own = rows.is_own
         self._above: dict[int, tuple[int, ...]] = {}
         self.some = False
         """Whether there are any."""
@@ -87,6 +88,8 @@ class Quotas:
             passed.append(at)
             attributes = self._questions.attributes(at)
             at = attributes.parent if attributes is not None and at != ROOT else 0
+            if not self._is_own(at):
+                at = 0  # What has a shard of its own has accounts of its own.
             found = self._above.get(at) if at else ()
         if len(self._above) >= REMEMBERED_MAX:
             self._above.clear()

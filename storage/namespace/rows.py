@@ -5,7 +5,7 @@ Key spaces (prefix: live / past; FORMAT, "Index"): ``I/i`` inode -> attributes, 
 timestamp. Plain rows: ``V`` directory + name + ~number -> a binding or tombstone of the past, by version number;
 ``K`` inode + content commit -> its timestamp, state and generation; ``S`` inode -> symbolic link target; ``J`` ~timestamp -> directories a
 commit touched; ``N`` inode + directory + name -> nothing: the names an inode has or had; ``Q``
-inode -> timestamp: pruned then and not swept yet; ``U`` inode -> nothing: made without a name, and got none yet. ``R`` and ``D`` are those of `frames`, ``T`` those of `deliveries`.
+inode -> timestamp: pruned then and not swept yet; ``U`` inode -> nothing: made without a name, and got none yet. ``Z`` client -> number, timestamp: the sessions. ``R`` and ``D`` are those of `frames`, ``T`` those of `deliveries`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storage.attributes import Attributes, is_directory
+from storage.limits import INODES_PER_SHARD
 from storage.mvcc import VersionedMap
 from storage.namespace.keys import MAX, U64
 
@@ -26,7 +27,11 @@ __all__ = ["Rows"]
 class Rows:
     """The versioned maps over one table. Shared by the parts of one namespace and by nobody else."""
 
-    def __init__(self, table: Table, counters: Counters, *, keep_past: bool) -> None:
+    def __init__(
+        self, table: Table, counters: Counters, *, keep_past: bool, shard: int = 0
+    ) -> None:
+        self.shard = shard
+        self._own = range(shard * INODES_PER_SHARD, (shard + 1) * INODES_PER_SHARD)
         self.table = table
         self.keep_past = keep_past
         self.counters = counters
@@ -37,6 +42,10 @@ class Rows:
         self.labels = VersionedMap(table, b"L", b"l", keep_past)
         # The directories touched by the parts of the batch under way, in order; None outside of one.
         self.batched: dict[int, None] | None = None
+
+    def is_own(self, inode: int) -> bool:
+        """Whether a number is of this shard; another's stands here only for a directory that has its name here."""
+        return inode in self._own
 
     def directory(self, inode: int) -> tuple[tuple[int, bytes] | None, Attributes | None]:
         """The row and attributes of a directory that still has a name; (None, None) for anything else."""

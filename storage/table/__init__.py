@@ -32,8 +32,8 @@ class Table(Protocol):
     `commit`.
 
     Every method may raise OSError (the disk) or `Corruption` (the bytes on it). After either one
-    from a `put`, `delete` or `commit`, call `abandon` before anything else: the table is then as
-    the last successful commit left it.
+    from a `put`, `delete`, `undo` or `commit`, call `abandon` before anything else: the table is then as
+    the last successful commit left it, and notes nothing.
     """
 
     def get(self, key: bytes) -> bytes | None:
@@ -66,6 +66,18 @@ class Table(Protocol):
 
     def row_count(self) -> int:
         """How many rows there are, by the table's own books: a walk that finds another number met damage."""
+        ...
+
+    def note(self) -> None:
+        """Note from here on what rows were before they change, until `keep` or `undo`; costs a read for each change."""
+        ...
+
+    def keep(self) -> None:
+        """Note no more; what changed stays."""
+        ...
+
+    def undo(self) -> None:
+        """Make every row what it was at `note`, and note no more."""
         ...
 
     def commit(self) -> None:

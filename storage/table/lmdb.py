@@ -107,6 +107,7 @@ class LmdbTable:
         "_environment",
         "_get",
         "_length",
+        "_noted",
         "_path",
         "_read",
         "_read_only",
@@ -133,6 +134,8 @@ class LmdbTable:
         # Both belong to the open transaction: the cursor that `first` and `last` move, and its get.
         self._cursor: lmdb.Cursor[bytes] | None = None
         self._get: Callable[[bytes], bytes | None] = self._get_afresh
+        # What rows were since `note`, None where there was none; nothing is noted while it is None itself.
+        self._noted: dict[bytes, bytes | None] | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """See `Table.get`."""
@@ -150,6 +153,8 @@ class LmdbTable:
     def put(self, key: bytes, value: bytes) -> None:
         """See `Table.put`."""
         assert 0 < len(key) <= KEY_BYTES_MAX
+        if self._noted is not None and key not in self._noted:
+            self._noted[key] = self.get(key)
         try:
             write = self._write or self._begin()
             self._room -= WRITE_ROOM_BYTES + len(value)
@@ -162,6 +167,8 @@ class LmdbTable:
     def delete(self, key: bytes) -> None:
         """See `Table.delete`."""
         assert 0 < len(key) <= KEY_BYTES_MAX
+        if self._noted is not None and key not in self._noted:
+            self._noted[key] = self.get(key)
         try:
             write = self._write or self._begin()
             self._room -= WRITE_ROOM_BYTES
@@ -221,6 +228,24 @@ class LmdbTable:
             raise _translated(error, self._path) from error
         return count
 
+    def note(self) -> None:
+        """See `Table.note`."""
+        self._noted = {}
+
+    def keep(self) -> None:
+        """See `Table.keep`."""
+        self._noted = None
+
+    def undo(self) -> None:
+        """See `Table.undo`."""
+        assert self._noted is not None
+        noted, self._noted = self._noted, None
+        for key, value in noted.items():
+            if value is None:
+                self.delete(key)
+            else:
+                self.put(key, value)
+
     def commit(self) -> None:
         """See `Table.commit`. One that raises has already forgotten its changes."""
         write = self._write
@@ -244,6 +269,7 @@ class LmdbTable:
         """See `Table.abandon`."""
         write = self._write
         self._forget()
+        self._noted = None
         if write is not None:
             self._transactor.submit(write.abort).result()
 

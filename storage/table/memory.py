@@ -26,13 +26,15 @@ _HALF_OPEN = (True, False)
 class MemoryTable:
     """A `Table` that lives as long as its process."""
 
-    __slots__ = ("_before", "_rows")
+    __slots__ = ("_before", "_noted", "_rows")
 
     def __init__(self) -> None:
         """An empty table."""
         self._rows: SortedDict = SortedDict()
         # What each key touched since the last commit held then; None: it was absent.
         self._before: dict[bytes, bytes | None] = {}
+        # Likewise since `note`; None: nothing is noted.
+        self._noted: dict[bytes, bytes | None] | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """See `Table.get`."""
@@ -45,6 +47,8 @@ class MemoryTable:
         rows = self._rows
         if key not in self._before:
             self._before[key] = rows.get(key)
+        if self._noted is not None:
+            self._noted.setdefault(key, rows.get(key))
         rows[key] = value
 
     def delete(self, key: bytes) -> None:
@@ -53,6 +57,8 @@ class MemoryTable:
         old = self._rows.pop(key, None)
         if old is not None and key not in self._before:
             self._before[key] = old
+        if self._noted is not None:
+            self._noted.setdefault(key, old)
 
     def first(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
         """See `Table.first`."""
@@ -74,6 +80,24 @@ class MemoryTable:
         """See `Table.row_count`."""
         return len(self._rows)
 
+    def note(self) -> None:
+        """See `Table.note`."""
+        self._noted = {}
+
+    def keep(self) -> None:
+        """See `Table.keep`."""
+        self._noted = None
+
+    def undo(self) -> None:
+        """See `Table.undo`."""
+        assert self._noted is not None
+        noted, self._noted = self._noted, None
+        for key, value in noted.items():
+            if value is None:
+                self.delete(key)
+            else:
+                self.put(key, value)
+
     def commit(self) -> None:
         """See `Table.commit`; there is nobody to publish to, and nothing survives the process."""
         self._before.clear()
@@ -90,6 +114,7 @@ class MemoryTable:
             else:
                 self._rows[key] = value
         self._before.clear()
+        self._noted = None
 
     def close(self) -> None:
         """See `Table.close`."""

@@ -1,6 +1,11 @@
 """Messages between authenticated peers: a contract, and kinds of transport that keep to it.
 
-Rooms: `contract`.
+Everything above holds a `Transport` and knows no kind. A peer is known by its `Identity` before a connection is seen, and
+whoever is not of the cluster is turned away here. What messages mean is decided elsewhere.
+
+Rooms: `contract`; `memory` (one process, with faults), `tcp` (TLS, plain to loopback, Unix sockets). Below them: `identity`
+and `framing` (pure: bytes of the wire), `stream` (a connection over a socket), `greeting` (who is at the other end). Beside
+them `certificates`, which only those import who make or load some.
 """
 
 from storage.transport.contract import (
@@ -16,6 +21,8 @@ from storage.transport.contract import (
     Role,
     Transport,
 )
+from storage.transport.memory import MemoryNetwork, MemoryTransport
+from storage.transport.tcp import TcpTransport
 
 __all__ = [
     "EVERYBODY",
@@ -26,7 +33,10 @@ __all__ = [
     "IdRange",
     "Identity",
     "Listener",
+    "MemoryNetwork",
+    "MemoryTransport",
     "Rejected",
     "Role",
+    "TcpTransport",
     "Transport",
 ]

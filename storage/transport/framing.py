@@ -39,6 +39,9 @@ GOODBYE_BYTES_MAX = 1024
 CHUNK_BYTES = 64 * 1024
 """What is read at once where messages are small."""
 
+READ_BYTES_MIN = 4096
+"""A system call is not made for less where more may be there."""
+
 GROWTH_BYTES = 1024 * 1024
 """Memory for a long message is taken as its bytes come: who only announces one costs us no more than this."""
 
@@ -136,12 +139,11 @@ class Outbox:
     Small buffers are gathered in one as they come, large ones are referred to.
     """
 
-    __slots__ = ("_gathering", "_sealed", "_skip", "size")
+    __slots__ = ("_gathering", "_sealed", "size")
 
     def __init__(self) -> None:
         self._sealed: deque[memoryview] = deque()
         self._gathering = bytearray()
-        self._skip = 0
         self.size = 0  # bytes that wait
 
     def room(self, length: int) -> bool:
@@ -204,7 +206,7 @@ class Inbox:
     Invariant: memory held is at most four times what was read of the message at hand, or `GROWTH_BYTES`.
     """
 
-    __slots__ = ("_end", "_need", "_parsed", "_start", "_view", "farewell", "trouble")
+    __slots__ = ("_end", "_need", "_start", "_view", "farewell", "trouble")
 
     def __init__(self) -> None:
         self._view = memoryview(bytearray(CHUNK_BYTES))
@@ -220,40 +222,54 @@ class Inbox:
 
     def space(self) -> memoryview:
         """Where to read to; fill it from its beginning and tell `filled`."""
-        view = self._view
-        have = self._end - self._start
-        if len(view) - self._start < self._need or self._end == len(view):
-            size = CHUNK_BYTES
-            if self._need > CHUNK_BYTES:
-                size = min(self._need, max(GROWTH_BYTES, 4 * have))
-            if have < size and not (self._start == 0 and len(view) >= size):
-                fresh = memoryview(bytearray(size))
-                fresh[:have] = view[self._start : self._end]
-                self._view, self._start, self._end = fresh, 0, have
-                view = fresh
-        assert self._end < len(view)
-        return view[self._end :]
+        view, start, end = self._view, self._start, self._end
+        free = len(view) - end
+        if len(view) == CHUNK_BYTES:
+            full = len(view) - start < self._need or (free < READ_BYTES_MIN and start > 0)
+        else:
+            full = free == 0
+        if full:
+            have = end - start
+            size = max(CHUNK_BYTES, min(self._need, max(GROWTH_BYTES, 4 * have)))
+            self._view = memoryview(bytearray(size))
+            self._view[:have] = view[start:end]
+            self._start, self._end = 0, have
+        return self._view[self._end :]
 
     def filled(self, count: int) -> list[memoryview]:
         """Messages that are whole now that `count` more bytes were read; `trouble` or `farewell` may be set behind them."""
         self._end += count
-        view = self._view.toreadonly()
-        start, end = self._start, self._end
+        view, start, end = self._view.toreadonly(), self._start, self._end
         messages: list[memoryview] = []
         unpack = HEAD.unpack_from
         need = HEAD.size
-        while end - start >= HEAD.size:
+        while end - start >= HEAD.size and self.farewell is None:
             (word,) = unpack(view, start)
-            if word > MESSAGE_BYTES_MAX:  # a frame of another kind, or bytes that are no frame
-                word = self._control(word, view[start:end])
+            length = word
+            if word > MESSAGE_BYTES_MAX:  # no message, or none that is allowed
+                length = word & LENGTH_MASK
+                self.trouble = self._objection(word >> 28, length)
                 if self.trouble is not None:
                     break
-            else:
-                need = HEAD.size + word
-                if end - start < need:
-                    break
+            need = HEAD.size + length
+            if end - start < need:
+                break
+            if length == word:
                 messages.append(view[start + HEAD.size : start + need])
+            elif word >> 28 == Kind.GOODBYE:
+                said = bytes(view[start + HEAD.size : start + need])
+                self.farewell = said.decode(errors="replace")
             start += need
             need = HEAD.size
         self._start, self._need = start, need
         return messages
+
+    @staticmethod
+    def _objection(kind: int, length: int) -> Malformed | None:
+        if kind == Kind.MESSAGE:
+            return Malformed(f"a message of {length} bytes; {MESSAGE_BYTES_MAX} is the most")
+        if kind == Kind.GOODBYE and length <= GOODBYE_BYTES_MAX:
+            return None
+        if kind in (Kind.HEARTBEAT, Kind.WELCOME) and length == 0:
+            return None
+        return Malformed(f"a frame of kind {kind} with {length} bytes, which no version has")

@@ -283,6 +283,67 @@ def test_a_name_that_means_history_is_not_made(tmp_path):
             client.put("a@v1", "forged")
 
 
+def test_a_request_asked_again_is_answered_and_not_done_again(store, clock):
+    operations = Operations(store, clock, Identity(0, 0))
+
+    def ask(number, *parts):
+        buffers = [b"x" * number for part in parts if not isinstance(part, calls.Delete)]
+        return operations.execute(calls.Write(list(parts), False, 7, number), buffers)[0]
+
+    first = ask(1, calls.Append("log"), calls.Put("d/a"))
+    assert ask(1, calls.Append("log"), calls.Put("d/a")) == first
+    second = ask(2, calls.Append("log"), calls.Delete("d/a"))
+    assert second.versions == [("log", 2, 3), ("d/a", 2, 0)]
+    assert ask(2, calls.Append("log"), calls.Delete("d/a")).versions[0] == ("log", 2, 3)
+    assert store.head(1, b"log") == 2
+    assert isinstance(ask(1, calls.Append("log")), calls.Failed)
+    # What was refused was not done: it may be asked again.
+    condition = calls.Put("new", 0o644, 5)
+    assert isinstance(ask(3, condition), calls.Failed)
+    assert ask(3, calls.Put("new")).versions == [("new", 1, 3)]
+
+
+def test_a_write_is_planned_again_when_others_come_before_it(client, store, monkeypatch):
+    client.put("log", "a")
+    client.put("d/x", "1")
+    propose, others = store.propose, ["b", "c"]
+
+    def raced(proposal, payload=()):
+        if others:
+            text = others.pop()
+            monkeypatch.setattr(store, "propose", propose)
+            client.append("log", text)
+            client.put("d/new", text)
+            monkeypatch.setattr(store, "propose", raced)
+        return propose(proposal, payload)
+
+    monkeypatch.setattr(store, "propose", raced)
+    batch = Batch()
+    batch.append("log", "!")
+    batch.put("d/new", "mine")
+    versions = client.commit(batch)
+    assert client.get("log") == b"acb!"
+    assert [version.number for version in versions] == [4, 3]
+
+
+def test_a_batch_beaten_to_one_of_its_names_leaves_no_half(client, store, monkeypatch):
+    client.put("a", "1")
+    propose = store.propose
+
+    def raced(proposal, payload=()):
+        monkeypatch.setattr(store, "propose", propose)
+        client.put("b", "theirs")
+        return propose(proposal, payload)
+
+    monkeypatch.setattr(store, "propose", raced)
+    batch = Batch()
+    batch.put("a", "2")
+    batch.put("b", "ours", expect=0)
+    with pytest.raises(Conflict):
+        client.commit(batch)
+    assert (client.get("a"), client.get("b")) == (b"1", b"theirs")
+
+
 def test_a_directory_of_ones_own(tmp_path):
     with cascadefs.connect(tmp_path / "data") as client:
         version = client.put("a/b", "kept", durable=True)

@@ -308,7 +308,7 @@ def test_tail_follows_the_events(farm):
 
 def test_files_are_always_ready_to_who_polls(farm):
     (farm.farm / "f").write_text("x")
-    with (farm.farm / "f").open("r+b") as file, (farm.farm / ".cascade/status").open("rb") as text:
+    with (farm.farm / "f").open("r+b") as file, (farm.path / ".cascade/status").open("rb") as text:
         for descriptor in (file.fileno(), text.fileno()):
             poll = select.poll()
             poll.register(descriptor, select.POLLIN | select.POLLOUT)

@@ -96,3 +96,26 @@ def test_from_says_which_run_wrote_a_version(stage):
     assert tree.cascade("farm/in/a", "from") is None
     tree.put("farm/out/a", "by hand")
     assert tree.cascade("farm/out/a", "from") is None
+
+
+def test_a_stream_is_ready_when_there_is_more_than_was_read(stage):
+    tree = stage.tree
+    file = tree.open("farm/.cascade/events")
+    handle = file.handle
+    woken = []
+    assert tree.fs.poll(handle, lambda: woken.append("first"))
+    told = tree.fs.read(handle, 0, 1 << 20)
+    assert tree.stat("farm/.cascade/events").size == len(told)
+    assert not tree.fs.poll(handle, lambda: woken.append("second"))
+    assert not tree.fs.poll(handle)
+    assert woken == []
+    tree.put("farm/in/a", "one")
+    trio.run(stage.run)
+    assert woken == ["second"], "once, and the newest call has taken the place of the one before"
+    assert tree.fs.poll(handle)
+    assert tree.fs.read(handle, len(told), 1 << 20).count(b"\n") == 3
+    assert not tree.fs.poll(handle, lambda: woken.append("third"))
+    tree.close(file)
+    tree.put("farm/in/a", "two")
+    trio.run(stage.run)
+    assert woken == ["second"], "nobody waits any more"

@@ -146,13 +146,22 @@ def test_attempts_letters_and_doing_it_again(store):
     assert store.deliveries.letter(ROOT, b"one", (10, 0)) == b"letter"
     assert finish(store, (10, 0)) is Reason.CONDITION_FAILED
     assert store.propose(record.Rearm(ROOT, b"one", [(10, 0)], again=True)).reason is None
-    assert store.deliveries.rearmed(ROOT, b"one") == {(10, 0): b"letter"}
+    assert store.deliveries.rearmed(ROOT, b"one") == {(10, 0): (b"letter", False)}
     assert store.propose(record.Rearm(ROOT, b"one", [(10, 0)], again=True)).reason is Reason.ABSENT
     assert finish(store, (10, 0)) is None  # though the mark is above it
     assert store.deliveries.rearmed(ROOT, b"one") == {}
     assert finish(store, (10, 0)) is Reason.CONDITION_FAILED
     consumer = store.deliveries.consumer(ROOT, b"one")
     assert (consumer.done, consumer.dead, consumer.retries) == (1, 1, 1)
+
+
+def test_doing_it_again_as_it_was(store):
+    assert finish(store, (10, 0), verdict=FINISH_DEAD, letter=b"letter") is None
+    again = record.Rearm(ROOT, b"one", [(10, 0)], again=True, as_was=True)
+    assert store.propose(again).reason is None
+    assert store.deliveries.rearmed(ROOT, b"one") == {(10, 0): (b"letter", True)}
+    assert finish(store, (10, 0), verdict=FINISH_DEAD, letter=b"letter 2") is None
+    assert store.deliveries.letter(ROOT, b"one", (10, 0)) == b"letter 2"
 
 
 def test_forgetting_a_letter(store):

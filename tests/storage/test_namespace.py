@@ -466,11 +466,15 @@ def test_a_batch_is_one_moment_and_one_line_of_the_journal(world) -> None:
     assert next(world.space.journal()) == (world.t, [d])
 
 
-def test_a_batch_that_is_refused_in_the_middle_stops_there(world) -> None:
+def test_a_batch_that_is_refused_in_the_middle_is_nothing(world) -> None:
+    before = world.space.counters.pack()
     parts = [Create(ROOT, b"x", 50, DIRECTORY, 0, 0), Unlink(ROOT, b"n"), Unlink(ROOT, b"x", True)]
     assert world.space.apply(9, 8, Batch(parts)).reason is Reason.ABSENT
-    assert world.space.binding(ROOT, b"x").inode == 50
-    assert next(world.space.journal()) == (9, [ROOT])
+    assert world.space.binding(ROOT, b"x") is None
+    assert world.space.attributes(50) is None
+    assert not world.space.known(ROOT, b"x")
+    assert next(world.space.journal(), (0, []))[0] != 9
+    assert world.space.counters.pack() == before
 
 
 def test_numbers_within_one_moment(world) -> None:

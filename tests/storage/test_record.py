@@ -66,7 +66,14 @@ RECORDS = [
         "98 17 01 c40163 03 91 92 05 00 02 09 c40166",
     ),
     (record.Advance(3, [(1, b"c", 7, 8)]), "93 18 03 91 94 01 c40163 07 08"),
-    (record.Rearm(1, b"c", [(5, 0)], again=True), "95 19 01 c40163 91 92 05 00 c3"),
+    (
+        record.Batch([record.Still(2, 3), record.Link(1, b"f", 2)]),
+        "92 0b 92 93 21 02 03 94 02 01 c40166 02",
+    ),
+    (record.Reserve(64), "92 20 40"),
+    (record.Close(2), "92 22 02"),
+    (record.Detach(1, b"f", 2), "94 23 01 c40166 02"),
+    (record.Rearm(1, b"c", [(5, 0)], again=True), "96 19 01 c40163 91 92 05 00 c3 c2"),
 ]
 
 

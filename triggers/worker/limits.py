@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from triggers.worker.message import Limits
 
-__all__ = ["apply", "count_processes", "devices", "has_gpu"]
+__all__ = ["apply", "count_gpus", "count_processes", "devices", "has_gpu"]
 
 PAGE = resource.getpagesize()
 CORE = (0, 0)
@@ -43,6 +43,11 @@ def apply(limits: Limits, uid: int) -> None:
 def has_gpu() -> bool:
     """Whether there are device files of NVIDIA's driver."""
     return os.path.exists("/dev/nvidiactl")
+
+
+def count_gpus() -> int:
+    """Devices of NVIDIA's driver: /dev/nvidia0 and so on."""
+    return len(glob.glob("/dev/nvidia[0-9]*")) if has_gpu() else 0
 
 
 def devices() -> list[str]:

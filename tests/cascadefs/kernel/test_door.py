@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import select
 import stat
 import struct
 import subprocess
@@ -17,10 +18,12 @@ import threading
 
 import pytest
 
+from cascadefs.filesystem.served import OpenStream
 from cascadefs.kernel.negotiation import MAX_WRITE_BYTES
 from cascadefs.kernel.protocol import NO_ENTRY, OPCODES_MAX, Opcode, OpenFlag
 from storage.errors import Corruption
 from tests.cascadefs.kernel.conftest import PID
+from triggers.chronicle import Chronicle
 
 ROOT = 1
 EMPTY = b""
@@ -315,9 +318,32 @@ def test_a_request_cut_short_is_a_bug_not_an_end(door, kernel, caplog):
 
 
 def test_what_is_not_known_is_said_so_once_and_for_all(door, kernel):
-    for opcode in (Opcode.SETLK, Opcode.POLL, OPCODES_MAX - 1, OPCODES_MAX + 7):
+    for opcode in (Opcode.SETLK, OPCODES_MAX - 1, OPCODES_MAX + 7):
         assert kernel.refusal(opcode, ROOT, bytes(64)) == errno.ENOSYS
     assert kernel.refusal(Opcode.IOCTL, ROOT, bytes(64)) == errno.ENOTTY
+
+
+def test_whoever_polls_is_answered_and_told_to_look_again(door, kernel, filesystem):
+    """A made-up stream, because the ones there are need triggers: what is opened is put in the place of a file."""
+    _, handle = create(kernel, b"f")
+    always = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+    ask = struct.Struct("=QQII")
+    answer = kernel.ask(Opcode.POLL, 0, ask.pack(handle, 7, 1, select.POLLIN))
+    assert struct.unpack("=II", answer) == (always, 0)
+    chronicle = Chronicle(100)
+    filesystem.files.opened[handle] = OpenStream(chronicle)
+    for schedule in (0, 1):
+        answer = kernel.ask(Opcode.POLL, 0, ask.pack(handle, 8, schedule, select.POLLIN))
+        assert struct.unpack("=II", answer) == (0, 0)
+    assert kernel.notifications == []
+    chronicle.append(b"x\n")
+    chronicle.append(b"y\n")
+    answer = kernel.ask(Opcode.POLL, 0, ask.pack(handle, 9, 0, select.POLLIN))
+    assert struct.unpack("=II", answer) == (always, 0)
+    assert kernel.notifications == [(1, struct.pack("=Q", 8))]
+    assert read(kernel, handle) == b"x\ny\n"
+    release(kernel, handle)
+    chronicle.append(b"z\n")
 
 
 def test_requests_are_counted_by_name(door, kernel):

@@ -29,6 +29,9 @@ SILENCE_NS = 250 * MILLISECOND
 RESEND_NS = 120 * MILLISECOND
 """A proposal that has not come by is sent again."""
 
+EXPECTING_NS = 10 * MILLISECOND
+"""Several complaints of a gap within so long are one."""
+
 
 class Pending(NamedTuple):
     """A proposal that has not come by."""
@@ -89,8 +92,11 @@ class Mount:
         cluster.agenda.after(random.randrange(PULSE_NS), self._pulse)
 
     def end(self) -> None:
-        """It is killed."""
+        """It is killed. Its readers hear nothing any more."""
         self.alive = False
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.done(False)
 
     # --- what workers call -------------------------------------------------------------------------------------
 
@@ -128,21 +134,26 @@ class Mount:
         if changed and leader:
             self._propose(face, list(face.pending))
 
-    def expecting(self, shard: int, number: int) -> None:
-        """The leader misses a proposal of ours."""
-        if self.alive:
-            face = self.faces[shard]
-            self._propose(face, [one for one in face.pending if one >= number])
+    def expecting(self, shard: int) -> None:
+        """The leader misses proposals of ours."""
+        face = self.faces[shard]
+        if self.alive and self._cluster.agenda.now_ns - face.sent_ns > EXPECTING_NS:
+            self._propose(face, list(face.pending))
 
     def records(
-        self, source: str, shard: int, records: Sequence[Committed], frontier: tuple[int, int]
+        self,
+        source: str,
+        shard: int,
+        previous: int,
+        records: Sequence[Committed],
+        frontier: tuple[int, int],
     ) -> None:
-        """A node we follow pushes what is committed."""
+        """A node we follow pushes what is committed behind the index `previous`."""
         face = self.faces[shard]
         if not self.alive or source != face.source:
             return
         face.heard_ns = self._cluster.agenda.now_ns
-        if records and records[0].index > face.applied + 1:
+        if previous > face.applied:
             self._subscribe(face, source)
             return
         for record in records:
@@ -159,10 +170,11 @@ class Mount:
         face.applied = record.index
         self.seen = max(self.seen, record.timestamp)
         self._cluster.checks.followed(self.name, face.shard, record)
-        if record.client:
-            if record.number != face.sessions.get(record.client, 0) + 1:
-                return  # `storage.namespace.sessions`: only a client's next request has an effect.
-            face.sessions[record.client] = record.number
+        if not record.client:
+            return  # The first frame of an epoch.
+        if record.number != face.sessions.get(record.client, 0) + 1:
+            return  # `storage.namespace.sessions`: only a client's next request has an effect.
+        face.sessions[record.client] = record.number
         state = face.registers.apply(record.timestamp, decode(record.metadata))
         if record.client == self.client:
             pending = face.pending.pop(record.number)

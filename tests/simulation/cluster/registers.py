@@ -74,7 +74,3 @@ class Registers:
             return states[-1]
         count = bisect_right(self._times[name], timestamp)
         return states[count - 1] if count else NOTHING
-
-    def names(self) -> list[str]:
-        """The names put so far, in the order of their first put."""
-        return list(self._states)

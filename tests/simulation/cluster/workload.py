@@ -161,7 +161,6 @@ class Reader:
         for shard, face in mount.faces.items():
             state = face.registers.at(tick_name(shard), timestamp)
             values.append(state.value)
-            for name in face.registers.names():
-                state = face.registers.at(name, timestamp)
-                checks.read(mount.name, shard, name, timestamp, state)
+            for name in NAMES:
+                checks.read(mount.name, shard, name, timestamp, face.registers.at(name, timestamp))
         checks.cuts.read(mount.name, timestamp, values)

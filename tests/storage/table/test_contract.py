@@ -57,6 +57,31 @@ def test_what_was_put_is_got_before_and_after_commit(table: Table) -> None:
     assert table.get(b"b") is None
 
 
+def test_noted_changes_are_undone_and_others_stay(table: Table) -> None:
+    fill(table, b"a", b"b", b"gone")
+    table.commit()
+    table.put(b"b", b"unpublished")
+    table.delete(b"gone")
+    table.note()
+    for value in (b"1", b"2"):
+        table.put(b"a", value)
+        table.put(b"new", value)
+        table.delete(b"b")
+        table.put(b"gone", value)
+    table.undo()
+    assert dict(table.scan(b"", END)) == {b"a": b"value of a", b"b": b"unpublished"}
+    table.note()
+    table.put(b"c", b"kept")
+    table.keep()
+    table.put(b"d", b"not noted")
+    table.commit()
+    assert keys(table) == [b"a", b"b", b"c", b"d"]
+    table.note()
+    table.abandon()
+    fill(table, b"e")
+    assert keys(table) == [b"a", b"b", b"c", b"d", b"e"]
+
+
 def test_an_empty_value_is_a_value(table: Table) -> None:
     table.put(b"a", b"")
     assert table.get(b"a") == b""

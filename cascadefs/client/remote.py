@@ -1,0 +1,212 @@
+"""A store elsewhere: calls are carried to a node, or to the daemon of a mount on this machine, and executed there.
+
+A thread of its own holds one connection. When that breaks, the next address is dialled and all that was not answered is
+asked again: questions can be, and writes are numbered, so that one that was done is answered and not repeated. Whoever
+waits sees a pause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from cascadefs.client import calls
+from storage import wire
+from storage.transport import Broken, Rejected, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from random import Random
+
+    from storage.transport import Connection, Transport
+    from triggers.run import Buffer
+
+__all__ = ["Remote"]
+
+PATIENCE_SECONDS = 60.0
+"""Without any connection: longer than a cluster takes to choose another leader, or a daemon to start again."""
+
+PAUSE_SECONDS = 0.1
+"""Between dialling all addresses in vain and dialling them again."""
+
+_Result = tuple[calls.Answer, "Sequence[Buffer]"]
+
+
+@dataclass(slots=True)
+class _Question:
+    """Asked, and not answered yet."""
+
+    message: list[Buffer]
+    answer: queue.SimpleQueue[_Result | OSError] = field(default_factory=queue.SimpleQueue)
+
+
+class Remote:
+    """See `client.Executor`. Any thread may ask; writes of several threads are done one after the other."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        addresses: Sequence[str],
+        random: Random,
+        *,
+        patience_s: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Dial nobody yet: the first call does.
+
+        Args:
+            transport: how to dial; with our identity in it.
+            addresses: of nodes of one cluster, dialled in turns.
+            random: for the number this client is known by.
+            patience_s: how long a call waits while nobody can be reached.
+        """
+        self._transport = transport
+        self._addresses = deque(addresses)
+        self._client = random.getrandbits(63) + 1
+        self._patience_s = patience_s
+        self._numbers = 0
+        self._requests = 0
+        self._open: dict[int, _Question] = {}
+        self._connection: Connection | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stop: trio.CancelScope | None = None
+        self._started = threading.Event()
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    # --- whoever asks ----------------------------------------------------------------------------------------------
+
+    def execute(self, call: calls.Call, buffers: Sequence[Buffer]) -> _Result:
+        """See `client.Executor`.
+
+        Raises:
+            OSError: ETIMEDOUT where nobody could be reached for as long as we wait; EACCES where we are not let in.
+        """
+        if not isinstance(call, calls.Write):
+            return self._ask(call, buffers)
+        with self._writing:
+            self._numbers += 1
+            numbered = msgspec.structs.replace(call, client=self._client, number=self._numbers)
+            return self._ask(numbered, buffers)
+
+    def _ask(self, call: calls.Call, buffers: Sequence[Buffer]) -> _Result:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="cascadefs link", daemon=True)
+            self._thread.start()
+        self._started.wait()
+        assert self._token is not None
+        self._requests += 1
+        request = self._requests
+        asked = wire.Call(request, "call", msgspec.Raw(calls.encode(call)))
+        question = _Question(wire.encode(asked, buffers))
+        try:
+            self._token.run_sync_soon(self._send, request, question)
+        except trio.RunFinishedError:
+            raise OSError(errno.ENOTCONN, "the connection to the store was closed") from None
+        result = question.answer.get()
+        if isinstance(result, OSError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Hang up. What is being asked fails with ENOTCONN."""
+        if self._thread is not None and self._token is not None and self._stop is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._stop.cancel)
+            self._thread.join()
+
+    # --- the link's thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        trio.run(self._keep)
+
+    async def _keep(self) -> None:
+        """Connect, carry, and connect again, until closed."""
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            with trio.CancelScope() as self._stop:
+                self._started.set()
+                while True:
+                    await self._carry()
+        finally:
+            self._fail(OSError(errno.ENOTCONN, "the connection to the store was closed"))
+
+    async def _carry(self) -> None:
+        """One connection, from dialling to its end."""
+        async with trio.open_nursery() as nursery:
+            connection = await self._connected(nursery)
+            try:
+                for question in self._open.values():
+                    await connection.send(question.message)
+                self._connection = connection
+                while True:
+                    for data in await connection.receive():
+                        self._take(data)
+            except (Broken, wire.Malformed) as error:
+                connection.close(str(error))
+            finally:
+                self._connection = None
+                nursery.cancel_scope.cancel()
+        self._addresses.rotate(-1)
+
+    async def _connected(self, nursery: trio.Nursery) -> Connection:
+        """A connection that has been greeted; whoever waits for longer than we bear is told so."""
+        began = trio.current_time()
+        while True:
+            trouble: Broken | None = None
+            for address in tuple(self._addresses):
+                try:
+                    connection = await self._transport.connect(nursery, address, role=Role.NODE)
+                    await connection.send(wire.encode(wire.Hello()))
+                    return connection
+                except Rejected as error:
+                    self._fail(OSError(errno.EACCES, str(error)))
+                    trouble = error
+                except Broken as error:
+                    trouble = error
+                self._addresses.rotate(-1)
+            if trio.current_time() - began >= self._patience_s:
+                self._fail(OSError(errno.ETIMEDOUT, f"nobody answers: {trouble}"))
+                began = trio.current_time()
+            await trio.sleep(PAUSE_SECONDS)  # noqa: TID251  a retry
+
+    def _send(self, request: int, question: _Question) -> None:
+        self._open[request] = question
+        if self._connection is not None:
+            try:
+                self._connection.send_nowait(question.message)
+            except trio.WouldBlock:
+                # More is under way than a connection holds: all of it is asked again on the next one.
+                self._connection.close("too much was asked at once")
+            except Broken:
+                pass  # asked again on the next connection
+            except ValueError as error:
+                del self._open[request]
+                question.answer.put(OSError(errno.EMSGSIZE, str(error)))
+
+    def _take(self, data: memoryview) -> None:
+        message, parts = wire.decode(data)
+        match message:
+            case wire.Answer(request=request) if request in self._open:
+                question = self._open.pop(request)
+                if message.errno:
+                    question.answer.put(OSError(message.errno, message.why))
+                else:
+                    question.answer.put((calls.decode_answer(parts[0]), parts[1:]))
+            case wire.Refusal(why=why):
+                self._fail(OSError(errno.EACCES, why))
+            case _:
+                pass  # Welcome, and what is told to everybody
+
+    def _fail(self, error: OSError) -> None:
+        """Tell all who wait."""
+        waiting, self._open = self._open, {}
+        for question in waiting.values():
+            question.answer.put(error)

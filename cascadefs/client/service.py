@@ -1,0 +1,174 @@
+"""Executes the calls of programs on a store that others use too: a mount's, a node's.
+
+As whom: a client's certificate says, or the kernel about the socket it came by. A call that may wait for the store runs on a
+worker thread; where requests of a mount are answered in trio's own thread, calls are, too.
+
+Source: FORMAT, "Calls of programs"; SEMANTICS, "Programs".
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from cascadefs.client import calls
+from cascadefs.client.operations import Operations
+from storage import wire
+from storage.transport import Broken
+from triggers.access import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from storage.clock import Clock
+    from storage.record import Part
+    from storage.store import Store
+    from storage.transport import Connection, IdMap, Listener
+    from storage.transport import Identity as Peer
+    from triggers.run import Buffer
+
+__all__ = ["CALLS_MAX", "Service", "user_of"]
+
+CALLS_MAX = 16
+"""Executed or waiting for the disk at a time, of all connections: threads, and payloads held for them."""
+
+CONNECTION_CALLS_MAX = 4
+"""Of these, of one connection: what it asks beyond that waits in the connection."""
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        exclusive: Callable[[], AbstractContextManager[None]],
+        *,
+        applied: Callable[[Sequence[Part]], None],
+        reserved: Callable[[int, bytes], bool],
+        threaded: bool = True,
+    ) -> None:
+        """Nothing is executed yet.
+
+        Args:
+            store: what is asked.
+            clock: for modification times.
+            exclusive: holds the store while it is entered.
+            applied: told, with the store held, what was changed.
+            reserved: whether a name in a directory would be taken for history.
+            threaded: whether entering `exclusive` may wait, and must not happen in trio's thread.
+        """
+        self._store = store
+        self._clock = clock
+        self._exclusive = exclusive
+        self._applied = applied
+        self._reserved = reserved
+        self._limiter = trio.CapacityLimiter(CALLS_MAX) if threaded else None
+        self.executed = 0
+        """Calls answered since the start."""
+
+    async def execute(
+        self, who: Identity, arguments: bytes | msgspec.Raw, parts: Sequence[Buffer]
+    ) -> tuple[bytes, Sequence[Buffer]]:
+        """Execute an encoded call for a user; the encoded answer, and the bytes beside it.
+
+        Cancelled: a write that has begun is made, and nobody is told.
+
+        Raises:
+            msgspec.DecodeError: what came is no call.
+        """
+        call = calls.decode_call(arguments)
+        if self._limiter is None:
+            answer, buffers = self._execute(who, call, parts)
+        else:
+            answer, buffers = await trio.to_thread.run_sync(
+                self._execute, who, call, parts, limiter=self._limiter
+            )
+        if isinstance(call, calls.Write) and call.durable and isinstance(answer, calls.Written):
+            try:
+                await self._store.wait_durable()
+            except OSError as error:
+                answer = calls.Failed(error.errno or errno.EIO, error.strerror or str(error))
+        self.executed += 1
+        return calls.encode(answer), buffers
+
+    def _execute(
+        self, who: Identity, call: calls.Call, parts: Sequence[Buffer]
+    ) -> tuple[calls.Answer, Sequence[Buffer]]:
+        operations = Operations(self._store, self._clock, who, self._reserved, self._applied)
+        with self._exclusive():
+            return operations.execute(call, parts)
+
+    # --- connections that bring nothing but calls --------------------------------------------------------------------
+
+    async def serve(self, listener: Listener, node: str) -> None:
+        """Answer all who come, as the node of that name, until cancelled or the listener is closed."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    connection = await listener.accept()
+                except Broken:
+                    return
+                nursery.start_soon(self._attend, connection, node)
+
+    async def _attend(self, connection: Connection, node: str) -> None:
+        room = trio.Semaphore(CONNECTION_CALLS_MAX)
+        try:
+            async with connection, trio.open_nursery() as nursery:
+                while True:
+                    for data in await connection.receive():
+                        message, parts = wire.decode(data)
+                        match message:
+                            case wire.Hello(version=wire.VERSION):
+                                await connection.send(wire.encode(wire.Welcome(wire.VERSION, node)))
+                            case wire.Call():
+                                await room.acquire()
+                                nursery.start_soon(self._answer, connection, message, parts, room)
+                            case _:
+                                raise wire.Malformed("nothing but calls is answered here")
+        except* Broken:
+            pass
+        except* wire.Malformed as group:
+            why = str(group.exceptions[0])
+            _log.warning("%s: hung up: %s", connection.peer, why)
+            connection.close(why)
+
+    async def _answer(
+        self,
+        connection: Connection,
+        message: wire.Call,
+        parts: Sequence[memoryview],
+        room: trio.Semaphore,
+    ) -> None:
+        try:
+            answer, buffers = await self.execute(user_of(connection.peer), message.arguments, parts)
+            await connection.send(wire.encode(wire.Answer(message.request), [answer, *buffers]))
+        except msgspec.DecodeError as error:
+            await connection.send(
+                wire.encode(wire.Answer(message.request, errno.EPROTO, f"not a call: {error}"))
+            )
+        finally:
+            room.release()
+
+
+def user_of(peer: Peer) -> Identity:
+    """The user a peer speaks for: the first it may, and all groups it may speak for one by one."""
+    uid = _first(peer.uids)
+    groups = [one.target for one in peer.gids.ranges if one.count == 1]
+    return Identity(uid, _first(peer.gids), tuple(groups))
+
+
+def _first(numbers: IdMap) -> int:
+    return numbers.ranges[0].target if numbers.ranges else NOBODY
+
+
+NOBODY = 65534
+"""Whom a peer speaks for that may speak for no user."""

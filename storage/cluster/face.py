@@ -1,0 +1,405 @@
+"""A shard whose records are ordered elsewhere: its face in this process.
+
+Theory of operation. A proposal is handed to the sequencer; then what comes by in the committed stream is applied, others'
+records too, until one's own was. So the outcome is computed here, and nobody has to send it. *Whoever holds the shard applies*: a proposer
+while it waits, and whoever calls `catch_up` when nobody proposes. After a failure of the table the sequencer is followed
+again from the place the table was published with.
+
+What a proposer looked at may have changed before its record is ordered; records are total, so that is a refusal. Where
+bytes are written again that were read before (`Shard.commit`, neighbours of overlong chunks), `Still` makes it one.
+
+The log is the node's own, appended to by whoever replicates it, or a `DistantLog`.
+
+A pause of the cluster is only a pause here: a proposer waits, and the shard's holder with it. `Unavailable` ends the wait, when
+whoever made the sequencer closes it. The proposal may take effect all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+import trio
+
+from storage import extents, record
+from storage.clock import HybridClock
+from storage.errors import Corruption, Reason
+from storage.namespace import DONE, Outcome
+from storage.sequencer import (
+    SUBMITTED_BYTES_MAX,
+    SUBMITTED_MAX,
+    Astray,
+    Place,
+    Rejected,
+    Sequenced,
+    Unavailable,
+)
+from storage.shard import PUBLISH_RECORDS_MAX, Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from storage.clock import Clock
+    from storage.distant import DistantLog
+    from storage.extents import DirtyMap
+    from storage.log import Log
+    from storage.sequencer import Sequencer
+    from storage.table import Table
+
+__all__ = ["RESERVED_INODES", "Face"]
+
+TAKE_SECONDS: Final = 60.0
+"""How long one look at the stream waits; whoever waits looks again. Only bounds how long a thread sits in one call."""
+
+REPLAY_SECONDS: Final = 60.0
+"""How long the stream may rest while records that were applied before are applied again."""
+
+RESERVED_INODES: Final = 256
+"""Inode numbers asked for at once: one record for so many new files; what is left at the end of a process is lost."""
+
+
+class _Seen(NamedTuple):
+    """What became of a proposal of this face."""
+
+    address: int
+    outcome: Outcome
+    next_inode: int
+
+
+class Face(Shard):
+    """See the module. `recover` must be called once before anything else."""
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        log: Log | DistantLog,
+        table: Table,
+        clock: Clock,
+        *,
+        steady_ns: Callable[[], int],
+        hybrid: HybridClock | None = None,
+    ) -> None:
+        """What has come to be seen of the shard is what `table` holds; nothing is taken before `recover`.
+
+        Args:
+            sequencer: of this face alone.
+            log: where payloads are read.
+            table: of this face alone; it is closed with it.
+            clock: the wall clock.
+            steady_ns: a clock that goes forward only, for how long somebody waits.
+            hybrid: one for all faces of a store: the greatest timestamp seen on any of them.
+        """
+        super().__init__(
+            sequencer.identity,
+            log,
+            table,
+            clock,
+            hybrid if hybrid is not None else HybridClock(),
+            number=sequencer.shard,
+        )
+        self._sequencer = sequencer
+        self.on_others: Callable[[int, record.Record], None] | None = None
+        """Told (timestamp, record) of each record of another client that took effect, once. Must not raise or propose."""
+        self._number = 0
+        self._seen: dict[int, _Seen | Rejected | None] = {}
+        """Proposals that somebody waits for, by number."""
+        self._told_index = self._position.index
+        self._inodes = range(0)
+        self._steady_ns = steady_ns
+
+    def _next_inode(self, reached: int, published: int) -> int:
+        """Numbers are given out by records: applying those again gives the same."""
+        del reached
+        return published
+
+    # --- following -----------------------------------------------------------------------------------------------
+
+    @property
+    def applied_index(self) -> int:
+        """The last record applied. May be read by any thread."""
+        return self._position.index
+
+    @property
+    def applied_timestamp(self) -> int:
+        """Its timestamp."""
+        return self._position.timestamp
+
+    def recover(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Follow from where the table is and apply what there is at once; how many records that was.
+
+        Never waits: what comes later is for `catch_up`.
+
+        Raises:
+            Astray: the table is not of this log.
+            Corruption: a record makes no sense to this version.
+        """
+        self._follow()
+        before = self._position.index
+        while self._take_and_apply(0.0):
+            if progress is not None:
+                progress(self._position.index - before, self._sequencer.last_index() - before)
+        return self._position.index - before
+
+    def _follow(self) -> None:
+        position = self._position
+        self._sequencer.follow(Place(position.index, position.address, position.checksum))
+
+    def catch_up(self) -> bool:
+        """Apply what has come, without waiting; whether there was anything.
+
+        Raises:
+            OSError: the index cannot be brought up to the log; tried again at the next call.
+        """
+        some = False
+        while self._advance(0.0):
+            some = True
+        return some
+
+    def _advance(self, timeout_s: float) -> bool:
+        """Apply what comes within a time; False if nothing did."""
+        if self._failure is not None:
+            self._refuse_failed()
+        before = self._position.index
+        try:
+            some = self._take_and_apply(timeout_s)
+        except Rejected as rejected:
+            self._give_up(rejected)
+            some = True
+        except Unavailable:
+            raise
+        except Astray as error:
+            raise OSError(errno.EIO, f"this is not the shard it was: {error}") from error
+        except Exception as error:
+            self._start_over(error)
+            some = self._position.index > before
+        if self._unpublished >= self._publish_at:
+            self.publish()
+        return some
+
+    def _take_and_apply(self, timeout_s: float) -> bool:
+        taken = self._sequencer.take(timeout_s)
+        for one in taken:
+            self._apply(one)
+        return bool(taken)
+
+    def _give_up(self, rejected: Rejected) -> None:
+        """What was submitted from a number on is not in the log, and the number is the next."""
+        self._number = rejected.number - 1
+        for number, seen in self._seen.items():
+            if number >= rejected.number and seen is None:
+                self._seen[number] = rejected
+
+    def _apply(self, one: Sequenced) -> None:
+        if not one.metadata:
+            self._reached(one.index, one.address, one.timestamp, one.checksum)
+            return
+        try:
+            decoded = record.decode(one.metadata)
+        except msgspec.DecodeError as error:
+            raise Corruption(
+                f"record {one.index} of shard {self.namespace.shard} cannot be read by this version: {error}"
+            ) from error
+        assert one.index == self._position.index + 1, "the stream has no gaps"
+        namespace = self.namespace
+        accepted = namespace.sessions.accept(one.timestamp, one.client, one.number)
+        outcome = DONE
+        if accepted:
+            outcome = namespace.apply(one.timestamp, one.address, decoded)
+        self._reached(one.index, one.address, one.timestamp, one.checksum)
+        self._hybrid.observe(one.timestamp)
+        if not accepted:
+            return
+        is_own = one.client == self._sequencer.client
+        if is_own and self._seen.get(one.number, DONE) is None:
+            self._seen[one.number] = _Seen(one.address, outcome, namespace.counters.next_inode)
+        if one.index <= self._told_index:
+            return
+        self._told_index = one.index
+        if self.listener is not None:
+            self.listener(one.timestamp, one.address, decoded)
+        if not is_own and outcome.reason is None and self.on_others is not None:
+            self.on_others(one.timestamp, decoded)
+
+    def _start_over(self, error: Exception) -> Outcome:
+        self.index_trouble = str(error) or type(error).__name__
+        reached = self._position.index
+        try:
+            self._table.abandon()
+            self.namespace.sweep.restart()
+            self.namespace.quotas.reload()
+            self._load()
+            self._unpublished = 0
+            self._follow()
+            while self._position.index < reached:
+                if not self._take_and_apply(REPLAY_SECONDS):
+                    raise TimeoutError("the stream rests")
+        except Unavailable:
+            self._failure = "the index is behind the log, and nobody can be asked any more"
+            raise
+        except Exception as again:
+            why = str(again) or type(again).__name__
+            self._failure = f"the index could not be brought up to the log ({why})"
+            raise OSError(errno.EIO, self._failure) from again
+        self._publish_at = 2 * max(self._unpublished, PUBLISH_RECORDS_MAX)
+        return DONE
+
+    # --- changes -------------------------------------------------------------------------------------------------
+
+    def _append(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> Outcome:
+        return self._wait_for(self._submit(proposal, payload)).outcome
+
+    def _submit(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> int:
+        if self._failure is not None:
+            self._refuse_failed()
+        number = self._number + 1
+        self._sequencer.submit(number, record.encode(proposal), payload, self._hybrid.last_us)
+        self._number = number
+        self._seen[number] = None
+        return number
+
+    def _wait_for(self, number: int) -> _Seen:
+        """Apply what comes by until a proposal did.
+
+        Raises:
+            Unavailable: the sequencer was closed; the proposal may take effect, or not.
+            Rejected: the leader could not take it; nothing happened.
+            OSError: the index cannot be brought up to the log; likewise as for `Unavailable`.
+        """
+        try:
+            while (seen := self._seen[number]) is None:
+                self._advance(TAKE_SECONDS)
+        finally:
+            del self._seen[number]
+        if isinstance(seen, Rejected):
+            raise OSError(seen.errno, seen.strerror)
+        return seen
+
+    def stage(self, inode: int, offset: int, data: bytes | memoryview) -> list[record.Extent]:
+        """See `Shard.stage`. All that fits the window is on its way at once."""
+        view = memoryview(data)
+        pieces = list(extents.split_by_chunk(offset, len(view)))
+        staged: list[record.Extent] = []
+        under_way: list[tuple[int, int, int]] = []  # number, offset, length
+        outstanding = 0
+        try:
+            for _, _, length, done in pieces:
+                while under_way and (
+                    outstanding + length > SUBMITTED_BYTES_MAX or len(under_way) >= SUBMITTED_MAX
+                ):
+                    number, at, size = under_way.pop(0)
+                    outstanding -= size
+                    staged.append((at, size, self._wait_for(number).address, 0))
+                number = self._submit(
+                    record.Write(inode, offset + done), (view[done : done + length],)
+                )
+                under_way.append((number, offset + done, length))
+                outstanding += length
+            while under_way:
+                number, at, size = under_way.pop(0)
+                staged.append((at, size, self._wait_for(number).address, 0))
+        finally:
+            for number, _, _ in under_way:
+                del self._seen[number]
+        return staged
+
+    def commit(
+        self,
+        inode: int,
+        dirty: DirtyMap,
+        size: int,
+        keep: int | None,
+        mtime_ns: int,
+        changed_ns: int,
+        before: Sequence[record.Part] = (),
+        after: Sequence[record.Part] = (),
+    ) -> Outcome:
+        """See `Shard.commit`."""
+        rest = (inode, dirty, size, keep, mtime_ns, changed_ns)
+        if inode in self.namespace.overlong:
+            # What lies beside the draft is written again as it is read now: not if somebody else commits meanwhile.
+            attributes = self.namespace.attributes(inode)
+            if attributes is not None:
+                still = record.Still(inode, attributes.content)
+                outcome = super().commit(*rest, [still, *before], after)
+                if outcome.reason is not Reason.CONDITION_FAILED:
+                    return outcome
+                self.namespace.overlong.pop(inode, None)
+        return super().commit(*rest, before, after)
+
+    def allocate_inode(self) -> int:
+        """A number of this shard that no inode has had; now and then a record."""
+        if not self._inodes:
+            self._inodes = self._reserve(RESERVED_INODES)
+        inode, self._inodes = self._inodes[0], self._inodes[1:]
+        return inode
+
+    def _reserve(self, count: int) -> range:
+        seen = self._wait_for(self._submit(record.Reserve(count), ()))
+        assert seen.outcome.reason is None, "a bounded number is always granted"
+        return range(seen.next_inode - count, seen.next_inode)
+
+    def keep_session(self) -> None:
+        """Have the shard hear of this client, which has proposed before and may again."""
+        if self._number:
+            self._append(record.Reserve(0), ())
+
+    def forget(self, inode: int) -> None:
+        """History is kept: nothing to do."""
+
+    # --- time and durability ---------------------------------------------------------------------------------------
+
+    def settle(self, timestamp: int, timeout_s: float) -> bool:
+        """Apply everything that will ever have committed up to a timestamp; False if that takes longer.
+
+        Raises:
+            OSError: as `catch_up`.
+        """
+        sequencer = self._sequencer
+        deadline_ns = self._steady_ns() + int(timeout_s * 1e9)
+        while True:
+            stable, index = sequencer.frontier()
+            if stable >= timestamp and self._position.index >= index:
+                self._hybrid.observe(timestamp)
+                return True
+            if stable < timestamp:
+                sequencer.ask_frontier(timestamp)
+            left_s = (deadline_ns - self._steady_ns()) / 1e9
+            if left_s <= 0:
+                return False
+            self._advance(min(left_s, SETTLE_LOOK_SECONDS))
+
+    @property
+    def frontier(self) -> int:
+        """Up to where, in time, the sequencer knows that nothing more can commit."""
+        return self._sequencer.frontier()[0]
+
+    async def wait_durable(self, index: int | None = None, who: int = 0) -> None:
+        """See `Shard.wait_durable`. Cancelled or not, nothing is left behind."""
+        del who
+        target = self._position.index if index is None else index
+        sequencer = self._sequencer
+        while sequencer.durable_index() < target:
+            await trio.to_thread.run_sync(
+                sequencer.wait_durable, target, DURABLE_LOOK_SECONDS, abandon_on_cancel=True
+            )
+
+    def close(self, *, keep: bool = False) -> bool:
+        """Close the table; log and sequencer are whose they were. See `Shard.close`."""
+        whole = False
+        try:
+            if keep:
+                self.publish()
+                if self._failure is None and not self._unpublished:
+                    self._table.sync()
+                    whole = True
+        finally:
+            self._table.close()
+        return whole
+
+
+SETTLE_LOOK_SECONDS: Final = 0.02
+"""Between two looks whether a frontier has come, when no record did."""
+
+DURABLE_LOOK_SECONDS: Final = 1.0
+"""How long one worker thread waits; bounds how long an abandoned one stays."""

@@ -1,0 +1,387 @@
+"""A connection over a socket: frames written and read by two tasks at most, silence noticed by a third.
+
+`Wire` is a connected, non-blocking socket, plain or with TLS; `StreamConnection` is the contract over one. TLS is
+`ssl.SSLSocket` on the socket itself: against `trio.SSLStream` it saves two copies and a dozen coroutines per message.
+
+Who writes: a task that sleeps while nothing is queued. `send` wakes it, and it runs in the next turn of the loop, when all
+tasks that could run have queued what they have: so a turn's messages leave together. Who reads: the task that receives.
+
+Silence: each side sends a heartbeat when it has sent nothing for a quarter of what the other bears. Bytes that lie unread
+count as heard. TCP_USER_TIMEOUT is not used: it also ends connections whose peer is well but slow to read (the kernel
+counts a closed window as no answer), which here is only a sender waiting. What it is good for, a dead host while the
+receiver is not reading, is asked of TCP_INFO.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import socket
+import ssl
+import struct
+import sys
+import termios
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from storage.limits import MESSAGE_BYTES_MAX
+from storage.transport.contract import Broken, Counters
+from storage.transport.framing import Inbox, Kind, Outbox, control, goodbye
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from storage.codec import Buffer
+    from storage.transport.contract import Identity
+
+__all__ = ["PlainWire", "SecureWire", "StreamConnection", "Wire"]
+
+RECORD_BYTES = 16 * 1024
+"""What TLS encrypts at once (RFC 8446, 5.1)."""
+
+WRITE_BYTES = 4 * RECORD_BYTES
+"""What is given to TLS at once; nothing else of the loop runs meanwhile."""
+
+HEARTBEAT = control(Kind.HEARTBEAT)
+TCP_INFO = struct.Struct("=8B13I")
+
+
+class Wire(Protocol):
+    """A connected socket that never blocks."""
+
+    socket: socket.socket
+
+    def read_into(self, space: memoryview) -> int:
+        """Bytes read; 0 at the end.
+
+        Raises:
+            BlockingIOError: There are none yet.
+            OSError: The connection is lost.
+        """
+        ...
+
+    def write(self, buffers: Sequence[memoryview]) -> int:
+        """Bytes written of these, at least one. After a BlockingIOError the next call begins with the same bytes.
+
+        Raises:
+            BlockingIOError: There is no room yet.
+            OSError: The connection is lost.
+        """
+        ...
+
+
+class PlainWire:
+    """The socket as it is."""
+
+    __slots__ = ("read_into", "socket", "write")
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.read_into = connected.recv_into
+        self.write = connected.sendmsg
+
+
+class SecureWire:
+    """TLS behind its handshake."""
+
+    __slots__ = ("_secure", "socket")
+
+    def __init__(self, connected: ssl.SSLSocket) -> None:
+        self.socket: socket.socket = connected
+        self._secure = connected
+
+    def read_into(self, space: memoryview) -> int:
+        """As `Wire`."""
+        try:
+            return self._secure.recv_into(space)
+        except ssl.SSLWantReadError:
+            raise BlockingIOError from None
+        except ssl.SSLWantWriteError:
+            # Only an answer to a key update waits for room while reading, and no peer of ours asks for one.
+            raise ConnectionError("the peer asks for new keys and does not read") from None
+
+    def write(self, buffers: Sequence[memoryview]) -> int:
+        """As `Wire`. Small buffers are put together: each write is a record and a system call."""
+        data: Buffer = buffers[0][:WRITE_BYTES]
+        if len(data) < RECORD_BYTES and len(buffers) > 1:
+            gathered = bytearray(data)
+            for buffer in buffers[1:]:
+                gathered += buffer[: RECORD_BYTES - len(gathered)]
+                if len(gathered) == RECORD_BYTES:
+                    break
+            data = gathered
+        try:
+            return self._secure.send(data)
+        except ssl.SSLWantWriteError:
+            raise BlockingIOError from None
+
+
+class StreamConnection:
+    """`contract.Connection` over a wire whose peer is known and has welcomed us."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        wire: Wire,
+        peer: Identity,
+        address: str,
+        *,
+        silence_ms: int,
+        peer_silence_ms: int,
+    ) -> None:
+        self.peer = peer
+        self.address = address
+        self.counters = Counters()
+        self._wire = wire
+        self._silence_s = silence_ms / 1000
+        self._beat_s = min(silence_ms, peer_silence_ms) / 4000
+        self._outbox = Outbox()
+        self._inbox = Inbox()
+        # Why calls raise; set once. `_over`: the socket is closed too, which after a failed write it is not yet, since
+        # what the peer said last may still be there to be read.
+        self._why: Broken | None = None
+        self._over = trio.Event()
+        self._line = trio.Lock()  # senders waiting for room, in order
+        self._room = trio.lowlevel.ParkingLot()  # the first of them; and who waits for all to leave
+        self._writer = trio.lowlevel.ParkingLot()  # the writing task while nothing is queued
+        self._receiving = False
+        nursery.start_soon(self._write, name=f"write to {peer}")
+        nursery.start_soon(self._watch, name=f"watch {peer}")
+
+    # --- Sending
+
+    async def send(self, message: Sequence[Buffer]) -> None:
+        """As the contract."""
+        length = self._length(message)
+        if self._why is None and (self._line.locked() or not self._outbox.room(length)):
+            async with self._line:
+                while self._why is None and not self._outbox.room(length):
+                    await self._room.park()
+                self._put(message, length)
+        else:
+            self._put(message, length)
+
+    def send_nowait(self, message: Sequence[Buffer]) -> None:
+        """As the contract."""
+        length = self._length(message)
+        if self._why is None and (self._line.locked() or not self._outbox.room(length)):
+            raise trio.WouldBlock
+        self._put(message, length)
+
+    def queued(self) -> int:
+        """As the contract."""
+        return self._outbox.size
+
+    @staticmethod
+    def _length(message: Sequence[Buffer]) -> int:
+        length = sum(map(len, message))
+        if length > MESSAGE_BYTES_MAX:
+            raise ValueError(f"a message of {length} bytes; {MESSAGE_BYTES_MAX} is the most")
+        return length
+
+    def _put(self, message: Sequence[Buffer], length: int) -> None:
+        if self._why is not None:
+            raise self._again()
+        self._outbox.put(message, length)
+        self.counters.sent_messages += 1
+        self.counters.sent_bytes += length
+        self._writer.unpark()
+
+    async def _write(self) -> None:
+        outbox, counters, wire = self._outbox, self.counters, self._wire
+        try:
+            while not self._over.is_set():
+                if not outbox.size:
+                    await self._writer.park()
+                    continue
+                try:
+                    count = wire.write(outbox.gather())
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(wire.socket)
+                    continue
+                counters.sent_calls += 1
+                outbox.advance(count)
+                if self._room:
+                    self._room.unpark_all()
+        except trio.ClosedResourceError:
+            return
+        except OSError as error:
+            self._stop_sending(self._lost(error))
+        except trio.Cancelled:
+            self.close("its nursery was cancelled")
+            raise
+
+    # --- Receiving
+
+    async def receive(self) -> list[memoryview]:
+        """As the contract."""
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._receiving = True
+        try:
+            return await self._receive()
+        finally:
+            self._receiving = False
+
+    async def _receive(self) -> list[memoryview]:
+        inbox, wire, waited = self._inbox, self._wire, False
+        while not self._over.is_set():
+            if inbox.trouble is not None:
+                self._end(Broken(f"{self._who()} sent what is no message: {inbox.trouble}"))
+                break
+            if inbox.farewell is not None:
+                self._end(Broken(f"{self._who()} closed the connection: {inbox.farewell}"))
+                break
+            try:
+                count = wire.read_into(inbox.space())
+            except BlockingIOError:
+                waited = True
+                try:
+                    await trio.lowlevel.wait_readable(wire.socket)
+                except trio.ClosedResourceError:
+                    break
+                continue
+            except OSError as error:
+                self._end(self._lost(error))
+                break
+            if not count:
+                inside = " inside a message" if inbox.inside_message() else ""
+                self._end(Broken(f"{self._who()} is gone without a word{inside}"))
+                break
+            self.counters.received_calls += 1
+            messages = inbox.filled(count)
+            if messages:
+                self.counters.received_messages += len(messages)
+                self.counters.received_bytes += sum(map(len, messages))
+                if not waited:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return messages
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        raise self._again()
+
+    # --- Life
+
+    def broken(self) -> Broken | None:
+        """As the contract."""
+        return self._why
+
+    def close(self, why: str = "closed") -> None:
+        """As the contract."""
+        self._end(Broken(f"connection to {self._who()}: {why}"))
+
+    async def aclose(self) -> None:
+        """As the contract."""
+        try:
+            if self._why is None:
+                self._outbox.put_control(goodbye("it is done"))
+                self._stop_taking(Broken(f"connection to {self._who()}: closed"))
+                with trio.move_on_after(self._silence_s):
+                    await self._all_left()
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.aclose()
+        else:
+            self.close(f"closed after {error!r:.200}")
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _all_left(self) -> None:
+        # A socket closed with bytes unread resets the connection, and with it what the other side's kernel has not
+        # taken yet (RFC 1122, 4.2.2.13). So we stay until it has.
+        while self._outbox.size and not self._over.is_set():
+            await self._room.park()
+        pause_s = 0.0005
+        while not self._over.is_set() and _unacknowledged(self._wire.socket):
+            await trio.sleep(pause_s)  # noqa: TID251  # nothing tells when the last byte was taken
+            pause_s = min(2 * pause_s, 0.02)
+
+    async def _watch(self) -> None:
+        calls, reads, heard_s = 0, 0, trio.current_time()
+        while True:
+            with trio.move_on_after(self._beat_s):
+                await self._over.wait()
+                return
+            counters, now_s = self.counters, trio.current_time()
+            if counters.sent_calls == calls and not self._outbox.size and self._why is None:
+                self._outbox.put_control(HEARTBEAT)
+                self._writer.unpark()
+            readable = _readable(self._wire.socket)
+            if counters.received_calls != reads or readable:
+                heard_s = now_s
+            calls, reads = counters.sent_calls, counters.received_calls
+            silent = now_s - heard_s >= self._silence_s
+            if silent or (readable and _unanswered(self._wire.socket, self._silence_s)):
+                self._end(Broken(f"{self._who()}: nothing heard for {self._silence_s:g} s"))
+                return
+
+    def _who(self) -> str:
+        return f"{self.peer} at {self.address}"
+
+    def _lost(self, error: OSError) -> Broken:
+        lost = Broken(f"{self._who()}: connection lost: {error.strerror or error}")
+        lost.__cause__ = error
+        return lost
+
+    def _again(self) -> Broken:
+        # A fresh exception each time: one raised twice would gather tracebacks.
+        why = self._why
+        assert why is not None
+        fresh = Broken(*why.args)
+        fresh.__cause__ = why.__cause__
+        return fresh
+
+    def _stop_taking(self, why: Broken) -> None:
+        if self._why is None:
+            self._why = why
+        self._room.unpark_all()
+        self._writer.unpark()
+
+    def _stop_sending(self, why: Broken) -> None:
+        self._outbox.clear()
+        self._stop_taking(why)
+
+    def _end(self, why: Broken) -> None:
+        if self._over.is_set():
+            return
+        self._over.set()
+        self._stop_sending(why)
+        trio.lowlevel.notify_closing(self._wire.socket)
+        self._wire.socket.close()
+
+
+def _readable(connected: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connected, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _unacknowledged(connected: socket.socket) -> int:
+    """Bytes written that the other side's kernel has not taken (SIOCOUTQ, tcp(7))."""
+    return int.from_bytes(fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def _unanswered(connected: socket.socket, silence_s: float) -> bool:
+    """Whether the other side's kernel owes an answer for so long: a retransmission or a window probe is under way."""
+    if connected.family == socket.AF_UNIX:
+        return False
+    data = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+    fields = TCP_INFO.unpack(data)
+    retransmits, probes, last_answer_ms = fields[2], fields[3], fields[20]
+    return bool(retransmits or probes) and last_answer_ms >= 1000 * silence_s

@@ -1,0 +1,237 @@
+"""Calls of programs over a connection: the same answers, through breaks and restarts, as one user and no other."""
+
+import contextlib
+import errno
+import os
+import random
+import threading
+
+import pytest
+import trio
+
+from cascadefs.client import Client, Conflict
+from cascadefs.client.remote import Remote
+from cascadefs.client.service import Service, user_of
+from storage import wire
+from storage.disk import MemoryDisk
+from storage.store import LocalStore
+from storage.table import MemoryTable
+from storage.transport import EVERYBODY, Broken, Identity, IdMap, IdRange, Role
+from storage.transport.tcp import TcpTransport
+from triggers.testing import ManualClock
+
+NODE = Identity("test", Role.NODE, "n1")
+
+
+def user(uid):
+    only = IdMap((IdRange(uid, uid, 1),))
+    return Identity("test", Role.CLIENT, f"user{uid}", only, only)
+
+
+class Server:
+    """A service in a thread of its own, which can be cut off and started again."""
+
+    def __init__(self, path):
+        class Index:
+            open = renew = view = staticmethod(MemoryTable)
+
+        self.clock = ManualClock()
+        self.store = LocalStore.open_on(
+            MemoryDisk(), Index(), self.clock, random.Random(0), boot_id="test", owner=(0, 0),
+            segment_bytes=1024 * 1024,
+        )  # fmt: skip
+        self.address = f"unix:{path}"
+        self.path = path
+        self.lock = threading.Lock()
+        self.applied = []
+        self.mute = 0
+        """Answers to swallow, each with its connection."""
+        self.executed = 0
+
+    def start(self):
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=trio.run, args=(self.run,), daemon=True)
+        self.thread.start()
+        assert self.ready.wait(20)
+
+    async def run(self):
+        self.token = trio.lowlevel.current_trio_token()
+        service = Service(
+            self.store, self.clock, lambda: self.lock,
+            applied=self.applied.extend, reserved=lambda directory, name: False,
+        )  # fmt: skip
+        execute = service.execute
+
+        async def muted(*args):
+            answer = await execute(*args)
+            self.executed += 1
+            if self.mute:
+                self.mute -= 1
+                raise Broken("cut by the test")
+            return answer
+
+        service.execute = muted
+        with trio.CancelScope() as self.scope:
+            async with trio.open_nursery() as nursery:
+                transport = TcpTransport(NODE, None, insecure_loopback=True)
+                listener = await transport.listen(nursery, self.address)
+                self.ready.set()
+                await service.serve(listener, "n1")
+
+    def stop(self):
+        self.token.run_sync_soon(self.scope.cancel)
+        self.thread.join()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path / "s")
+    server.start()
+    yield server
+    server.stop()
+    server.store.close()
+
+
+@pytest.fixture
+def connect(server):
+    clients = []
+
+    def connect(uid=0, **options):
+        transport = TcpTransport(user(uid), None, insecure_loopback=True)
+        remote = Remote(transport, [server.address], random.Random(uid), **options)
+        clients.append(Client(remote, server.clock))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+def test_every_call_goes_over_a_connection(connect, server):
+    client = connect()
+    token = client.look("**", "")[1]
+    first = client.put("d/a", "one")
+    client.append("d/a", "two")
+    with client.batch() as batch:
+        batch.put("d/b", b"x" * 700_000)
+        batch.delete("d/a")
+    assert client.get("d/a", version=1) == b"one"
+    assert client.get("d/a", version=2) == b"onetwo"
+    assert client.get("d/b") == b"x" * 700_000
+    assert [entry.name for entry in client.list("d")] == ["b"]
+    assert client.glob("**", at=first.timestamp) == ["d/a"]
+    assert [version.number for version in client.versions("d/a")] == [1, 2]
+    assert [c.path for c in client.look("**", token)[0]] == ["d/a", "d/a", "d/b", "d/a"]
+    with pytest.raises(Conflict):
+        client.put("d/b", "x", expect=9)
+    with pytest.raises(FileNotFoundError):
+        client.get("nothing")
+    assert client.put("durable", "x", durable=True).number == 1
+    assert len(server.applied) >= 6
+
+
+def test_a_write_whose_answer_was_lost_is_answered_and_not_repeated(connect, server):
+    client = connect()
+    client.append("log", "a")
+    server.mute = 3
+    version = client.append("log", "b")
+    assert server.executed == 1 + 4
+    assert (version.number, version.size) == (2, 2)
+    assert client.get("log") == b"ab"
+
+
+def test_a_service_that_starts_again_is_a_pause(connect, server):
+    client = connect()
+    client.put("a", "1")
+    server.stop()
+    again = threading.Timer(0.3, server.start)
+    again.start()
+    assert client.get("a") == b"1"
+    again.join()
+    assert client.put("a", "2").number == 2
+
+
+def test_nobody_there_is_said_after_a_while(connect, server):
+    client = connect(patience_s=0.2)
+    server.stop()
+    with pytest.raises(TimeoutError, match="nobody answers"):
+        client.get("a")
+    server.start()
+    assert client.list() == ()
+
+
+def test_closed_while_asking(connect, server):
+    client = connect()
+    client.list()
+    server.stop()
+    caught = []
+
+    def ask():
+        with pytest.raises(OSError) as info:  # noqa: PT011  its errno is looked at below
+            client.get("a")
+        caught.append(info.value)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    client.close()
+    asking.join(20)
+    assert caught[0].errno == errno.ENOTCONN
+    server.start()
+
+
+def test_several_threads_write_at_once(connect, server):
+    client = connect()
+
+    def work(name):
+        for _ in range(20):
+            client.append("log", name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(client.get("log").decode()) == sorted("abc" * 20)
+    assert server.store.head(1, b"log") == 60
+
+
+def test_the_user_is_whom_the_identity_says(connect, server):
+    root = connect()
+    root.put("secret", "x", mode=0o600)
+    if os.getuid() == 0:  # root is believed whom it speaks for
+        alice = connect(1000)
+        with pytest.raises(PermissionError):
+            alice.get("secret")
+        with pytest.raises(PermissionError):
+            alice.put("mine", "x")
+    some = Identity("test", Role.CLIENT, "x", IdMap((IdRange(5, 1005, 1),)), IdMap(
+        (IdRange(6, 1006, 1), IdRange(100, 100, 50), IdRange(7, 7, 1))))  # fmt: skip
+    assert user_of(some) == (1005, 1006, (1006, 7))
+    assert user_of(Identity("test", Role.CLIENT, "x", IdMap(), IdMap())).uid == 65534
+    assert user_of(Identity("test", Role.NODE, "x", EVERYBODY, EVERYBODY)).uid == 0
+
+
+async def until_broken(connection):
+    while True:
+        await connection.receive()
+
+
+async def test_what_is_no_call_ends_the_connection_and_nothing_else(server, connect):
+    transport = TcpTransport(user(0), None, insecure_loopback=True)
+    for data in (b"", b"garbage", b"".join(wire.encode(wire.Subscribe(0, 0, 0, 0)))):
+        async with trio.open_nursery() as nursery:
+            connection = await transport.connect(nursery, server.address, role=Role.NODE)
+            await connection.send([data])
+            with trio.fail_after(20), pytest.raises(Broken):
+                await until_broken(connection)
+            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        connection = await transport.connect(nursery, server.address, role=Role.NODE)
+        await connection.send(wire.encode(wire.Call(1, "call", b"\x93\x01\x02\x03")))
+        (data, *_) = await connection.receive()
+        answer, _ = wire.decode(data)
+        assert (answer.request, answer.errno) == (1, errno.EPROTO)
+        nursery.cancel_scope.cancel()
+    assert await trio.to_thread.run_sync(connect().list) == ()
