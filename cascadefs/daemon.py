@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cascadefs.fuse.door import Door
     from cascadefs.host import Host
     from cascadefs.kernel.door import Door as KernelDoor
+    from cascadefs.programs import Programs
     from storage.store import LocalStore
 
 __all__ = ["NotStarted", "Report", "Settings", "SystemClock", "run", "start_detached"]
@@ -278,6 +279,7 @@ class _Mount:
     started_ns: int = 0
     trouble: str | None = None
     host: Host | None = None
+    programs: Programs | None = None
 
     def status(self) -> dict[str, object]:
         """The daemon's part of the status."""
@@ -294,6 +296,7 @@ class _Mount:
             "started_ns": self.started_ns,
             "uptime_s": round((self.clock.now_ns() - self.started_ns) / 1e9, 3),
             "trouble": self.trouble,
+            "programs": self.programs.status() if self.programs is not None else None,
             "triggers": self.host.status() if self.host is not None else {"mode": "off"},
             **self.door.status(),
         }
@@ -310,6 +313,8 @@ class _Mount:
             nursery.start_soon(self._obey_signals)
             if self.settings.triggers != "off":
                 nursery.start_soon(self._run_scripts)
+            if self.settings.data is not None and not self.settings.read_only:
+                nursery.start_soon(self._serve_programs, self.settings.data)
             try:
                 await self.door.serve()
             except Exception:
@@ -346,6 +351,25 @@ class _Mount:
             _log.critical("no scripts run any more", exc_info=True)
             self.trouble = f"triggers: {type(error).__name__}: {error}"
             self.host = None
+
+    async def _serve_programs(self, data: Path) -> None:
+        """As long as the mount is served. That they cannot connect is trouble, and no reason to end the mount."""
+        from cascadefs.programs import Programs
+
+        self.programs = Programs(
+            self.store,
+            self.filesystem,
+            self.clock,
+            data,
+            exclusive=self.door.exclusive,
+            notify=self.door.notify,
+            threaded=self.door.threaded,
+        )
+        try:
+            await self.programs.run()
+        except Exception as error:
+            _log.error("programs cannot connect: %s", error)
+            self.programs = None
 
     async def _save(self) -> None:
         with self.door.exclusive():

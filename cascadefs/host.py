@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from cascadefs.filesystem.foreign import stale_by
 from cascadefs.filesystem.scripts import Scripts
 from cascadefs.fuse import mountpoint
 from storage import record
@@ -166,17 +167,7 @@ class Host:
 
     def applied(self, records: list[Part]) -> None:
         """See `triggers.options.Watcher`: what the kernel knows of these is old."""
-        forget = self._filesystem.invalidations
-        for part in records:
-            match part:
-                case record.Create(parent=parent, name=name):
-                    forget.extend(((parent, name), (parent, None)))
-                case record.Unlink(parent=parent, name=name):
-                    forget.extend(((parent, name), (parent, None)))
-                case record.Commit(inode=inode):
-                    forget.append((inode, None))
-                case _:
-                    pass
+        self._filesystem.invalidations.extend(stale_by(records))
 
 
 def why_not(mode: str, own_uid: int, uid: int) -> str | None:

@@ -115,6 +115,8 @@ class Shard:
         self._unpublished = 0
         self._publish_at = PUBLISH_RECORDS_MAX
         self._failure: str | None = None
+        self.abandoned_below = log.end_address
+        """What was staged in front of here and never named belonged to a draft of a process that is no more."""
         self.index_trouble: str | None = None
         """Why the table could last not be published; nothing is lost, but the next start has more to apply."""
         # Volatile pools: frames that drafts may refer to, by inode.

@@ -18,6 +18,7 @@ from storage.errors import Unusable
 from storage.index import LmdbIndex
 from storage.limits import SEGMENT_BYTES
 from storage.log import Log
+from storage.namespace import ROOT
 from storage.retention import Retention
 from storage.scrub import IndexScrub, Scrub
 from storage.shard import Shard
@@ -170,8 +171,10 @@ class Store(Protocol):
         """Bytes of a content; `Corruption` if they are not what was written."""
         ...
 
-    def read_staged(self, address: int, offset: int, length: int) -> bytes | memoryview:
-        """Bytes that `stage` stored."""
+    def read_staged(
+        self, inode: int, address: int, offset: int, length: int
+    ) -> bytes | memoryview:
+        """Bytes that `stage` stored for an inode."""
         ...
 
     def names_at(self, inode: int, timestamp: int | None = None) -> list[tuple[int, bytes]]:
@@ -210,6 +213,14 @@ class Store(Protocol):
         """See `storage.stream`."""
         ...
 
+    def shard_of(self, inode: int) -> int:
+        """Where an inode lives. Bytes are shared, and names linked and moved, within a shard only."""
+        ...
+
+    def finish_of(self, inode: int, timestamp: int) -> Committed | None:
+        """The `Finish` that made the content an inode has since then; None if it was not a run, or nobody here knows."""
+        ...
+
     def propose(self, proposal: Record, payload: Sequence[bytes | memoryview] = ()) -> Outcome:
         """Record a change, with the bytes it speaks of; visible to every later query when it returns."""
         ...
@@ -232,8 +243,11 @@ class Store(Protocol):
         """Make a draft the next content, together with the changes `before` and `after` it, or all of it not."""
         ...
 
-    def allocate_inode(self) -> int:
-        """A number no inode has had."""
+    def allocate_inode(self, directory: int = ROOT, name: bytes = b"", mode: int = 0) -> int:
+        """A number no inode has had, for what will be made in a directory.
+
+        Of a directory about to be made, name and mode say where it will live: the number decides.
+        """
         ...
 
     def forget(self, inode: int) -> None:
@@ -317,7 +331,6 @@ class LocalStore:
         self.names_at = namespace.names_at
         self.entry_at = namespace.entry_at
         self.read = shard.read
-        self.read_staged = shard.log.read
         self.propose = shard.propose
         self.stage = shard.stage
         self.commit = shard.commit
@@ -467,8 +480,27 @@ class LocalStore:
         """Totals, for statfs and status."""
         return self._shard.namespace.counters
 
-    def allocate_inode(self) -> int:
+    def read_staged(
+        self, inode: int, address: int, offset: int, length: int
+    ) -> bytes | memoryview:
         """See `Store`."""
+        del inode
+        return self._shard.log.read(address, offset, length)
+
+    def shard_of(self, inode: int) -> int:
+        """See `Store`."""
+        del inode
+        return 0
+
+    def finish_of(self, inode: int, timestamp: int) -> Committed | None:
+        """See `Store`."""
+        del inode
+        address = self.deliveries.finish_address(timestamp)
+        return None if address is None else self.committed_at(address)
+
+    def allocate_inode(self, directory: int = ROOT, name: bytes = b"", mode: int = 0) -> int:
+        """See `Store`."""
+        del directory, name, mode
         counters = self._shard.namespace.counters
         inode = counters.next_inode
         counters.next_inode = inode + 1

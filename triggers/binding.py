@@ -221,13 +221,17 @@ def _key(value: object) -> str:
         if re.fullmatch(r"group:[A-Za-z_][A-Za-z0-9_]*", value):
             return value
         if value == "affinity":
-            raise ValueError('"dir" or "group:NAME" here: affinity groups need pools, which this store has none of')
+            raise ValueError(
+                '"dir" or "group:NAME" here: affinity groups need pools, which this store has none of'
+            )
     raise ValueError('"path", "dir" or "group:NAME"')
 
 
 def _gang(value: object) -> int:
     if _count(1, GANG_MAX)(value) > 1:  # type: ignore[arg-type]  # it looks itself
-        raise ValueError("1: several workers for one event are not built yet; start them in the handler")
+        raise ValueError(
+            "1: several workers for one event are not built yet; start them in the handler"
+        )
     return 1
 
 

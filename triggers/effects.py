@@ -369,6 +369,6 @@ class _Planner:
                 mode |= _SETGID if is_directory(mode) else 0
         if self._reserved(directory, name):
             raise EffectRefused(f"{path}: that name means history")
-        inode = self._store.allocate_inode()
+        inode = self._store.allocate_inode(directory)
         self.records.append(record.Create(directory, name, inode, mode, self._who.uid, gid))
         return inode

@@ -6,33 +6,44 @@ write those files may do this, and nobody else.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from cascadefs.cli.base import command, events_of, mount_of, provenance, status_of
 from cascadefs.cli.complaint import Complaint
+from cascadefs.cli.remake import remake
 from cascadefs.cli.standing import HEADINGS, is_number, plain, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
     from rich.table import Table
 
 __all__ = ["register"]
 
-FROM: Final = "user.cascade.from"
 DEPTH_MAX: Final = 40
 """Of the tree that `why` prints; hops are limited below that."""
+
+REPLAYED_EVENTS_MAX: Final = 2500
+"""Named one by one: a command of 64 KiB takes them."""
+
+TIMESTAMP_DIGITS: Final = 12
+"""As many, and a number is a time in microseconds; fewer, and it counts events."""
+
+_SPAN = re.compile(r"(.+)\.\.(.+)")
 
 Where = Annotated[
     Path,
     typer.Option("--in", metavar="DIR", help="A directory with scripts, or anything below it."),
+]
+Place = Annotated[
+    Path | None,
+    typer.Argument(metavar="[DIR]", help="A directory on the mount, or anything below it."),
 ]
 
 
@@ -46,8 +57,8 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_)
     group.command("test")(test)
     group.command("replay")(replay)
+    group.command("retry")(retry)
     for word, said in (
-        ("retry", "Run a dead letter again, with the newest script."),
         ("drop", "Forget a dead letter."),
         ("skip", "Let an event that waits count as done."),
         ("pause", "Start no more runs of a binding; its events wait."),
@@ -57,13 +68,13 @@ def register(app: typer.Typer) -> None:
         group.command(word, help=said)(_teller(word))
     app.add_typer(group)
     app.command("why")(why)
+    app.command("remake")(remake)
     app.command("top")(top)
 
 
-def list_(where: Where = Path()) -> None:
+def list_(place: Place = None, where: Where = Path()) -> None:
     """Show every binding of the mount: what it watches, how far it is, what went wrong."""
-
-    status = _status(where)
+    status = status_of(place or where)
     console = _console()
     console.print(_table(status))
     for base in status.get("bases", []):
@@ -81,19 +92,77 @@ def _teller(word: str) -> Any:
         ],
         where: Where = Path(),
     ) -> None:
-        _tell(where, f"{word} {name}")
+        command(where, f"{word} {name}")
 
     return tell
 
 
-def replay(
-    binding: Annotated[str, typer.Argument(metavar="BINDING", help="As `trigger list` shows it.")],
-    since: Annotated[str, typer.Option("--from", metavar="TIME", help="UTC, as 2026-01-05T10:00.")],
-    until: Annotated[str, typer.Option("--to", metavar="TIME", help="Or now.")] = "now",
+def retry(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="BINDING/EVENT, as failed/ shows it.")
+    ],
+    as_was: Annotated[
+        bool, typer.Option("--as-was", help="With the script that it failed with.")
+    ] = False,
     where: Where = Path(),
 ) -> None:
-    """Run a binding once more for every event of a span of time, with its newest script."""
-    _tell(where, f"replay {binding} from {since} to {until}")
+    """Run a dead letter again, with the newest script."""
+    command(where, f"retry {'--as-was ' if as_was else ''}{name}")
+
+
+def replay(
+    binding: Annotated[str, typer.Argument(metavar="BINDING", help="As `trigger list` shows it.")],
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="UTC, as 2026-01-05T10:00.")
+    ] = None,
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="Or now.")] = "now",
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N..M|FROM..TO|FILE",
+            help="Numbers (seq) in .cascade/events; two times; or lines kept of it.",
+        ),
+    ] = None,
+    where: Where = Path(),
+) -> None:
+    """Run a binding once more for events of the past, with its newest script."""
+    if (since is None) == (events is None):
+        raise typer.BadParameter("say --from TIME, or --events")
+    if events is not None and (span := _SPAN.fullmatch(events)) and not os.path.lexists(events):
+        if not (span[1].isdigit() and span[2].isdigit() and len(span[1]) < TIMESTAMP_DIGITS):
+            since, until = span[1], span[2]
+        else:
+            first, last = int(span[1]), int(span[2])
+            lines = [line for line in events_of(where) if first <= line["seq"] <= last]
+            _replay_events(where, binding, lines, f"numbered {events} in .cascade/events")
+            return
+    if since is not None:
+        command(where, f"replay {binding} from {since} to {until}")
+        return
+    assert events is not None, "or there is a time"
+    try:
+        lines = [json.loads(line) for line in Path(events).read_bytes().splitlines()]
+    except (OSError, ValueError) as error:
+        raise Complaint(f"{events}: {error}; say N..M, FROM..TO, or a file of events") from error
+    _replay_events(where, binding, lines, f"in {events}")
+
+
+def _replay_events(where: Path, binding: str, lines: list[dict[str, Any]], which: str) -> None:
+    """Those of the lines that are events of the binding, each once."""
+    wanted = binding.rpartition("/")[2]
+    ids = {
+        line["id"]: None
+        for line in lines
+        if isinstance(line, dict)
+        and line.get("event") == "event"
+        and wanted in (line["binding"], line["binding"].partition(":")[0])
+    }
+    if not ids:
+        raise Complaint(f"{binding}: no event of its is {which}")
+    if len(ids) > REPLAYED_EVENTS_MAX:
+        raise Complaint(f"{binding}: more than {REPLAYED_EVENTS_MAX} events; say --from and --to")
+    places = " ".join(event.rpartition("/")[2] for event in ids)
+    command(where, f"replay {binding} events {places}")
 
 
 def test(
@@ -149,14 +218,14 @@ def why(
     from rich.console import Console
     from rich.tree import Tree
 
-    known = _from(path)
+    known = provenance(path)
     if known is None:
         if not path.exists():
             raise Complaint(f"{path}: there is no such file")
         typer.echo(plain(f"{path}: written by a program"))
         return
     tree = Tree(plain(str(path)))
-    _grow(tree, known, _mount_of(path), 0)
+    _grow(tree, known, mount_of(path), 0)
     Console(markup=False, emoji=False).print(tree)
 
 
@@ -170,18 +239,20 @@ def _grow(tree: Any, known: dict[str, Any], root: Path, depth: int) -> None:
         label = f"{reference}  (trigger)" if reference in triggers else reference
         node = run.add(plain(label))
         source = root / known["base"] / reference.removesuffix("@latest")
-        before = _from(source) if depth < DEPTH_MAX and not reference.endswith("@v0") else None
+        before = provenance(source) if depth < DEPTH_MAX and not reference.endswith("@v0") else None
         if before is not None:
             _grow(node, before, root, depth + 1)
 
 
 def top(
+    place: Place = None,
     where: Where = Path(),
     seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print a table, and end.")] = False,
 ) -> None:
     """Watch the bindings of a mount: how far they are, what runs, and end runs that should not go on."""
-    status = _status(where)
+    place = place or where
+    status = status_of(place)
     if once:
         _console().print(_table(status))
         return
@@ -189,73 +260,7 @@ def top(
         from cascadefs.cli.board import Board
     except ModuleNotFoundError as error:
         raise Complaint("textual is not installed: scripts/setup top, or say --once") from error
-    Board(lambda: _status(where), lambda line: _tell(where, line), seconds).run()
-
-
-# --- the mount's files ------------------------------------------------------------------------------------------------
-
-
-def _mount_of(path: Path) -> Path:
-    """The root of the mount a path lies on."""
-    here = Path(os.path.abspath(path))
-    while not os.path.ismount(here):
-        here = here.parent
-    return here
-
-
-def _status(where: Path) -> dict[str, Any]:
-    root = _mount_of(where)
-    try:
-        whole = json.loads((root / ".cascade/status").read_bytes())
-    except (OSError, ValueError) as error:
-        raise Complaint(f"{where}: not on a cascadefs mount; say --in DIR") from error
-    status: dict[str, Any] = whole.get("triggers", {})
-    if status.get("mode", "off") == "off":
-        raise Complaint(f"{root}: mounted without triggers; mount it with --triggers=owner")
-    return status
-
-
-def _bases_above(where: Path) -> Iterator[Path]:
-    here = Path(os.path.abspath(where))
-    root = _mount_of(here)
-    while True:
-        yield here
-        if here == root:
-            return
-        here = here.parent
-
-
-def _tell(where: Path, line: str) -> None:
-    for base in _bases_above(where):
-        control = base / ".cascade/ctl"
-        if not os.path.lexists(control):
-            continue
-        try:
-            with control.open("wb", buffering=0) as file:
-                file.write(line.encode(errors="surrogateescape") + b"\n")
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise Complaint(f"{control}: {error.strerror}") from error
-            raise Complaint(_reason(base) or f"{control}: not understood: {line}") from error
-        return
-    raise Complaint(f"{where}: no directory with scripts here or above; say --in DIR")
-
-
-def _reason(base: Path) -> str | None:
-    """What the last command that could not be done was answered with."""
-    for line in reversed((base / ".cascade/events").read_bytes().splitlines()):
-        told = json.loads(line)
-        if told["event"] == "refused":
-            return str(told["message"])
-    return None
-
-
-def _from(path: Path) -> dict[str, Any] | None:
-    try:
-        known: dict[str, Any] = json.loads(os.getxattr(path, FROM))
-    except (OSError, ValueError):
-        return None
-    return known
+    Board(lambda: status_of(place), lambda line: command(place, line), seconds).run()
 
 
 def _console() -> Console:

@@ -28,16 +28,23 @@ class _SystemClock:
 
 
 def connect(where: str | Path) -> Client:
-    """The store at `where`, for plain code: a data directory that nobody has mounted.
+    """The store at `where`, for plain code.
+
+    Args:
+        where: a mountpoint, or a data directory, mounted or not. One that nobody has mounted is opened by this process, which
+            keeps everybody else out until `close`.
 
     Raises:
         storage.errors.Unusable: it cannot be opened; the message says why and what helps.
         OSError: it cannot be reached.
     """
     from cascadefs.client.embedded import Embedded
+    from cascadefs.client.nearby import nearby
 
     clock = _SystemClock()
-    return Client(Embedded(Path(where).absolute(), clock), clock)
+    path = Path(where).absolute()
+    remote = nearby(path)
+    return Client(Embedded(path, clock) if remote is None else remote, clock)
 
 
 async def connect_trio(where: str | Path) -> TrioClient:

@@ -58,10 +58,13 @@ class Answers:
             b"hash": self._hash,
             b"origin": self._origin,
             b"fid": lambda node: b"%d" % _inode(node),
-            b"store_version": lambda node: b"0:%d" % self._attributes(node).content_timestamp,
+            b"store_version": lambda node: (
+                b"%d:%d"
+                % (self._store.shard_of(_inode(node)), self._attributes(node).content_timestamp)
+            ),
             b"moved_to": self._moved_to,
             b"clock_skew_us": lambda node: b"%d" % self._history.clock_skew_us(),
-            b"shard": lambda node: b"0",
+            b"shard": lambda node: b"%d" % self._store.shard_of(_inode(node)),
             b"stable_time": lambda node: vpath.format_time(self._store.now()),
             b"labels": self._labels,
             b"from": self._from,
@@ -179,10 +182,10 @@ class Answers:
         attributes = self._attributes(node)
         if attributes.mode & TYPE_MASK != REGULAR or not attributes.content_timestamp:
             return None
-        address = self._store.deliveries.finish_address(attributes.content_timestamp)
-        if address is None:
+        committed = self._store.finish_of(_inode(node), attributes.content_timestamp)
+        if committed is None:
             return None
-        finish = self._store.committed_at(address).record
+        finish = committed.record
         assert isinstance(finish, Finish), "the row says so"
         return provenance.as_json(provenance.decode(finish.provenance))
 

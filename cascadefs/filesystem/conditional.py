@@ -314,7 +314,7 @@ class Conditionals:
         if node.lost:
             raise Refused(Reason.CONDITION_FAILED)
         if node.draft is None:
-            node.staging = node.staging or self._store.allocate_inode()
+            node.staging = node.staging or self._store.allocate_inode(node.expect.directory)
             node.draft = Draft(node.attributes.size, self._clock.now_ns())
             self._drafts[node.number] = node
         return node.draft

@@ -127,7 +127,7 @@ class Draft:
             if span.data is not None:
                 parts.append(bytes(span.view()))
             else:
-                parts.append(store.read_staged(span.address, span.offset, span.length))
+                parts.append(store.read_staged(inode, span.address, span.offset, span.length))
             at = span.end
         self._base(store, inode, attributes, timestamp, visible, at, end, parts)
         return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -263,7 +263,7 @@ class Names:
         self._inodes.live(parent)
         self.check_new_name(parent, name, directory=is_directory(mode))
         gid, mode = self.inherited(parent, mode, caller)
-        inode = self._store.allocate_inode()
+        inode = self._store.allocate_inode(parent, name, mode)
         self._inodes.propose(
             record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target)
         )
@@ -275,7 +275,7 @@ class Names:
         """A regular file that nobody finds until it is linked (O_TMPFILE), as if made in this directory."""
         self._inodes.live(parent)
         gid, mode = self.inherited(parent, mode, caller)
-        inode = self._store.allocate_inode()
+        inode = self._store.allocate_inode(parent)
         self._inodes.propose(record.CreateUnnamed(inode, mode, caller.uid, gid))
         return self._inodes.nodes.live(inode)
 

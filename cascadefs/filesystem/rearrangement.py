@@ -285,7 +285,7 @@ class Rearrangement:
         self._touch(place)
         then = node.attributes
         self._allow_owner(then.uid, then.gid)
-        made = self._store.allocate_inode()
+        made = self._store.allocate_inode(place[0])
         target = self._store.target(inode) or b""
         owner = then.mode, then.uid, then.gid
         self._parts.append(record.Create(*place, made, *owner, then.rdev, target))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["commands", "stream"]
 
-COMMAND_BYTES_MAX = 4096
+COMMAND_BYTES_MAX = 64 * 1024
 
 
 class OpenStream(OpenText):

@@ -179,6 +179,9 @@ def _waiting(
 class Door(pyfuse3.Operations):
     """One mount. `mount`, then `serve` inside trio, then `unmount`."""
 
+    threaded = False
+    """See the other door: here everything runs in trio's thread."""
+
     # NFS export would need node ids that outlive the kernel's interest in them.
     supports_dot_lookup = False
     # With it mtime and O_APPEND would be the kernel's, and a version would not know of its last writes.

@@ -52,6 +52,8 @@ class Door:
     """One mount. `mount`, then `serve` inside trio, then `unmount`."""
 
     refusal = MountRefused
+    threaded = True
+    """Whether requests are answered in other threads than trio's."""
 
     def __init__(self, filesystem: Filesystem, on_ready: Callable[[], None]) -> None:
         """`on_ready` is called when the mount answers."""

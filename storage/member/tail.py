@@ -111,9 +111,7 @@ class Cursor:
             self.place = Place(last.index, last.address, last.checksum)
         return found
 
-    def _read(
-        self, log: Log, committed: int, records_max: int, bytes_max: int
-    ) -> list[Sequenced]:
+    def _read(self, log: Log, committed: int, records_max: int, bytes_max: int) -> list[Sequenced]:
         found: list[Sequenced] = []
         try:
             for frame in log.frames(self.place.address or None):

@@ -8,8 +8,8 @@ not. Sources: https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/ and its rpc.
 from __future__ import annotations
 
 import ssl
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import httpx
 import msgspec
@@ -20,7 +20,7 @@ from storage.membership.gateway import Batch, Compacted, Grant, LeaseGone, Readi
 from storage.membership.tree import Event, Item
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from storage.membership.gateway import Put
@@ -106,6 +106,29 @@ T = TypeVar("T")
 
 def _decode(raw: bytes, kind: type[T]) -> T:
     return msgspec.json.decode(raw, type=kind, strict=False)
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's bytes. httpx's own are an asynchronous generator, which a cancelled request leaves unfinished."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self.raw)
+
+
+class _Once:
+    def __init__(self, raw: bytes) -> None:
+        self._rest = [raw]
+
+    def __aiter__(self) -> _Once:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.pop()
 
 
 class _Broken(Exception):
@@ -224,41 +247,50 @@ class HttpGateway:
     async def watch(self, after: int, deliver: Callable[[Batch], None]) -> NoReturn:
         """See `Gateway`."""
         at = self._at
+        ends: list[Exception] = []
+
+        def take(message: bytes) -> None:
+            try:
+                self._take(_decode(message, _Message), deliver)
+            except (Compacted, _Broken, msgspec.MsgspecError, UnicodeDecodeError) as error:
+                # Raised into the reading loop it would leave httpx's generators behind unfinished; a
+                # cancellation of what the innermost waits for goes through all of them.
+                ends.append(error)
+                scope.cancel()
+
         with trio.CancelScope() as scope:
             self._watches.add(scope)
             try:
-                await self._watch(after, deliver)
-            except (httpx.HTTPError, _Broken, msgspec.MsgspecError, UnicodeDecodeError) as error:
-                self._leave(at)
-                text = f"{self._endpoints[at]}: the watch broke: {_words(error)}"
-                raise Unavailable(text, outcome_unknown=False) from error
+                await self._stream(after, take)
+            except httpx.HTTPError as error:
+                ends.append(error)
             finally:
                 self._watches.discard(scope)
-        raise Unavailable("the watch moves to another end point", outcome_unknown=False)
+        cause = ends[0] if ends else None
+        if isinstance(cause, Compacted):
+            raise cause
+        self._leave(at)
+        why = _words(cause) if cause else "it was closed"
+        text = f"{self._endpoints[at]}: the watch broke: {why}"
+        raise Unavailable(text, outcome_unknown=False) from cause
 
-    async def _watch(self, after: int, deliver: Callable[[Batch], None]) -> NoReturn:
+    async def _stream(self, after: int, take: Callable[[bytes], None]) -> None:
         asked = {"create_request": {**self._everything(), "start_revision": str(after + 1)}}
-        # hasleader: a member of etcd without a majority ends the watch instead of going silent.
-        request = self._client.stream(
-            "POST",
-            self.endpoint + "/v3/watch",
-            content=msgspec.json.encode(asked),
-            headers={"Grpc-Metadata-hasleader": "true"},
-            timeout=httpx.Timeout(self._timeout_s, read=WATCH_IDLE_S),
-        )
-        async with request as response:
-            if response.status_code != httpx.codes.OK:
-                raise _Broken((await response.aread()).decode(errors="replace"))
+        timeout = httpx.Timeout(self._timeout_s, read=WATCH_IDLE_S)
+        request = self._request(self.endpoint + "/v3/watch", asked, timeout)
+        # A member of etcd without a majority then ends the watch instead of going silent.
+        request.headers["Grpc-Metadata-hasleader"] = "true"
+        response = await self._client.send(request, stream=True)
+        try:
             held = b""
-            chunks = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    *messages, held = (held + chunk).split(b"\n")
-                    if len(held) > MESSAGE_BYTES_MAX:
-                        raise _Broken("a message without an end")
-                    for message in messages:
-                        self._take(_decode(message, _Message), deliver)
-        raise _Broken("it was closed")
+            async for chunk in response.aiter_bytes():
+                *messages, held = (held + chunk).split(b"\n")
+                for message in messages:
+                    take(message)
+                if len(held) > MESSAGE_BYTES_MAX:
+                    take(held)
+        finally:
+            await response.aclose()
 
     def _take(self, message: _Message, deliver: Callable[[Batch], None]) -> None:
         told = message.result
@@ -299,9 +331,10 @@ class HttpGateway:
         raise Unavailable("; ".join(troubles), outcome_unknown=False)
 
     async def _ask_one(self, url: str, asked: dict[str, Any], kind: type[T]) -> T:
+        request = self._request(url, asked, httpx.Timeout(self._timeout_s))
         try:
             with trio.fail_after(self._timeout_s):
-                response = await self._client.post(url, content=msgspec.json.encode(asked))
+                response = await self._client.send(request)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise _Failed(_words(error), sent=False) from error
         except trio.TooSlowError as error:
@@ -318,6 +351,12 @@ class HttpGateway:
         if trouble.code == NOT_FOUND:
             raise LeaseGone(trouble.message)
         raise _Failed(f"HTTP {status}: {trouble.message}", sent=True)
+
+    def _request(self, url: str, asked: dict[str, Any], timeout: httpx.Timeout) -> httpx.Request:
+        raw = msgspec.json.encode(asked)
+        request = self._client.build_request("POST", url, content=raw, timeout=timeout)
+        request.stream = _Body(raw)
+        return request
 
     def _leave(self, at: int) -> None:
         """An end point failed: use the next one, and have the watches follow."""

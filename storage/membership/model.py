@@ -7,6 +7,7 @@ watches, or hang. It passes the suite that the real one passes (tests/storage/me
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from storage.membership.gateway import Put
 
-__all__ = ["EtcdModel", "ModelGateway"]
+__all__ = ["Bell", "EtcdModel", "ModelGateway"]
 
 TTL_S_MIN = 2
 """etcd grants no less: three halves of its election time-out, in whole seconds."""
@@ -122,45 +123,56 @@ class EtcdModel:
             self._events.append(Event(key, self.revision, raw))
 
 
-class ModelGateway:
-    """A `Gateway` to an `EtcdModel`, on trio's clock."""
+class Bell:
+    """Wakes whoever waits: what the gateways to one model share, so that each hears of the others' changes."""
 
-    def __init__(self, model: EtcdModel, changed: trio.lowlevel.ParkingLot | None = None) -> None:
-        """`changed`: what the gateways to one model share, so that each hears of the others' changes."""
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+    def ring(self) -> None:
+        """Wake all who took `event` before."""
+        self.event.set()
+        self.event = trio.Event()
+
+
+class ModelGateway:
+    """A `Gateway` to an `EtcdModel`, on trio's clock.
+
+    Attributes:
+        away: Nobody answers: every call is refused, and what is watched breaks with `break_watches`.
+        losing_answers: Transactions are done, and their answers lost.
+    """
+
+    def __init__(self, model: EtcdModel, bell: Bell) -> None:
         self._model = model
-        self._changed = changed or trio.lowlevel.ParkingLot()
-        self._breaking = trio.Event()
+        self._bell = bell
+        self._breaks = 0
         self.away = False
-        """Nobody answers: every call is refused at once."""
         self.losing_answers = False
-        """Transactions are done, and their answers lost."""
 
     def go_away(self) -> None:
-        """Break the watches, and refuse every call until `come_back`."""
+        """Break the watches, and refuse every call until `come_back`. Leases go on meanwhile."""
         self.away = True
         self.break_watches()
 
     def come_back(self) -> None:
-        """Answer again. Leases went on, as an etcd does that could not be reached."""
+        """Answer again."""
         self.away = False
 
     def break_watches(self) -> None:
-        """What a restarted proxy does: every watch ends, and can be opened again."""
-        self._breaking.set()
-        self._breaking = trio.Event()
+        """Every watch ends, and can be opened again: as when a proxy restarts."""
+        self._breaks += 1
+        self._bell.ring()
+
+    def now_ns(self) -> int:
+        """trio's time in nanoseconds."""
+        return round(trio.current_time() * 1e9)
 
     async def _asked(self) -> int:
         await trio.lowlevel.checkpoint()
         if self.away:
             raise Unavailable("the model of etcd is away", outcome_unknown=False)
         return self.now_ns()
-
-    def now_ns(self) -> int:
-        """trio's time in nanoseconds."""
-        return round(trio.current_time() * 1e9)
-
-    def _tell(self) -> None:
-        self._changed.unpark_all()
 
     async def read(self) -> Reading:
         """See `Gateway`."""
@@ -175,7 +187,7 @@ class ModelGateway:
     ) -> int | None:
         """See `Gateway`."""
         done = self._model.transact(await self._asked(), conditions, puts)
-        self._tell()
+        self._bell.ring()
         if self.losing_answers:
             raise Unavailable("the answer was lost", outcome_unknown=True)
         return done
@@ -191,32 +203,20 @@ class ModelGateway:
     async def revoke(self, lease: int) -> None:
         """See `Gateway`."""
         self._model.revoke(await self._asked(), lease)
-        self._tell()
+        self._bell.ring()
 
     async def watch(self, after: int, deliver: Callable[[Batch], None]) -> NoReturn:
         """See `Gateway`."""
         await self._asked()
-        breaking = self._breaking
-        while not breaking.is_set():
+        breaks = self._breaks
+        while self._breaks == breaks:
+            rung = self._bell.event
             batch = self._model.events(after)
             if batch.events:
                 deliver(batch)
                 after = batch.revision
-            await self._wait_change(breaking)
-        raise Unavailable("the watch broke", outcome_unknown=False)
-
-    async def _wait_change(self, breaking: trio.Event) -> None:
-        """Until something changed, a lease is due, or the watch is to break."""
-        async with trio.open_nursery() as nursery:
-
-            async def wait(condition: Callable[[], object]) -> None:
-                await condition()  # type: ignore[misc]  # an asynchronous call
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(wait, breaking.wait)
-            nursery.start_soon(wait, self._changed.park)
             due_ns = self._model.next_lapse_ns()
-            if due_ns is not None:
-                await trio.sleep_until(due_ns / 1e9)
-                self._model.pass_time(self.now_ns())
-                nursery.cancel_scope.cancel()
+            with trio.move_on_at(math.inf if due_ns is None else due_ns / 1e9):
+                await rung.wait()
+            self._model.pass_time(self.now_ns())
+        raise Unavailable("the watch broke", outcome_unknown=False)

@@ -12,7 +12,26 @@ from collections import deque
 from storage.replication.options import CANDIDATES_MAX
 from storage.replication.ready import Frontier
 
-__all__ = ["Bound", "Candidates"]
+__all__ = ["Bound", "Candidates", "Published"]
+
+
+class Published:
+    """What a replica knows to be promised by all members. Neither goes back, whoever leads.
+
+    Attributes:
+        frontier: Its index is committed here, too.
+        durable_index: Frames up to here are on the disks of all who were members when it was said.
+    """
+
+    def __init__(self) -> None:
+        self.frontier = Frontier(0, 0)
+        self.durable_index = 0
+
+    def publish(self, frontier: Frontier) -> None:
+        """All members promised this."""
+        if frontier.timestamp_us > self.frontier.timestamp_us:
+            assert frontier.index >= self.frontier.index
+            self.frontier = frontier
 
 
 class Bound:

@@ -6,7 +6,7 @@ committed are kept in memory (`tail`) and sent from there; who needs older ones 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from storage.replication.frontier import Candidates
 from storage.replication.messages import (
@@ -20,7 +20,7 @@ from storage.replication.messages import (
 )
 from storage.replication.options import BATCH_FRAMES_MAX, BATCH_PARTS_MAX
 from storage.replication.progress import Progress
-from storage.replication.ready import Frontier, Verdict, Wanted
+from storage.replication.ready import Verdict, Wanted
 from storage.sequencer import seal
 
 if TYPE_CHECKING:
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 
     from storage.clock import HybridClock
     from storage.codec import Buffer
-    from storage.replication.frontier import Bound
+    from storage.replication.frontier import Bound, Published
     from storage.replication.holding import Holding
     from storage.replication.messages import Message
     from storage.replication.options import Options
     from storage.replication.ready import Epoch
 
 __all__ = ["Leader"]
+
+_ASKED_AHEAD_US: Final = 2_000_000
+"""Nobody waits longer than that for a frontier (SEMANTICS 2); who asks for a later one would only hide who waits."""
 
 
 class Leader:
@@ -45,8 +48,6 @@ class Leader:
         wall_ns: The wall clock as of `now_ns`; set by the replica before each call.
         now_ns: The monotonic clock, likewise.
         lease_until_ns: See `Replica.lease_until_ns`.
-        frontier: Published.
-        durable_index: On all members' disks.
         peers: All other members and learners.
         start_index: Of the epoch's first frame.
         send, wanted: What `flush` adds for the driver.
@@ -59,6 +60,7 @@ class Leader:
         holding: Holding,
         clock: HybridClock,
         bound: Bound,
+        published: Published,
         options: Options,
         now_ns: int,
         wall_ns: int,
@@ -68,14 +70,13 @@ class Leader:
         self.wall_ns = wall_ns
         self.options = options
         self.lease_until_ns: int | None = None
-        self.frontier = Frontier(0, 0)
-        self.durable_index = 0
         self.send: list[tuple[str, Message]] = []
         self.wanted: list[Wanted] = []
         self._epoch = epoch
         self._holding = holding
         self._clock = clock
         self._bound = bound
+        self._published = published
         self._others = {name: Progress(now_ns) for name in epoch.members if name != member}
         self.peers: dict[str, Progress] = dict(self._others)
         self._candidates = Candidates()
@@ -167,7 +168,7 @@ class Leader:
     def reported(self, peer: Progress, report: Report) -> None:
         """A peer says what it holds: send from where that ends being ours."""
         holding = self._holding
-        peer.in_sync = report.in_sync
+        peer.lost = report.lost
         common = holding.lineage.common(holding.last_index, report.lineage, report.last_index)
         peer.restart(common + 1)
         peer.moved_ns = self.now_ns
@@ -175,7 +176,8 @@ class Leader:
 
     def ask(self, timestamp_us: int) -> None:
         """Somebody waits for the frontier to be there."""
-        self._asked_us = max(self._asked_us, timestamp_us)
+        if timestamp_us < self.wall_ns // 1000 + _ASKED_AHEAD_US:
+            self._asked_us = max(self._asked_us, timestamp_us)
 
     def supply(self, name: str, frames: Sequence[Frame]) -> None:
         """See `Replica.supply`."""
@@ -184,7 +186,7 @@ class Leader:
             return
         peer.reading = False
         if not frames:
-            peer.sent_ns = self.now_ns  # Again with the next heartbeat.
+            peer.read_ns = self.now_ns + self.options.heartbeat_ms * 1_000_000
         elif frames[0].index == peer.next_index:
             candidate_us = self._candidate()
             at = 0
@@ -206,8 +208,9 @@ class Leader:
             have = min(have, holding.appended)
         if have < self.start_index or not self.may_lead():
             return
-        if durable > self.durable_index:
-            self.durable_index = durable
+        published = self._published
+        if durable > published.durable_index:
+            published.durable_index = durable
             self._prompt = True
         if have > holding.commit_index:
             count = max(0, have - (holding.last_index - len(self._tail)))
@@ -219,9 +222,9 @@ class Leader:
         noted_us = min(noted_us, self._bound.noted_us)
         frontier = self._candidates.take(noted_us, holding.commit_index)
         if frontier is not None:
-            if self.frontier.timestamp_us < self._asked_us:
+            if published.frontier.timestamp_us < self._asked_us:
                 self._prompt = True
-            self.frontier = frontier
+            published.publish(frontier)
 
     # --- What goes out ---
 
@@ -268,7 +271,7 @@ class Leader:
         )
 
     def _want(self, name: str, peer: Progress, last_index: int) -> None:
-        if last_index < peer.next_index or self.now_ns == peer.sent_ns:
+        if last_index < peer.next_index or self.now_ns < peer.read_ns:
             return
         peer.reading = True
         self.wanted.append(Wanted(name, peer.next_index, last_index, self.options.read_bytes))
@@ -291,19 +294,26 @@ class Leader:
         return tuple(frames[at:end])
 
     def _append(
-        self, name: str, peer: Progress, frames: tuple[Frame, ...], candidate_us: int, *, reply: bool
+        self,
+        name: str,
+        peer: Progress,
+        frames: tuple[Frame, ...],
+        candidate_us: int,
+        *,
+        reply: bool,
     ) -> None:
         holding = self._holding
+        frontier = self._published.frontier
         previous = peer.next_index - 1
         message = Append(
             self._epoch.number,
             previous,
             holding.lineage.epoch_at(previous),
             holding.commit_index,
-            self.durable_index,
+            self._published.durable_index,
             candidate_us,
-            self.frontier.timestamp_us,
-            self.frontier.index,
+            frontier.timestamp_us,
+            frontier.index,
             reply,
             frames,
         )
@@ -330,7 +340,7 @@ class Leader:
 
     def absent(self) -> frozenset[str]:
         """Members that said they lost what they had."""
-        return frozenset(name for name, peer in self._others.items() if not peer.in_sync)
+        return frozenset(name for name, peer in self._others.items() if peer.lost)
 
     def caught_up(self) -> frozenset[str]:
         """Learners that lack little."""

@@ -86,7 +86,11 @@ class Lineage:
         end = their_last
         for epoch, first in reversed(theirs):
             position = bisect_right(self._epochs, epoch) - 1
-            if position >= 0 and self._epochs[position] == epoch and self._firsts[position] == first:
+            if (
+                position >= 0
+                and self._epochs[position] == epoch
+                and self._firsts[position] == first
+            ):
                 after = self._firsts[position + 1 : position + 2]
                 mine = after[0] - 1 if after else last_index
                 return min(mine, end)

@@ -109,8 +109,8 @@ class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     last_index: int
     lineage: tuple[tuple[int, int], ...]
     """The newest (epoch, first index) of my log, oldest first, 64 at most."""
-    in_sync: bool
-    """False: my log may lack what is committed, so I must not lead."""
+    lost: bool
+    """My log may lack what I acknowledged in this very epoch, so I cannot be counted on before the next."""
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
@@ -216,7 +216,9 @@ def join(head: Buffer | msgspec.Raw, parts: Sequence[memoryview] = ()) -> Messag
         return message
     frames = []
     at = 0
-    for index, epoch, timestamp, kind, metadata, count in map(msgspec.structs.astuple, message.frames):
+    for index, epoch, timestamp, kind, metadata, count in map(
+        msgspec.structs.astuple, message.frames
+    ):
         payload = tuple(parts[at : at + count])
         if count < 0 or len(payload) != count:
             raise Malformed("a frame speaks of parts that are not there")

@@ -20,7 +20,8 @@ class Progress:
         next_index: Of the next frame to send; 0 while it is not known.
         flight_bytes, flight_frames: Sent and not acknowledged.
         reading: A `Wanted` for it is not answered.
-        in_sync: What its last report said.
+        read_ns: Not before should the log be read for it again.
+        lost: What its last report said of that.
         heard_ns: When anything came from it last.
         sent_ns: When anything went to it last.
         moved_ns: When its acknowledgements moved last, or something was sent while nothing was in flight.
@@ -32,11 +33,12 @@ class Progress:
         "flight_bytes",
         "flight_frames",
         "heard_ns",
-        "in_sync",
+        "lost",
         "match",
         "moved_ns",
         "next_index",
         "noted_us",
+        "read_ns",
         "reading",
         "sent_ns",
     )
@@ -45,7 +47,8 @@ class Progress:
         self.match = self.durable = self.noted_us = self.next_index = 0
         self.flight_bytes = self.flight_frames = 0
         self.reading = False
-        self.in_sync = True
+        self.read_ns = 0
+        self.lost = False
         self.heard_ns = self.moved_ns = now_ns
         self.sent_ns = -(1 << 62)
         self._flight: deque[tuple[int, int, int]] = deque()  # (last index, frames, bytes)

@@ -25,20 +25,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from storage.clock import HybridClock
+from storage.replication.follower import Diverged, Follower
+from storage.replication.frontier import Bound, Published
+from storage.replication.holding import Holding
+from storage.replication.leader import Leader
+from storage.replication.messages import Ack, Append, Ask, Broken, Fenced, Inquire, Report
 from storage.replication.options import Options
+from storage.replication.ready import Note, Ready, Role, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from storage.codec import Buffer
     from storage.replication.messages import Frame, Message
-    from storage.replication.ready import Epoch, Frontier, Holdings, Note, Ready, Role, Verdict
+    from storage.replication.ready import Epoch, Frontier, Holdings, Wanted
 
 __all__ = ["Replica"]
 
 
 class Replica:
-    """One shard's replica on one node."""
+    """One shard's replica on one node.
+
+    Attributes:
+        options: May be replaced as a whole, except `durable`.
+        lease_until_ns: When it has passed, a leader proposes and commits only while all other members answer;
+            alone in its epoch, not at all. None: no lease is needed (one process). Set by the driver.
+        trouble: A bug was met, here or in a peer, that would have lost what is committed: the replica is BROKEN
+            and this says why. None otherwise.
+    """
 
     def __init__(
         self,
@@ -64,6 +79,30 @@ class Replica:
             last_number: the last number the state machine knows of a client, 0 for none; asked once for a client
                 that has no frame among those seen here.
         """
+        self.options = options = options or Options()
+        self.lease_until_ns: int | None = None
+        self.trouble: str | None = None
+        self._member = member
+        self._now_ns = now_ns
+        self._offset_ns = wall_ns - now_ns
+        self._holding = Holding(holdings, last_number, durable=options.durable)
+        self._bound = Bound(holdings.note.bound_us, options.bound_ahead_ms * 1000)
+        self._published = Published()
+        self._clock = HybridClock(max(holdings.last_timestamp, holdings.note.bound_us))
+        self._note = self._note_kept = holdings.note
+        self._in_sync = holdings.note.in_sync
+        self._born = epoch.number if epoch is not None else 0
+        self._heard = self._born
+        self._epoch: Epoch | None = None
+        self._leader: Leader | None = None
+        self._follower: Follower | None = None
+        self._broken: dict[str, str] = {}
+        self._broken_told_ns = -(1 << 62)
+        self._send: list[tuple[str, Message]] = []
+        self._stirred = True  # Something happened since the last `ready`.
+        self._told = (-1, 0, self._published.frontier)
+        if epoch is not None:
+            self._enter(epoch)
 
     # --- What others decide ---
 
@@ -72,28 +111,112 @@ class Replica:
 
         As its leader: everything in the log is the truth from now on, and a frame of kind EPOCH goes behind it.
         """
-        raise NotImplementedError
+        if self.role is Role.BROKEN or (self._epoch and epoch.number <= self._epoch.number):
+            return
+        self._now(now_ns)
+        self._enter(epoch)
+        if epoch.leader == self._member and self._in_sync:
+            self._follower = None
+            self._leader = Leader(
+                self._member,
+                epoch,
+                self._holding,
+                self._clock,
+                self._bound,
+                self._published,
+                self.options,
+                now_ns,
+                now_ns + self._offset_ns,
+            )
+
+    def _enter(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._heard = max(self._heard, epoch.number)
+        self._in_sync = self._in_sync and self._member in epoch.members
+        self._broken = {}
+        self._leader = self._follower = None
+        self._send.clear()  # What was said in an older epoch is of no use to anybody.
+        if epoch.leader != self._member:
+            self._follower = Follower(
+                epoch, self._holding, self._bound, self._published, self._now_ns
+            )
+        self._stirred = True
 
     def teach(self, now_ns: int, learners: Iterable[str]) -> None:
         """As the leader, fill the logs of these too, who are no members; all others are let go. Forgotten by `adopt`."""
-        raise NotImplementedError
-
-    lease_until_ns: int | None
-    """Set by the driver. When it has passed, a leader proposes and commits only while all other members
-    answer; alone in its epoch, not at all. None: no lease is needed (one process)."""
-
-    options: Options
-    """May be replaced as a whole, except `durable`."""
+        self._now(now_ns)
+        if self._leader is not None:
+            self._leader.teach(learners, self._member)
+            self._stirred = True
 
     # --- What happens ---
 
     def step(self, now_ns: int, sender: str, message: Message) -> None:
         """A message came; `sender` is who its connection belongs to."""
-        raise NotImplementedError
+        self._now(now_ns)
+        number = self._epoch.number if self._epoch else 0
+        self._heard = max(self._heard, message.epoch)
+        if self.role is Role.BROKEN or message.epoch > number:
+            return  # Of a newer epoch nothing can be judged before the authority was asked.
+        if message.epoch < self._heard:
+            if not isinstance(message, Fenced):
+                self._send.append((sender, Fenced(self._heard)))
+            return
+        self._stirred = True
+        if isinstance(message, Broken):
+            if self._epoch and sender in self._epoch.members:
+                self._broken[sender] = message.why
+        elif self._leader is not None:
+            self._lead(self._leader, sender, message)
+        elif self._follower is not None and self._epoch and sender == self._epoch.leader:
+            self._follow(self._follower, message)
+
+    def _lead(self, leader: Leader, sender: str, message: Message) -> None:
+        peer = leader.heard(sender)
+        match message:
+            case Ask():
+                leader.ask(message.timestamp_us)
+            case Ack() if peer is not None:
+                leader.acknowledged(peer, message)
+            case Report() if peer is not None:
+                leader.reported(peer, message)
+            case _:
+                pass  # From somebody who is no peer any more, or takes himself for the leader.
+
+    def _follow(self, follower: Follower, message: Message) -> None:
+        follower.heard_ns = self._now_ns
+        match message:
+            case Append():
+                try:
+                    follower.take(message, self._now_ns, self.options.heartbeat_ms * 500_000)
+                except Diverged as diverged:
+                    self.trouble = str(diverged)
+                    self.fail(self.trouble)
+                    return
+                if self._holding.last_timestamp > self._clock.last_us:
+                    self._clock.observe(self._holding.last_timestamp)
+            case Inquire():
+                follower.inquired()
+            case _:
+                pass  # Nothing that a leader says.
 
     def tick(self, now_ns: int, wall_ns: int) -> None:
         """Time passes: call it every 20 to 50 ms, and whenever the wall clock matters."""
-        raise NotImplementedError
+        self._offset_ns = wall_ns - now_ns
+        self._now(now_ns)
+        self._stirred = True
+        if self._member in self._broken:
+            self._tell_broken()
+
+    def _now(self, now_ns: int) -> None:
+        self._now_ns = now_ns
+        leader = self._leader
+        if leader is not None:
+            leader.now_ns = now_ns
+            leader.wall_ns = now_ns + self._offset_ns
+            leader.options = self.options
+            # Who was told of a newer epoch has no right any more, whatever the lease says.
+            leader.lease_until_ns = self.lease_until_ns
 
     def propose(
         self,
@@ -114,105 +237,207 @@ class Replica:
             payload: its bytes, kept until all members have them: never changed by the caller again.
             after_us: the greatest stamp the author has seen on any shard; the record's will be greater.
         """
-        raise NotImplementedError
+        leader = self._leader
+        if leader is None or self._fenced:
+            return Verdict.NOT_LEADING
+        self._now(now_ns)
+        self._stirred = True
+        return leader.propose(client, number, metadata, payload, after_us)
+
+    @property
+    def _fenced(self) -> bool:
+        return self._epoch is None or self._heard > self._epoch.number
 
     def ask(self, now_ns: int, timestamp_us: int) -> None:
-        """Somebody here waits for the frontier to reach this: have the leader see to it as soon as its clock is there."""
-        raise NotImplementedError
+        """Somebody here waits for the frontier to reach this: have the leader see to it as soon as its clock is there.
+
+        Not remembered across a lost message or a change of leader: repeat it while there is still somebody waiting.
+        """
+        self._now(now_ns)
+        self._stirred = True
+        if self._leader is not None:
+            self._leader.ask(timestamp_us)
+        elif self._follower is not None:
+            self._follower.ask(timestamp_us)
 
     def appended(self, last_index: int) -> None:
         """The log has everything that `Ready.append` gave up to this index."""
-        raise NotImplementedError
+        self._holding.appended = last_index
+        self._grown()
 
     def persisted(self, index: int) -> None:
         """A sync ended that covered everything up to this index. Not told of a sync that began before a later cut."""
-        raise NotImplementedError
+        if index > self._holding.persisted:
+            self._holding.persisted = index
+            self._grown()
+
+    def _grown(self) -> None:
+        self._stirred = True
+        assert self._holding.persisted <= self._holding.appended <= self._holding.last_index
+        if self._leader is not None:
+            if not self._fenced:
+                self._leader.advance()
+        elif self._follower is not None:
+            self._follower.appended()
 
     def kept(self, note: Note) -> None:
         """`Ready.note` is kept."""
-        raise NotImplementedError
+        self._note_kept = note
+        self._bound.kept(note.bound_us)
+        self._stirred = True
 
     def supply(self, member: str, frames: Sequence[Frame]) -> None:
         """What a `Wanted` asked for, from its first index on; nothing if it could not be read, then it is asked again later.
 
         Every `Wanted` is answered once, in any later turn.
         """
-        raise NotImplementedError
+        if self._leader is not None:
+            self._leader.supply(member, frames)
+            self._stirred = True
 
     def fail(self, why: str) -> None:
         """The own log refused a write or a sync: take part in nothing more, and tell the others.
 
         The way back is a new `Replica` on the log as it is found then.
         """
-        raise NotImplementedError
+        self._leader = self._follower = None
+        self._in_sync = False
+        self._broken[self._member] = why
+        self._send.clear()
+        self._tell_broken(at_once=True)
+
+    def _tell_broken(self, *, at_once: bool = False) -> None:
+        if self._epoch is None:
+            return
+        if (
+            not at_once
+            and self._now_ns - self._broken_told_ns < self.options.heartbeat_ms * 1_000_000
+        ):
+            return
+        self._broken_told_ns = self._now_ns
+        message = Broken(self._epoch.number, self._broken[self._member])
+        self._send += [(name, message) for name in self._epoch.members if name != self._member]
+        self._stirred = True
 
     def ready(self) -> Ready | None:
         """What there is to do; None if nothing. Proposals that gathered since leave in one message to each member."""
-        raise NotImplementedError
+        if not self._stirred:
+            return None
+        self._stirred = False
+        holding = self._holding
+        published = self._published
+        wanted: tuple[Wanted, ...] = ()
+        leader, follower = self._leader, self._follower
+        if leader is not None and not self._fenced:
+            leader.flush()
+            self._send += leader.send
+            wanted = tuple(leader.wanted)
+            leader.send.clear()
+            leader.wanted.clear()
+        elif follower is not None and not self._fenced:
+            self._follow_up(follower)
+        cut, append = (None, ()) if self._member in self._broken else holding.take_orders()
+        told = (holding.commit_index, published.durable_index, published.frontier)
+        note = self._take_note()
+        sync = self._member not in self._broken and holding.take_sync()
+        send = tuple(self._send)
+        self._send.clear()
+        if not (send or append or wanted or sync or cut is not None or note or told != self._told):
+            return None
+        self._told = told
+        return Ready(note, cut, append, sync, send, wanted, *told)
+
+    def _follow_up(self, follower: Follower) -> None:
+        epoch = self._epoch
+        assert epoch is not None
+        member = self._member in epoch.members
+        if member and not self._in_sync and epoch.number > self._born and follower.has_start:
+            self._in_sync = True
+        if self._note_kept.in_sync and not self._in_sync:
+            return  # Before anything is said as a learner, it must not be forgotten that this is one.
+        lost = member and not self._in_sync and epoch.number <= self._born
+        self._send += [(epoch.leader, message) for message in follower.flush(lost=lost)]
+
+    def _take_note(self) -> Note | None:
+        note = Note(self._bound.wanted_us, self._in_sync)
+        if note == self._note:
+            return None
+        self._note = note
+        return note
 
     # --- What is known ---
 
     @property
     def role(self) -> Role:
         """What this replica is now."""
-        raise NotImplementedError
+        if self._member in self._broken:
+            return Role.BROKEN
+        if self._leader is not None:
+            return Role.LEADER
+        if self._follower is None or self._epoch is None:
+            return Role.IDLE
+        return Role.FOLLOWER if self._member in self._epoch.members else Role.LEARNER
 
     @property
     def epoch(self) -> Epoch | None:
         """The epoch it serves in."""
-        raise NotImplementedError
+        return self._epoch
 
     @property
     def heard_epoch(self) -> int:
         """The newest epoch anybody spoke of. Greater than `epoch.number`: read the authority and `adopt`."""
-        raise NotImplementedError
+        return self._heard
 
     @property
     def in_sync(self) -> bool:
         """A member whose log holds everything that may be committed: it may make the next epoch and lead it."""
-        raise NotImplementedError
+        return self._in_sync
 
     @property
     def last_index(self) -> int:
         """The last frame the log has, or was told to have."""
-        raise NotImplementedError
+        return self._holding.last_index
 
     @property
     def commit_index(self) -> int:
         """Known here to be committed."""
-        raise NotImplementedError
+        return self._holding.commit_index
 
     @property
     def durable_index(self) -> int:
         """Known here to be on the disks of all members."""
-        raise NotImplementedError
+        return self._published.durable_index
 
     @property
     def frontier(self) -> Frontier:
         """The newest that is published here. Never goes back."""
-        raise NotImplementedError
+        return self._published.frontier
 
     def silent(self, now_ns: int) -> frozenset[str]:
         """Others not heard from in this epoch for `silence_ms`: to a leader its members and learners, to a member its leader."""
-        raise NotImplementedError
+        self._now(now_ns)
+        if self._leader is not None:
+            return self._leader.silent()
+        follower, epoch = self._follower, self._epoch
+        if follower is None or epoch is None:
+            return frozenset()
+        silent = now_ns - follower.heard_ns > self.options.silence_ms * 1_000_000
+        return frozenset((epoch.leader,)) if silent else frozenset()
 
     @property
     def broken(self) -> Mapping[str, str]:
         """Members whose log takes nothing more, perhaps oneself, and why."""
-        raise NotImplementedError
+        return self._broken
 
     @property
     def absent(self) -> frozenset[str]:
-        """To a leader: members that lost what they had (`Report.in_sync` is False). It fills them, and commits wait for them: better go
-        on without, and take them in again as learners."""
-        raise NotImplementedError
+        """To a leader: members that lost what they had (`Report.lost`).
+
+        It fills them, and commits wait for them: better go on without, and take them in again as learners.
+        """
+        return self._leader.absent() if self._leader is not None else frozenset()
 
     @property
     def caught_up(self) -> frozenset[str]:
         """To a leader: learners that have nearly everything, so the next epoch may have them as members."""
-        raise NotImplementedError
-
-    @property
-    def trouble(self) -> str | None:
-        """A bug was met, here or in a peer, that would have lost what is committed: the replica is BROKEN and this says why."""
-        raise NotImplementedError
+        return self._leader.caught_up() if self._leader is not None else frozenset()

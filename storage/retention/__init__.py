@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from storage.clock import Clock
+    from storage.distant import DistantLog
+    from storage.log import Log
     from storage.namespace import Outcome
     from storage.shard import Shard
+    from storage.volatile import VolatileLog
 
 __all__ = ["HOLD", "RETENTION", "Job", "MalformedPolicy", "Retention", "Rules", "Tally", "parse"]
 
@@ -121,6 +124,11 @@ class Retention:
         """Let there be a pass soon; a dry one changes nothing. `status` says when it is done."""
         self._asked.append(dry)
         self._asked_count += 1
+
+    @property
+    def log(self) -> Log | VolatileLog | DistantLog:
+        """Of the shard this is about."""
+        return self._shard.log
 
     def status(self) -> dict[str, object]:
         """Figures for people and programs, JSON-able. `lines` is what the last pass asked for, or any, found."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from storage.volatile import VolatileLog
+from storage.log import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class Cleaning:
         self._frames = shard.namespace.frames
         self._log = shard.log
         # What was staged before and never named belonged to a draft of a process that is no more.
-        self._abandoned_below = shard.log.end_address
+        self._abandoned_below = shard.abandoned_below
         self._next = 0
         # What was not worth it, and how much of it was dead then: looked at again when that is more.
         self._refused: dict[int, int] = {}
@@ -79,7 +79,7 @@ class Cleaning:
             thorough: look at all of them, 5 us each.
         """
         log = self._log
-        if isinstance(log, VolatileLog):
+        if not isinstance(log, Log):
             return None
         sealed = log.sealed()
         if not sealed:
@@ -121,7 +121,7 @@ class Cleaning:
         Raises:
             OSError: as `Log.condense`.
         """
-        assert not isinstance(self._log, VolatileLog)
+        assert isinstance(self._log, Log)
         return self._log.condense(job.number, job.dead, job.worth_bytes)
 
     def finish(self, job: Job, done: Condensation | None) -> None:

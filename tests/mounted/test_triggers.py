@@ -416,7 +416,7 @@ def work(event, ctx):
 
 
 def test_top_shows_what_the_mount_says_and_kills_what_runs(farm):
-    from cascadefs.cli import trigger
+    from cascadefs.cli import base
     from cascadefs.cli.board import Board
 
     install(
@@ -443,7 +443,7 @@ def slow(event, ctx):
 
     async def look() -> None:
         board = Board(
-            lambda: trigger._status(farm.farm), lambda line: trigger._tell(farm.farm, line), 3600
+            lambda: base.status_of(farm.farm), lambda line: base.command(farm.farm, line), 3600
         )
         async with board.run_test(size=(200, 40)) as pilot:
             await pilot.pause()

@@ -52,6 +52,10 @@ def test_only_watch_is_needed():
         ({"watch": "a", "batch": 2}, "an executable takes one event"),
         ({"watch": "a", "wait": 1}, "say batch = 32"),
         ({"watch": "a", "gang": 4}, "not built yet"),
+        ({"watch": "a", "gang": 0}, "a whole number from 1"),
+        ({"watch": "a", "gpu": "yes"}, "how many devices"),
+        ({"watch": "a", "gpu": -1}, "how many devices"),
+        ({"watch": "a", "key": "affinity"}, "affinity groups need pools"),
         ({"watch": "a", "settle": "soon"}, '"5s", "250ms"'),
         ({"watch": "a", "loop": "yes"}, "true or false"),
     ],
@@ -62,9 +66,8 @@ def test_a_mistake_is_named(table, says):
 
 
 def test_no_key_is_forgotten():
-    assert {field for field, _ in KEYS.values()} - {"gang", "gpu"} == set(
-        Binding.__struct_fields__
-    ) - {"name", "script", "handler"}
+    fields = set(Binding.__struct_fields__) - {"name", "script", "handler"}
+    assert {field for field, _ in KEYS.values()} == fields
 
 
 SCRIPT = b"""#!/bin/sh

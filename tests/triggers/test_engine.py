@@ -934,4 +934,6 @@ def test_what_waits_is_not_looked_through_at_every_turn(cascade, monkeypatch):
     idle(cascade)
     assert len(traced(cascade)) == 50
     assert len(looks) - before <= 3
-    assert not cascade.engine.repertoire.scripts, "the old version is told, and the new one never ran"
+    assert not cascade.engine.repertoire.scripts, (
+        "the old version is told, and the new one never ran"
+    )

@@ -7,6 +7,8 @@ import json
 import pytest
 import trio
 
+from storage import record
+from triggers.engine import Options
 from triggers.operator import BadCommand
 from triggers.testing import Cascade
 
@@ -70,6 +72,28 @@ def test_a_dead_letter_is_done_again_on_request_also_after_a_restart(cascade):
         cascade.operator.command(f"retry {first}")
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_dead_letter_is_done_again_as_it_was(cascade, is_restarted):
+    old = SCRIPT.replace('ctx.get("broken")', 'ctx.get("broken", at="latest")')
+    cascade.script("work.py", old, base="farm")
+    idle(cascade)
+    cascade.put("farm/broken", "")
+    for name in "ab":
+        cascade.put(f"farm/in/{name}", "")
+    idle(cascade)
+    first, second = event_names(cascade)
+    cascade.delete("farm/broken")
+    cascade.script("work.py", old.replace("v{event.version}", "by the newest"), base="farm")
+    idle(cascade)
+    cascade.operator.command(f"retry --as-was {first}")
+    cascade.operator.command(f"retry {second}")
+    if is_restarted:
+        cascade.restart()
+    idle(cascade)
+    assert sorted(log(cascade)) == ["in/a v1", "in/b by the newest"]
+    assert cascade.failed == []
+
+
 def test_pause_skip_and_resume(cascade):
     cascade.operator.command("pause work.py")
     for name in "ab":
@@ -108,6 +132,157 @@ def test_a_replay_runs_all_events_of_a_time_once_more_and_ends(cascade):
     assert len(log(cascade)) == len(before) + 3
 
 
+def test_a_replay_of_single_events(cascade):
+    for number in range(4):
+        cascade.put("farm/in/a", str(number))
+        cascade.put("farm/in/b", str(number))
+    idle(cascade)
+    told = [json.loads(line) for line in cascade.engine.report.events.whole().splitlines()]
+    places = {
+        f"{line['path']} v{line['version']}": line["id"].rpartition("/")[2]
+        for line in told
+        if line["event"] == "event"
+    }
+    before = log(cascade)
+    wanted = ["in/b v2", "in/a v4"]
+    cascade.operator.command(f"replay work.py events {' '.join(places[event] for event in wanted)}")
+    idle(cascade)
+    assert log(cascade)[len(before) :] == wanted
+    names = [one.text for one in cascade.engine.registry.followers()]
+    assert names == ["work.py:work"], "a replay that has ended is known no more"
+    cascade.restart()
+    assert [one.text for one in cascade.engine.registry.followers()] == names
+    assert len(log(cascade)) == len(before) + 2
+
+
+def test_a_replay_does_not_fire_on_what_its_binding_wrote(cascade):
+    source = SCRIPT.replace('"in/*"', '"in/*", "log"')
+    cascade.script("work.py", source, base="farm")
+    idle(cascade)
+    since = cascade.store.now()
+    cascade.put("farm/in/a", "")
+    idle(cascade)
+    assert log(cascade) == ["in/a v1"]
+    cascade.operator.command(f"replay work.py from {since} to now")
+    idle(cascade)
+    assert log(cascade) == ["in/a v1", "in/a v1"]
+
+
+MAKES_TWO = """
+from cascadefs.triggers import watch
+
+@watch("in/*", batch=3, wait="1s")
+def make(events, ctx):
+    model = ctx.get("model").data.tobytes()
+    for event in events:
+        ctx.put(f"out/{event.name}", model + event.data.tobytes())
+    ctx.put("out/count", b"%d" % len(events))
+"""
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_file_is_made_again_as_its_run_made_it(cascade, is_restarted):
+    cascade.script("make.py", MAKES_TWO, base="farm")
+    idle(cascade)
+    cascade.put("farm/model", "m1 ")
+    for name in "abc":
+        cascade.put(f"farm/in/{name}", name)
+    idle(cascade)
+    assert cascade.get("farm/out/b") == b"m1 b"
+    assert cascade.get("farm/out/count") == b"3"
+    directory, name = cascade._parent("farm/out/b")
+    wrote = cascade.store.version(directory, name, 1).timestamp
+    cascade.put("farm/model", "m2 ")
+    cascade.script("make.py", MAKES_TWO.replace("model +", "b'new ' +"), base="farm")
+    idle(cascade)
+    cascade.delete("farm/out/b")
+    cascade.delete("farm/out/count")
+    base = cascade._directory(["farm"])
+    cascade.operator.command(f"remake out/b of {wrote}", base)
+    if is_restarted:
+        cascade.restart()
+    idle(cascade)
+    assert cascade.get("farm/out/b") == b"m1 b"
+    assert cascade.version("farm/out/count") == 2, "deleted, and not asked for"
+    assert cascade.version("farm/out/a") == 1
+    assert cascade.why("farm/out/b").triggers == ["in/a@v1", "in/b@v1", "in/c@v1"]
+    with pytest.raises(BadCommand, match="wrote log"):
+        cascade.operator.command(f"remake x of {_written(cascade, 'farm/log')}")
+    with pytest.raises(BadCommand, match="no run wrote"):
+        cascade.operator.command(f"remake out/b of {wrote}", base + 1)
+
+
+def _written(cascade, path):
+    directory, name = cascade._parent(path)
+    return cascade.store.version(directory, name, cascade.store.head(directory, name)).timestamp
+
+
+def test_a_binding_that_is_behind_its_history_is_stalled(cascade):
+    cascade.operator.command("pause work.py")
+    for name in "ab":
+        cascade.put(f"farm/in/{name}", name)
+    idle(cascade)
+
+    def status():
+        (base,) = cascade.operator.status()["bases"]
+        return base["bindings"][0]
+
+    assert status()["state"] == "paused"
+    assert cascade.engine.lag.wanted_since() is not None
+    cascade.clock.value_ns += 25 * 3600 * 10**9
+    idle(cascade)
+    assert status()["state"] == "paused, stalled"
+    assert status()["stalled"]["reachable"] == "in/a@v1"
+    assert status()["stalled"]["lost"] == 0
+    binding = cascade.store.binding(*cascade._parent("farm/in/a"))
+    cascade.put("farm/in/a", "newer")
+    cascade._propose(record.Prune(binding.inode, [(1, 1)]))
+    assert status()["stalled"]["reachable"] == "in/b@v1"
+    assert status()["stalled"]["lost"] == 1
+    assert "the oldest that can be read is in/b@v1" in cascade.operator.status_text()
+    idle(cascade)
+    told = cascade.engine.report.events.whole()
+    assert told.count(b'"stalled"') == 1, "once"
+    cascade.operator.command("resume work.py")
+    idle(cascade)
+    assert status()["state"] == "active"
+    assert status()["stalled"] is None
+    assert [letter.event.path for letter in cascade.failed] == []
+    assert log(cascade) == ["in/a v1", "in/b v1", "in/a v2"], (
+        "the handler did not ask for the bytes"
+    )
+
+
+def test_old_events_of_a_new_binding_do_not_stall_it(cascade):
+    cascade.put("farm/in/a", "")
+    cascade.clock.value_ns += 48 * 3600 * 10**9
+    cascade.script("from.py", SCRIPT.replace("attempts=1", 'from_="start"'), base="farm")
+    cascade.engine.pump()
+    (job,) = cascade.loading.jobs()
+    cascade.loading.loaded(job, trio.run(cascade.runner.load, job.found.script))
+    cascade.engine.pump()
+    follower = cascade.operator.binding("from.py:work")
+    assert follower.queue.oldest().event.path == "in/a"
+    assert cascade.engine.lag.stalled(follower) is None
+
+
+def test_a_script_that_needs_a_gpu_is_active_only_where_there_is_one():
+    there = 0
+    cascade = Cascade(
+        options=Options(workers=1, cuda_devices=lambda: there, may_inproc=lambda _: True)
+    )
+    cascade.script("work.py", SCRIPT.replace("attempts=1", "gpu=True"))
+    idle(cascade)
+    assert "this node has 0 CUDA devices" in cascade.problems["work.py"]
+    there = 1
+    cascade.restart()
+    idle(cascade)
+    assert cascade.problems == {}
+    cascade.script("work.py", SCRIPT.replace("attempts=1", "gpu=2"))
+    idle(cascade)
+    assert "gpu = 2, and this node has 1 CUDA devices" in cascade.problems["work.py"]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -117,6 +292,11 @@ def test_a_replay_runs_all_events_of_a_time_once_more_and_ends(cascade):
         ("retry nonsense", "is no event"),
         ("retry work.py/12.0", "not among the dead letters"),
         ("skip work.py/12.0", "is not waiting"),
+        ("retry --as-was work.py/12.0", "not among the dead letters"),
+        ("replay work.py events 12", "is no event"),
+        ("replay nothing events 12.0", "there is no binding nothing"),
+        ("remake log of 12", "no run wrote a file at 12"),
+        ("remake log", "say retry"),
         ("kill 1", "no run 1 is under way"),
         ("retry work.py/99999999999999999999999.0", "is no event"),
         ("retry work.py/²¹.0", "is no event"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tests.simulation.cluster.checkers.agreement import Agreement, Committed
@@ -30,14 +30,12 @@ class Checks:
     Args:
         shards: Their numbers.
         progress_bound_ns: How long after healing everything must be done.
-        held: Of a committed record, which members of its epoch hold it as the pool demands.
     """
 
     def __init__(
         self,
         shards: Sequence[int],
         progress_bound_ns: int,
-        held: Callable[[int, Committed], Mapping[str, bool]],
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.agreement = {shard: Agreement(shard) for shard in shards}
@@ -49,18 +47,17 @@ class Checks:
         self.linearizability = {shard: Linearizability(shard) for shard in shards}
         self.cuts = Cuts(len(shards))
         self.progress = Progress(progress_bound_ns)
-        self._held = held
         self._history = hashlib.blake2b(digest_size=8)
 
-    def committed(self, who: str, shard: int, record: Committed) -> None:
-        """A node holds that a record is committed."""
+    def committed(self, who: str, shard: int, record: Committed, held: Mapping[str, bool]) -> None:
+        """A node holds that a record is committed; of each member of its epoch, whether that has it."""
         agreement = self.agreement[shard]
         first = record.index not in agreement.known
         agreement.committed(who, record)
         if first:
             self.counts["records committed"] += 1
             self._history.update(f"{shard} {record}".encode())
-            self.durability[shard].committed(record, self._held(shard, record))
+            self.durability[shard].committed(record, held)
             self.frontier[shard].committed(record.index, record.timestamp)
             if record.client:
                 self.requests[shard].committed(record.index, record.client, record.number)
@@ -68,7 +65,7 @@ class Checks:
     def followed(self, who: str, shard: int, record: Committed) -> None:
         """A follower was given a record and applies it."""
         self.gaps[shard].followed(who, record.index)
-        self.committed(who, shard, record)
+        self.agreement[shard].committed(who, record)
 
     def published(self, who: str, shard: int, timestamp: int, index: int) -> None:
         """Somebody was told a frontier."""

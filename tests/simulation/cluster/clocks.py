@@ -11,12 +11,12 @@ from random import Random
 
 from tests.simulation.cluster.agenda import MILLISECOND, SECOND, Agenda
 
-__all__ = ["Clocks"]
+__all__ = ["EPOCH_NS", "Clocks"]
 
 EPOCH_NS = 1_000_000_000 * SECOND
 """The wall clock of a node that is right, at true time 0."""
 
-OFFSETS_NS = (0, MILLISECOND, 50 * MILLISECOND, SECOND, 20 * SECOND)
+OFFSETS_NS = (0, MILLISECOND, 50 * MILLISECOND, SECOND, 5 * SECOND)
 
 
 class Clocks:

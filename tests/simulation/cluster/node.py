@@ -149,7 +149,9 @@ class Node:
 
     def sync_fails(self) -> bool:
         """Whether this one does."""
-        return self.cluster.faults.happens("syncs refused", self.cluster.faults.refused_sync_probability)
+        return self.cluster.faults.happens(
+            "syncs refused", self.cluster.faults.refused_sync_probability
+        )
 
     def may_end(self, where: str) -> None:
         """A place where a process can end; the seed makes it do so more often than the world would."""

@@ -38,7 +38,9 @@ class Platter:
         self.note: Note | None = None
         self.capacity_frames: int | None = None
         self._platter: list[Frame] = []
-        self._changes: list[Frame | int] = []  # Since the last sync: frames appended, indices cut to.
+        self._changes: list[
+            Frame | int
+        ] = []  # Since the last sync: frames appended, indices cut to.
         self._durable = durable
         self._noted: Note | None = None
 
@@ -48,7 +50,10 @@ class Platter:
         Raises:
             DiskFull: None of them is in the log.
         """
-        if self.capacity_frames is not None and len(self.frames) + len(frames) > self.capacity_frames:
+        if (
+            self.capacity_frames is not None
+            and len(self.frames) + len(frames) > self.capacity_frames
+        ):
             raise DiskFull
         for frame in frames:
             assert frame.index == len(self.frames) + 1
@@ -90,6 +95,12 @@ class Platter:
         self.frames = list(self._platter)
         self.note = self._noted if self._durable else None
         self.applied = min(self.applied, len(self.frames))
+
+    def successor(self) -> Platter:
+        """The empty disk that takes this one's place."""
+        platter = Platter(self._durable)
+        platter.held = self.held
+        return platter
 
     def holdings(self, commit_index: int, note: Note) -> Holdings:
         """What a replica that starts has to know. Opening makes durable what it finds."""

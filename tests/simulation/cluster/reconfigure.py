@@ -56,7 +56,9 @@ def next_epoch(at: Situation, random: Random) -> Epoch | None:
 
 def _by_leader(at: Situation, old: Epoch, gone: frozenset[str]) -> list[str]:
     members = [m for m in old.members if m not in gone or m == at.me]
-    members += [m for m in at.shard.wished if m in at.caught_up and m in at.live and m not in members]
+    members += [
+        m for m in at.shard.wished if m in at.caught_up and m in at.live and m not in members
+    ]
     if set(at.shard.wished) <= set(members):
         # The one who leads stays until another does.
         members = [m for m in members if m in at.shard.wished or m == at.me]

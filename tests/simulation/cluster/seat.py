@@ -71,7 +71,11 @@ class Seat:
 
     def _known_committed(self) -> int:
         """What the table beside the log has applied: it may be behind what was applied when the process ended."""
-        return self.platter.applied if self._random.random() < 0.5 else self._random.randint(0, self.platter.applied)
+        return (
+            self.platter.applied
+            if self._random.random() < 0.5
+            else self._random.randint(0, self.platter.applied)
+        )
 
     # --- what happens ------------------------------------------------------------------------------------------
 
@@ -251,7 +255,7 @@ class Seat:
             return
         previous = self._subscribers[mount]
         last = max(previous, min(self._committed, previous + PUSH_RECORDS_MAX))
-        records = self._cluster.records(self.shard, previous, last)
+        records = self._cluster.records(self.shard, self.platter.frames[previous:last])
         self._subscribers[mount] = last
         self._node.call_mount(
             mount, "records", self._node.name, self.shard, previous, records, self._frontier

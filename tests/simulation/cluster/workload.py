@@ -67,7 +67,9 @@ class Writer:
             change = Change("get", name)
         self._calls += 1
         self._under_way[self._calls] = (cluster.agenda.now_ns, shard, change)
-        cluster.checks.progress.began(f"{self._mount.name}.{self._calls}", cluster.agenda.now_ns, f"{change}")
+        cluster.checks.progress.began(
+            f"{self._mount.name}.{self._calls}", cluster.agenda.now_ns, f"{change}"
+        )
         self._mount.submit(shard, change, partial(self._done, self._calls))
 
     def _done(self, number: int, record: Committed, state: State) -> None:

@@ -17,7 +17,7 @@ from storage import limits
 from storage.membership.contract import Change, Standing
 from storage.membership.etcd import open_etcd
 from storage.membership.http import open_gateway
-from storage.membership.model import EtcdModel, ModelGateway
+from storage.membership.model import Bell, EtcdModel, ModelGateway
 from storage.membership.static import StaticAuthority
 from storage.membership.values import Cluster, Epoch, Node, Pool, Presence, Shard
 from tests.etcd import Etcd
@@ -54,8 +54,8 @@ def two(request):
         @asynccontextmanager
         async def opened():
             model = EtcdModel()
-            changed = trio.lowlevel.ParkingLot()
-            gateways = ModelGateway(model, changed), ModelGateway(model, changed)
+            bell = Bell()
+            gateways = ModelGateway(model, bell), ModelGateway(model, bell)
             async with (
                 open_etcd(gateways[0], gateways[0].now_ns) as first,
                 open_etcd(gateways[1], gateways[1].now_ns) as second,

@@ -1,0 +1,111 @@
+"""A directory with scripts, by way of the files that are served in its ``.cascade`` (docs/TRIGGERS.md 1, 11).
+
+Whoever may read and write those files may ask and tell, and nobody else.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cascadefs.cli.complaint import Complaint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["command", "events_of", "mount_of", "provenance", "status_of"]
+
+FROM: Final = "user.cascade.from"
+
+
+def mount_of(path: Path) -> Path:
+    """The root of the mount a path lies on."""
+    here = Path(os.path.abspath(path))
+    while not os.path.ismount(here):
+        here = here.parent
+    return here
+
+
+def status_of(where: Path) -> dict[str, Any]:
+    """How all bindings of a mount are.
+
+    Raises:
+        Complaint: there is none, or it runs no scripts.
+    """
+    root = mount_of(where)
+    try:
+        whole = json.loads((root / ".cascade/status").read_bytes())
+    except (OSError, ValueError) as error:
+        raise Complaint(f"{where}: not on a cascadefs mount; say --in DIR") from error
+    found: dict[str, Any] = whole.get("triggers", {})
+    if found.get("mode", "off") == "off":
+        raise Complaint(f"{root}: mounted without triggers; mount it with --triggers=owner")
+    return found
+
+
+def command(where: Path, line: str) -> None:
+    """A command to a directory with scripts, or to the next one above that has some.
+
+    Raises:
+        Complaint: nobody is there to be told, or it cannot be done.
+    """
+    base = _base_of(where)
+    control = base / ".cascade/ctl"
+    try:
+        with control.open("wb", buffering=0) as file:
+            file.write(line.encode(errors="surrogateescape") + b"\n")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise Complaint(f"{control}: {error.strerror}") from error
+        raise Complaint(_reason(base) or f"{control}: not understood: {line}") from error
+
+
+def events_of(where: Path) -> list[dict[str, Any]]:
+    """What lately happened in a directory with scripts, or in the next one above that has some.
+
+    Raises:
+        Complaint: there is none, or it may not be read.
+    """
+    stream = _base_of(where) / ".cascade/events"
+    try:
+        return [json.loads(line) for line in stream.read_bytes().splitlines()]
+    except OSError as error:
+        raise Complaint(f"{stream}: {error.strerror}") from error
+
+
+def provenance(path: Path | str | bytes) -> dict[str, Any] | None:
+    """Which run wrote a file, or a version of one; None if a program did."""
+    try:
+        known: dict[str, Any] = json.loads(os.getxattr(path, FROM))
+    except (OSError, ValueError):
+        return None
+    return known
+
+
+def _base_of(where: Path) -> Path:
+    for base in _bases_above(where):
+        if os.path.lexists(base / ".cascade/ctl"):
+            return base
+    raise Complaint(f"{where}: no directory with scripts here or above; say --in DIR")
+
+
+def _bases_above(where: Path) -> Iterator[Path]:
+    here = Path(os.path.abspath(where))
+    root = mount_of(here)
+    while True:
+        yield here
+        if here == root:
+            return
+        here = here.parent
+
+
+def _reason(base: Path) -> str | None:
+    """What the last command that could not be done was answered with."""
+    for line in reversed((base / ".cascade/events").read_bytes().splitlines()):
+        told = json.loads(line)
+        if told["event"] == "refused":
+            return str(told["message"])
+    return None

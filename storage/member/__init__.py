@@ -1,0 +1,14 @@
+"""A shard's replica on a node, and who follows it.
+
+Rooms: `member` (drives the core over log and peers), `note` (what is kept beside the log), `tail` (the newest records in
+memory, and cursors), `line` (a face of this node), `subscription` (an observer elsewhere).
+"""
+
+from __future__ import annotations
+
+from storage.member.line import Line
+from storage.member.member import Member
+from storage.member.note import NoteFile
+from storage.member.subscription import Subscription
+
+__all__ = ["Line", "Member", "NoteFile", "Subscription"]

@@ -1,0 +1,185 @@
+"""A face's end of the line on a node that holds a replica: `storage.sequencer.Sequencer` over its `Member`.
+
+Committed records are taken from the member's tail, or its log, by the face's own thread: the network's thread only
+says how far it may go, and wakes who waits. Proposals go to the network's thread, which hands them to the leader, here
+or elsewhere, and again after a change of leader or a silence, until they come by.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from storage.errors import Corruption
+from storage.member.tail import Cursor, Lost
+from storage.sequencer import START, TAKEN_MAX, Astray, Place, Sequenced, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from storage.codec import Buffer
+    from storage.member.member import Member
+
+__all__ = ["Line", "Submission"]
+
+TAKEN_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Metadata that one `take` answers, but for a single larger record."""
+
+
+class Submission:
+    """What was submitted and has not come by."""
+
+    __slots__ = ("metadata", "number", "payload")
+
+    def __init__(self, number: int, metadata: bytes, payload: Sequence[Buffer]) -> None:
+        self.number = number
+        self.metadata = metadata
+        self.payload = payload
+
+
+class Line:
+    """See the module and `storage.sequencer.Sequencer`.
+
+    Attributes:
+        outstanding: Submissions that have not come by, by number, ascending. The face's thread adds and takes away; the
+            network's thread reads.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        client: int,
+        kick: Callable[[Line], None],
+        mend: Callable[[int], None],
+    ) -> None:
+        """Made by a node; see there for the arguments.
+
+        Args:
+            member: the replica here.
+            client: this face's, never used before.
+            kick: have the network's thread look at `outstanding`; any thread.
+            mend: put back the record at an address from another member and wait for it, or raise `Corruption`; not
+                called by the network's thread.
+        """
+        self.shard = member.shard
+        self.identity = member.log.identity
+        self.client = client
+        self.outstanding: dict[int, Submission] = {}
+        self.latest = 0  # The greatest timestamp that was taken.
+        self._member = member
+        self._kick = kick
+        self._mend = mend
+        self._cursor = Cursor()
+        self._unchecked = False
+        self._closed = False
+        self._news = threading.Condition()
+        self._frontier = (0, 0)
+        self._committed = 0
+
+    # --- the network's thread ---
+
+    def publish(self, committed: int, frontier: tuple[int, int]) -> None:
+        """So far the shard has come."""
+        with self._news:
+            self._committed = max(self._committed, committed)
+            self._frontier = max(self._frontier, frontier)
+            self._news.notify_all()
+
+    # --- the face ---
+
+    def follow(self, place: Place) -> None:
+        """See `Sequencer`."""
+        self._cursor = Cursor(place)
+        self._unchecked = place != START
+
+    def submit(self, number: int, metadata: bytes, payload: Sequence[Buffer]) -> None:
+        """See `Sequencer`."""
+        if self._closed:
+            raise Unavailable("the node is stopping")
+        self.outstanding[number] = Submission(number, metadata, payload)
+        self._kick(self)
+
+    def take(self, timeout_s: float) -> list[Sequenced]:
+        """See `Sequencer`."""
+        found = self._taken()
+        if found or timeout_s <= 0:
+            return found
+        with self._news:
+            self._news.wait_for(lambda: self._closed or self._is_behind(), timeout_s)
+            if self._closed and not self._is_behind():
+                raise Unavailable("the node is stopping")
+        return self._taken()
+
+    def _is_behind(self) -> bool:
+        return self._committed > self._cursor.place.index and self._is_reached()
+
+    def _is_reached(self) -> bool:
+        """Whether the log here has come to the place followed from; a log that is filled anew has not for a while."""
+        return self._member.log.last_index >= self._cursor.place.index
+
+    def _taken(self) -> list[Sequenced]:
+        member, cursor = self._member, self._cursor
+        if not self._is_behind():
+            return []
+        if self._unchecked:
+            try:
+                cursor.check(member.log)
+            except Lost as error:
+                raise Astray(str(error)) from error
+            self._unchecked = False
+        try:
+            found = cursor.take(
+                member.tail, member.log, self._committed, TAKEN_MAX, TAKEN_BYTES_MAX
+            )
+        except Corruption:
+            self._mend(cursor.next_address(member.log))
+            found = cursor.take(
+                member.tail, member.log, self._committed, TAKEN_MAX, TAKEN_BYTES_MAX
+            )
+        if found:
+            self.latest = found[-1].timestamp
+        for record in found:
+            if record.client == self.client:
+                self.outstanding.pop(record.number, None)
+        return found
+
+    def frontier(self) -> tuple[int, int]:
+        """See `Sequencer`."""
+        return self._frontier
+
+    def ask_frontier(self, timestamp: int) -> None:
+        """See `Sequencer`."""
+        self._member.ask_frontier(timestamp)
+
+    def last_index(self) -> int:
+        """See `Sequencer`."""
+        return self._committed
+
+    def durable_index(self) -> int:
+        """See `Sequencer`: a record commits when every member has it as safely as the pool asks for."""
+        return self._committed
+
+    def wait_durable(self, index: int, timeout_s: float) -> bool:
+        """See `Sequencer`."""
+        with self._news:
+            self._news.wait_for(lambda: self._closed or self._committed >= index, timeout_s)
+            if self._closed and self._committed < index:
+                raise Unavailable("the node is stopping")
+            return self._committed >= index
+
+    def read(self, address: int, offset: int, length: int) -> memoryview | bytes:
+        """See `Sequencer`."""
+        log = self._member.log
+        try:
+            return log.read(address, offset, length)
+        except (Corruption, OSError):
+            if self._closed:
+                raise Unavailable("the node is stopping") from None
+            self._mend(address)
+            return self._member.log.read(address, offset, length)
+
+    def close(self) -> None:
+        """See `Sequencer`."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()

@@ -1,0 +1,580 @@
+"""One replica of one shard on this node: joins the pure core (`storage.replication`) with log, note, peers and followers.
+
+Theory of operation. Whatever happens (a message, a proposal, a sync that ended, a tick) is told to the core, and then
+`pump` does what the core has ready, in its order: cut, append, begin a sync, send, publish. All of that is plain calls in
+the network's thread, so a message costs no switch of tasks. What may take its time runs on worker threads and
+is told when it is done: syncs, one at a time, so that what gathers meanwhile shares the next (group commit); the note; and
+reading old frames for somebody who lags.
+
+Frames stand at the same address in every member's log: the driver sends along where the leader's stand
+(`wire.Place`), and an adopted frame that would not be the same to the byte is refused.
+
+An error of the disk ends the replica's part in the epoch (`Replica.fail`); `reopen` begins again on the log as it is found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
+import trio
+
+from storage import wire
+from storage.errors import Corruption
+from storage.log import Frame as LogFrame
+from storage.member.tail import Tail, sequenced
+from storage.replication import (
+    RECORD_KIND,
+    Append,
+    Epoch,
+    Frame,
+    Holdings,
+    Note,
+    Replica,
+    Role,
+    Verdict,
+    Wanted,
+    split,
+)
+from storage.sequencer import ENVELOPED, open_envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from storage.clock import Clock
+    from storage.codec import Buffer
+    from storage.log import Log
+    from storage.member.note import NoteFile
+    from storage.replication import Frontier, Message, Options
+
+__all__ = ["Answers", "Member", "Post"]
+
+TICK_S: Final = 0.025
+
+PLACES_MAX: Final = 65_536
+"""Frames whose places are remembered to be sent; of others the log is asked."""
+
+WAITING_MAX: Final = 4096
+WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Proposals held here while the core has enough on its way, and their bytes; more are dropped, and come again."""
+
+_log = logging.getLogger("cascadefs.member")
+
+assert RECORD_KIND == ENVELOPED
+
+
+class Post(Protocol):
+    """The way to the other members."""
+
+    def __call__(self, node: str, message: Sequence[Buffer], size_bytes: int) -> None:
+        """Send, or drop if there is no connection or too much waits for it. Never waits."""
+        ...
+
+
+class Answers(Protocol):
+    """Where word to a proposer goes."""
+
+    def __call__(self, message: wire.Message) -> None:
+        """Send, or drop. Never waits."""
+        ...
+
+
+class _Waiting(NamedTuple):
+    client: int
+    number: int
+    metadata: bytes
+    payload: Sequence[Buffer]
+    after: int
+    answer: Answers | None
+
+
+class _Reading(NamedTuple):
+    """Where the last reading for somebody who lags ended."""
+
+    next_index: int
+    address: int
+
+
+class Member:
+    """See the module. All calls in the thread of the network's loop unless they say otherwise."""
+
+    def __init__(
+        self,
+        shard: int,
+        node: str,
+        log: Log,
+        notes: NoteFile,
+        epoch: Epoch | None,
+        clock: Clock,
+        steady_ns: Callable[[], int],
+        post: Post,
+        *,
+        options: Options,
+        note: Note | None = None,
+        applied: int = 0,
+        last_number: Callable[[int], int] = lambda client: 0,
+    ) -> None:
+        """A replica on its log.
+
+        Args:
+            shard: its number.
+            node: this node's name.
+            log: opened; the member's from now on, and closed with it.
+            notes: beside it.
+            epoch: the newest the authority has, read just now.
+            clock: the wall clock.
+            steady_ns: the monotonic clock.
+            post: the way to other members.
+            options: of the core.
+            note: what to begin with instead of what the file says.
+            applied: the last record any face here has applied: it surely was committed.
+            last_number: the last number of a client that the face here has applied; asked for clients not met yet.
+        """
+        self.shard = shard
+        self.node = node
+        self.log = log
+        self.tail = Tail()
+        self.committed = 0
+        self.frontier: Frontier | None = None
+        self.followers: set[Callable[[], None]] = set()
+        """Called when something was committed, or the frontier moved."""
+        self.on_epoch: set[Callable[[], None]] = set()
+        """Called when who leads may have changed."""
+        self.is_full = False
+        """The disk has no room for payloads: what brings one is rejected. Set by who watches the disk."""
+        self.failure: str | None = None
+        """Why the log takes nothing more."""
+        self.counts = {"appended": 0, "cut": 0, "sent": 0, "received": 0, "syncs": 0, "filled": 0}
+        self._notes = notes
+        self._clock = clock
+        self._steady_ns = steady_ns
+        self._post = post
+        self._last_number = last_number
+        self._options = options
+        self._arrived: dict[tuple[int, int], wire.Place] = {}
+        self._places: dict[int, wire.Place] = {}
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._readings: dict[str, _Reading] = {}
+        self._cuts = 0
+        self._sync_wanted = trio.Event()
+        self._note_wanted = trio.Event()
+        self._note: Note | None = None
+        self._wanted: deque[Wanted] = deque()
+        self._wanted_news = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self.replica = self._new_replica(epoch, note, applied)
+
+    def _new_replica(self, epoch: Epoch | None, note: Note | None, applied: int) -> Replica:
+        log = self.log
+        holdings = Holdings(
+            last_index=log.last_index,
+            last_timestamp=log.last_timestamp,
+            durable_index=log.durable_index,
+            commit_index=min(applied, log.last_index),
+            lineage=tuple((number, first) for first, number in log.epochs()),
+            requests=_requests_behind(log, min(applied, log.last_index)),
+            note=note or self._trusted_note(),
+        )
+        return Replica(
+            self.node,
+            holdings,
+            epoch,
+            self._steady_ns(),
+            self._clock.now_ns(),
+            options=self._options,
+            last_number=self._last_number,
+        )
+
+    def _trusted_note(self) -> Note:
+        """The note as kept, less what a power cut, a disk or an operator has made untrue."""
+        found = self._notes.found
+        if found is None:
+            return Note(0, False)
+        lost = self.log.recovery.durable_lost > 0 or self.log.recovery.broken
+        if lost or (not self._options.durable and not self._notes.is_of_this_boot):
+            return Note(found.bound_us, False)
+        return found
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled. The log is closed by `close`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tick)
+            nursery.start_soon(self._sync)
+            nursery.start_soon(self._keep_notes)
+            nursery.start_soon(self._read_for_others)
+            self.pump()
+
+    async def _tick(self) -> None:
+        while True:
+            self.replica.tick(self._steady_ns(), self._clock.now_ns())
+            self._offer_waiting()
+            self.pump()
+            await trio.sleep(TICK_S)  # noqa: TID251  # The core wants to know the time now and then.
+
+    async def _sync(self) -> None:
+        while True:
+            await self._sync_wanted.wait()
+            self._sync_wanted = trio.Event()
+            log, cuts = self.log, self._cuts
+            if self.failure is not None:
+                continue
+            try:
+                durable = await trio.to_thread.run_sync(log.sync)
+            except OSError as error:
+                self.fail(f"a sync failed: {error}")
+            else:
+                self.counts["syncs"] += 1
+                if cuts == self._cuts and log is self.log:
+                    self.replica.persisted(durable)
+                else:
+                    self._sync_wanted.set()
+            self.pump()
+
+    async def _keep_notes(self) -> None:
+        while True:
+            await self._note_wanted.wait()
+            self._note_wanted = trio.Event()
+            note = self._note
+            assert note is not None
+            try:
+                await trio.to_thread.run_sync(
+                    partial(self._notes.keep, note, durable=self._options.durable)
+                )
+            except OSError as error:
+                self.fail(f"the note could not be kept: {error}")
+            else:
+                self.replica.kept(note)
+            self.pump()
+
+    async def _read_for_others(self) -> None:
+        while True:
+            while not self._wanted:
+                await self._wanted_news.wait()
+                self._wanted_news = trio.Event()
+            wanted = self._wanted.popleft()
+            log, cuts = self.log, self._cuts
+            try:
+                found = await trio.to_thread.run_sync(self._read, log, wanted)
+            except (OSError, Corruption) as error:
+                _log.warning("shard %d: cannot read for %s: %s", self.shard, wanted.member, error)
+                found = []
+            if cuts != self._cuts or log is not self.log:
+                found = []
+            for frame, place in found:
+                self._note_place(frame.index, place)
+            self.counts["filled"] += len(found)
+            self.replica.supply(wanted.member, [frame for frame, _ in found])
+            self.pump()
+
+    def _read(self, log: Log, wanted: Wanted) -> list[tuple[Frame, wire.Place]]:
+        """On a worker thread: frames as the core wants them, and their places."""
+        reading = self._readings.get(wanted.member)
+        at = reading.address if reading and reading.next_index == wanted.first_index else None
+        found: list[tuple[Frame, wire.Place]] = []
+        left = wanted.bytes_max
+        for frame in log.frames(at, wanted.first_index):
+            if frame.index > wanted.last_index or left <= 0:
+                break
+            payload = log.payload(frame)
+            place = wire.Place(frame.address, frame.checksum)
+            if payload is None:
+                place = place._replace(
+                    left_out_bytes=frame.payload_length, left_out_checksum=frame.payload_checksum
+                )
+            parts = (payload,) if payload else ()
+            size = len(frame.metadata) + len(payload or b"")
+            found.append(
+                (
+                    Frame(
+                        frame.index,
+                        frame.epoch,
+                        frame.timestamp,
+                        frame.kind,
+                        frame.metadata,
+                        parts,
+                        size,
+                    ),
+                    place,
+                )
+            )
+            left -= size
+            self._readings[wanted.member] = _Reading(frame.index + 1, log.next_address(frame))
+        return found
+
+    def close(self) -> None:
+        """Close log and note. Harmless when repeated."""
+        self._notes.close()
+        self.log.close()
+
+    # --- what comes in ----------------------------------------------------------------------------------------
+
+    def step(self, sender: str, message: Message, places: Sequence[wire.Place]) -> None:
+        """A message of the core came from a member; `pump` is for the caller, once for all that came together."""
+        self.counts["received"] += 1
+        if isinstance(message, Append):
+            last = self.log.last_index
+            for frame, place in zip(message.frames, places, strict=False):
+                if frame.index > last - PLACES_MAX:
+                    self._arrived[frame.index, frame.epoch] = place
+        self.replica.step(self._steady_ns(), sender, message)
+
+    def adopt(self, epoch: Epoch) -> None:
+        """The authority has an epoch of this shard, perhaps known already."""
+        before = self.replica.epoch
+        self.replica.adopt(self._steady_ns(), epoch)
+        self.pump()
+        if before is None or before.number != epoch.number:
+            for told in list(self.on_epoch):
+                told()
+
+    def teach(self, learners: Sequence[str]) -> None:
+        """As the leader, fill these nodes' logs."""
+        self.replica.teach(self._steady_ns(), learners)
+        self.pump()
+
+    def propose(
+        self,
+        client: int,
+        proposals: Sequence[tuple[int, bytes, Sequence[Buffer]]],
+        after: int,
+        answer: Answers | None,
+    ) -> None:
+        """Have records of a client appended, in order: (number, metadata, payload). What became of them comes by.
+
+        Args:
+            client: whose they are.
+            proposals: numbers ascending.
+            after: the greatest timestamp the client has seen.
+            answer: gets what a proposer has to know (`wire.Epoch`, `Expecting`, `Rejected`).
+        """
+        for number, metadata, payload in proposals:
+            size = len(metadata) + sum(map(len, payload))
+            if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + size > WAITING_BYTES_MAX:
+                break  # It comes again.
+            self._waiting.append(_Waiting(client, number, metadata, payload, after, answer))
+            self._waiting_bytes += size
+        self._offer_waiting()
+        self.pump()
+
+    def _offer_waiting(self) -> None:
+        """Hand the core what it takes."""
+        while self._waiting:
+            it = self._waiting[0]
+            if self.is_full and it.payload and self.replica.role is Role.LEADER:
+                why = f"the disk of node {self.node} is full"
+                self._tell(it, wire.Rejected(self.shard, it.client, it.number, 28, why))
+                self._drop_client(it.client)
+                continue
+            verdict = self.replica.propose(
+                self._steady_ns(), it.client, it.number, it.metadata, it.payload, it.after
+            )
+            match verdict:
+                case Verdict.FULL | Verdict.PAUSED:
+                    return
+                case Verdict.EARLY:
+                    self._tell(it, wire.Expecting(self.shard, it.client))
+                    self._drop_client(it.client)
+                    continue
+                case Verdict.NOT_LEADING:
+                    for answer in {w.answer for w in self._waiting if w.answer is not None}:
+                        answer(self.epoch_message())
+                    self._waiting.clear()
+                    self._waiting_bytes = 0
+                    return
+                case Verdict.TAKEN | Verdict.KNOWN | Verdict.AHEAD:
+                    pass
+            self._waiting.popleft()
+            self._waiting_bytes -= len(it.metadata) + sum(map(len, it.payload))
+
+    def _tell(self, it: _Waiting, message: wire.Message) -> None:
+        if it.answer is not None:
+            it.answer(message)
+
+    def _drop_client(self, client: int) -> None:
+        self._waiting = deque(it for it in self._waiting if it.client != client)
+        self._waiting_bytes = sum(
+            len(it.metadata) + sum(map(len, it.payload)) for it in self._waiting
+        )
+
+    def ask_frontier(self, timestamp: int) -> None:
+        """Have the frontier come to a timestamp soon. Any thread."""
+        self._token.run_sync_soon(self._ask, timestamp)
+
+    def _ask(self, timestamp: int) -> None:
+        self.replica.ask(self._steady_ns(), timestamp)
+        self.pump()
+
+    # --- what goes out ----------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Do all that the core has ready."""
+        replica = self.replica
+        while (ready := replica.ready()) is not None:
+            if ready.note is not None:
+                self._note = ready.note
+                self._note_wanted.set()
+            try:
+                if ready.cut is not None:
+                    self._cut(ready.cut)
+                for frame in ready.append:
+                    self._append(frame)
+            except (OSError, Corruption) as error:
+                self.fail(str(error))
+                continue
+            if ready.append:
+                self._forget_arrived()
+                replica.appended(self.log.last_index)
+            if ready.sync:
+                self._sync_wanted.set()
+            for node, message in ready.send:
+                self._send(node, message)
+            if ready.wanted:
+                self._wanted.extend(ready.wanted)
+                self._wanted_news.set()
+            self._publish(ready.commit_index, ready.frontier)
+
+    def fail(self, why: str) -> None:
+        """The log, or what stands beside it, takes nothing more."""
+        if self.failure is None:
+            _log.error("shard %d: this replica is broken: %s", self.shard, why)
+        self.failure = why
+        self.replica.fail(why)
+
+    def _cut(self, index: int) -> None:
+        self._cuts += 1
+        self.counts["cut"] += self.log.last_index - index
+        self.log.truncate_after(index)
+        self.tail.drop_after(index)
+        for behind in [i for i in self._places if i > index]:
+            del self._places[behind]
+        self._readings.clear()
+
+    def _append(self, frame: Frame) -> None:
+        log = self.log
+        place = self._arrived.get((frame.index, frame.epoch))
+        if place is not None:
+            self._adopt(frame, place)
+        else:
+            assert frame.index == log.last_index + 1
+            log.epoch = frame.epoch
+            log.append(frame.kind, frame.timestamp, frame.metadata, frame.payload)
+            place = wire.Place(log.last_address, log.last_checksum)
+        self.counts["appended"] += 1
+        self._note_place(frame.index, place)
+        self.tail.add(
+            sequenced(
+                frame.kind,
+                frame.index,
+                frame.timestamp,
+                place.address,
+                place.checksum,
+                frame.metadata,
+            )
+        )
+
+    def _forget_arrived(self) -> None:
+        last = self.log.last_index
+        for key in [key for key in self._arrived if key[0] <= last]:
+            del self._arrived[key]
+        if len(self._arrived) > PLACES_MAX:
+            self._arrived.clear()  # They come again.
+
+    def _adopt(self, frame: Frame, place: wire.Place) -> None:
+        length = place.left_out_bytes or sum(map(len, frame.payload))
+        self.log.adopt(
+            LogFrame(
+                frame.kind,
+                frame.epoch,
+                frame.index,
+                frame.timestamp,
+                frame.metadata,
+                length,
+                place.address,
+                place.left_out_checksum,
+                place.checksum,
+            ),
+            None if place.left_out_bytes else frame.payload,
+        )
+
+    def _note_place(self, index: int, place: wire.Place) -> None:
+        self._places[index] = place
+        if len(self._places) > PLACES_MAX:
+            del self._places[next(iter(self._places))]
+
+    def _place_of(self, frame: Frame) -> wire.Place:
+        place = self._places.get(frame.index)
+        if place is None:
+            found = next(self.log.frames(index=frame.index))
+            place = wire.Place(found.address, found.checksum)
+        return place
+
+    def _send(self, node: str, message: Message) -> None:
+        head, parts = split(message)
+        places = (
+            [self._place_of(frame) for frame in message.frames]
+            if isinstance(message, Append)
+            else []
+        )
+        buffers = wire.encode(wire.Peer(self.shard, msgspec.Raw(head), places), parts)
+        self.counts["sent"] += 1
+        self._post(node, buffers, sum(map(len, buffers)))
+
+    def _publish(self, committed: int, frontier: Frontier) -> None:
+        if committed == self.committed and frontier == self.frontier:
+            return
+        moved = committed > self.committed
+        self.committed, self.frontier = committed, frontier
+        for told in list(self.followers):
+            told()
+        if moved and self._waiting:
+            self._token.run_sync_soon(self._retry)
+
+    def _retry(self) -> None:
+        self._offer_waiting()
+        self.pump()
+
+    # --- what is known ----------------------------------------------------------------------------------------
+
+    def epoch_message(self) -> wire.Epoch:
+        """Who leads, as far as is known here."""
+        epoch = self.replica.epoch
+        if epoch is None:
+            return wire.Epoch(self.shard, 0, "", [])
+        return wire.Epoch(self.shard, epoch.number, epoch.leader, list(epoch.members))
+
+    def status(self) -> dict[str, object]:
+        """Figures for people and programs, JSON-able."""
+        replica, log = self.replica, self.log
+        epoch = replica.epoch
+        return {
+            "shard": self.shard,
+            "role": replica.role.name.lower(),
+            "epoch": epoch.number if epoch else 0,
+            "leader": epoch.leader if epoch else None,
+            "members": list(epoch.members) if epoch else [],
+            "in_sync": replica.in_sync,
+            "last_index": log.last_index,
+            "committed": self.committed,
+            "durable": log.durable_index,
+            "frontier_us": self.frontier.timestamp_us if self.frontier else 0,
+            "log_bytes": log.taken_bytes,
+            "syncs": log.syncs,
+            "waiting": len(self._waiting),
+            "failure": self.failure or replica.trouble,
+            **self.counts,
+        }
+
+
+def _requests_behind(log: Log, index: int) -> tuple[tuple[int, int, int], ...]:
+    found = []
+    for frame in log.frames(index=index + 1):
+        if frame.kind == ENVELOPED:
+            client, number, _ = open_envelope(frame.kind, frame.metadata)
+            found.append((frame.index, client, number))
+    return tuple(found)

@@ -1,0 +1,424 @@
+"""Rings in the receiver's memory, to the byte (FORMAT, "Rings"). Pure: memory is given, nothing is posted.
+
+Each direction of a connection is a stream of bytes laid into a ring that the receiver owns and the sender writes. The
+sender keeps a *mirror* of it, equal offset by equal offset: a message is copied there as it is sent, and one RDMA WRITE takes
+over all that is new. So a message is copied once on either side, whatever its length, and one *doorbell* (the
+receiver's completion) is for as many messages as have gathered.
+
+Positions count bytes since the beginning of the connection and never go back; position modulo size is an offset.
+Everything starts at multiples of eight bytes, so a head never straddles the end.
+
+Room: the receiver tells how far it has read and how many doorbells it has taken (a *credit*). A sender that uses up what it
+has says so with its last doorbell (*waits*), and is woken by the next credit, which is then a doorbell itself; all
+other credits are written silently. Nobody wakes a sender that is not waiting, and nobody who waits is missed: the last
+doorbell is behind every byte it waits for.
+
+Sources: rings written one-sided as FaRM has them (Dragojević et al., NSDI 2014, section 4).
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from storage.limits import MESSAGE_BYTES_MAX, SEND_QUEUE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.codec import Buffer
+
+__all__ = [
+    "CREDIT_BYTES",
+    "DOORBELLS_MAX",
+    "HEAD_BYTES",
+    "RING_BYTES_MAX",
+    "RING_BYTES_MIN",
+    "Bell",
+    "Credit",
+    "Incoming",
+    "Kind",
+    "Malformed",
+    "Outgoing",
+    "Push",
+]
+
+ALIGNMENT_BYTES: Final = 8
+HEAD = struct.Struct("<II")
+HEAD_BYTES: Final = HEAD.size
+LENGTH_BITS = 28
+LENGTH_MASK = 2**LENGTH_BITS - 1
+SEQUENCE_MASK = 2**32 - 1
+
+CREDIT = struct.Struct("<QQ")
+CREDIT_BYTES: Final = CREDIT.size
+
+RING_BYTES_MIN: Final = 64 * 1024
+RING_BYTES_MAX: Final = 1 << 30
+"""A quarter of what the 30 bits of a doorbell tell apart (8 GiB), and far more than anybody registers."""
+
+DOORBELLS_MAX: Final = 64
+"""Doorbells on their way: as many receives are posted, so the card never finds none (no RNR NAK)."""
+
+SHARED_BYTES_MAX = 64 * 1024
+"""Small messages are copied out of the ring together, up to this; so keeping one keeps no more (contract)."""
+
+PUSH_BYTES_MAX = 256 * 1024
+"""What one WRITE takes at most: so that the card moves one part of a long message while the next is copied."""
+
+POSITION_BITS = 30
+WAITS = 1 << 30
+IS_CREDIT = 1 << 31
+
+assert MESSAGE_BYTES_MAX <= LENGTH_MASK
+assert RING_BYTES_MAX < 2 ** (POSITION_BITS + 3)
+
+
+class Kind(enum.IntEnum):
+    """What an entry of the ring is."""
+
+    MESSAGE = 0
+    PROBE = 1  # bytes of no meaning, to see whether they arrive
+
+
+class Malformed(Exception):
+    """The ring does not hold what a peer of ours writes."""
+
+
+class Bell(NamedTuple):
+    """The 32 bits of immediate data that ring at the other side."""
+
+    is_credit: bool
+    waits: bool
+    position: int  # of the last byte written; modulo 2**33
+
+    def encode(self) -> int:
+        """As a number; the card carries it in network order."""
+        assert self.position % ALIGNMENT_BYTES == 0
+        word = self.position // ALIGNMENT_BYTES & (1 << POSITION_BITS) - 1
+        return word | WAITS * self.waits | IS_CREDIT * self.is_credit
+
+    @classmethod
+    def decode(cls, word: int) -> Bell:
+        """The other way; every 32 bits are some bell."""
+        position = (word & (1 << POSITION_BITS) - 1) * ALIGNMENT_BYTES
+        return cls(bool(word & IS_CREDIT), bool(word & WAITS), position)
+
+
+class Credit(NamedTuple):
+    """How much of its ring a receiver has used up, since the beginning: what a sender may write again."""
+
+    read: int  # bytes
+    doorbells: int
+
+    def encode(self) -> bytes:
+        """Two words, each of which may be read by itself: both only grow, and an old one is only too careful."""
+        return CREDIT.pack(*self)
+
+
+class Push(NamedTuple):
+    """Bytes of the mirror to write at the same offsets of the ring; the bell goes with the last span."""
+
+    spans: tuple[tuple[int, int], ...]  # offset, length; two where it goes around the end
+    bell: Bell
+
+
+def padded(length: int) -> int:
+    """Up to the next multiple of eight."""
+    return (length + ALIGNMENT_BYTES - 1) & -ALIGNMENT_BYTES
+
+
+class Outgoing:
+    """The sender's side: messages come in, pushes come out.
+
+    Messages that find no room in the ring wait as references and are laid down as room comes, in pieces if need be: a
+    message may be longer than the ring.
+
+    Invariant: pushed <= tail <= credit.read + size, and rung <= credit.doorbells + DOORBELLS_MAX.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_mirror",
+        "_sequence",
+        "_size",
+        "_waits",
+        "backlog_bytes",
+        "copied_bytes",
+        "credit",
+        "pushed",
+        "rung",
+        "tail",
+    )
+
+    def __init__(self, mirror: memoryview, sequence: int) -> None:
+        self._mirror = mirror
+        self._size = len(mirror)
+        assert self._size & (self._size - 1) == 0 and self._size >= RING_BYTES_MIN
+        self._sequence = sequence  # of the next entry
+        self._backlog: deque[memoryview] = deque()
+        self.backlog_bytes = 0
+        self.tail = 0  # laid into the mirror
+        self.pushed = 0  # handed out by `push`
+        self.rung = 0  # doorbells
+        self.credit = Credit(0, 0)
+        self._waits = False  # we said so, and no credit rang since
+        self.copied_bytes = 0
+
+    def queued(self) -> int:
+        """Bytes that were put and have not been pushed."""
+        return self.tail - self.pushed + self.backlog_bytes
+
+    def room(self, length: int) -> bool:
+        """Whether a message of this length may be put: one always may if nothing waits."""
+        queued = self.tail - self.pushed + self.backlog_bytes
+        return not queued or queued + length <= SEND_QUEUE_BYTES
+
+    def put(self, message: Sequence[Buffer], length: int, kind: Kind = Kind.MESSAGE) -> None:
+        """Add a message whose buffers have this length together."""
+        sequence = self._sequence
+        self._sequence = sequence + 1 & SEQUENCE_MASK
+        need = HEAD_BYTES + padded(length)
+        tail = self.tail
+        offset = tail & self._size - 1
+        fits = tail + need <= self.credit.read + self._size and offset + need <= self._size
+        if fits and not self._backlog:
+            mirror = self._mirror
+            HEAD.pack_into(mirror, offset, kind << LENGTH_BITS | length, sequence)
+            at = offset + HEAD_BYTES
+            for buffer in message:
+                end = at + len(buffer)
+                mirror[at:end] = buffer
+                at = end
+            self.tail = tail + need
+            self.copied_bytes += length
+            return
+        head = HEAD.pack(kind << LENGTH_BITS | length, sequence)
+        self._backlog += [memoryview(part) for part in (head, *message) if len(part)]
+        if padding := padded(length) - length:
+            self._backlog.append(memoryview(bytes(padding)))
+        self.backlog_bytes += need
+        self._lay()
+
+    def _lay(self) -> None:
+        """Lay down as much of the backlog as there is room for."""
+        backlog, size = self._backlog, self._size
+        room = self.credit.read + size - self.tail
+        while backlog and room:
+            part = backlog[0]
+            offset = self.tail & size - 1
+            count = min(len(part), room, size - offset)
+            self._mirror[offset : offset + count] = part[:count]
+            if count == len(part):
+                backlog.popleft()
+            else:
+                backlog[0] = part[count:]
+            self.tail += count
+            room -= count
+            self.backlog_bytes -= count
+            self.copied_bytes += count
+        # A message ends at a multiple of eight, and so does room: nothing is ever pushed that ends inside a word.
+        assert self.tail % ALIGNMENT_BYTES == 0
+
+    def push(self) -> Push | None:
+        """What to write next; None if there is nothing, or no credit for it."""
+        count = min(self.tail - self.pushed, PUSH_BYTES_MAX)
+        if not count or self.rung - self.credit.doorbells == DOORBELLS_MAX:
+            return None
+        size = self._size
+        offset = self.pushed & size - 1
+        first = min(count, size - offset)
+        spans: tuple[tuple[int, int], ...] = ((offset, first),)
+        if first < count:
+            spans = ((offset, first), (0, count - first))
+        self.pushed += count
+        self.rung += 1
+        is_last = (
+            self.pushed == self.credit.read + size
+            or self.rung == self.credit.doorbells + DOORBELLS_MAX
+        )
+        # One at a time: the credit that answers is a doorbell for which this side has posted one receive.
+        waits = is_last and not self._waits
+        self._waits = self._waits or waits
+        return Push(spans, Bell(is_credit=False, waits=waits, position=self.pushed))
+
+    def grant(self, credit: Credit, *, rang: bool) -> None:
+        """The receiver's latest credit, as it stands in our memory; `rang`: it came with a doorbell.
+
+        Raises:
+            Malformed: It gives back what was not sent, or takes back what it gave.
+        """
+        if rang:
+            self._waits = False
+        if credit == self.credit:
+            return
+        if not (self.credit.read <= credit.read <= self.pushed) or (credit.read % ALIGNMENT_BYTES):
+            raise Malformed(f"a credit for byte {credit.read} of {self.pushed}")
+        if not self.credit.doorbells <= credit.doorbells <= self.rung:
+            raise Malformed(f"a credit for doorbell {credit.doorbells} of {self.rung}")
+        self.credit = credit
+        if self._backlog:
+            self._lay()
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._backlog.clear()
+        self.backlog_bytes = 0
+        self.tail = self.pushed
+
+
+class Incoming:
+    """The receiver's side: doorbells come in, messages come out, credits go back.
+
+    Invariant: given.read <= read <= arrived <= given.read + size.
+    """
+
+    __slots__ = (
+        "_filled",
+        "_long",
+        "_needs",
+        "_ring",
+        "_sequence",
+        "_size",
+        "_waited",
+        "arrived",
+        "copied_bytes",
+        "doorbells",
+        "given",
+        "probed",
+        "read",
+    )
+
+    def __init__(self, ring: memoryview, sequence: int) -> None:
+        self._ring = ring
+        self._size = len(ring)
+        assert self._size & (self._size - 1) == 0 and self._size >= RING_BYTES_MIN
+        self._sequence = sequence
+        self.arrived = 0
+        self.read = 0
+        self.doorbells = 0
+        self.given = Credit(0, 0)
+        self._waited = False  # the sender waits for a credit that rings
+        # A message that is gathered in its own memory: one that has not come whole, or is long, or goes around the end.
+        self._long: memoryview | None = None
+        self._filled = 0
+        self._needs = 0  # bytes of its entry that are still to be read, padding and all
+        self.probed = 0  # bytes of probes that have come
+        self.copied_bytes = 0
+
+    def rang(self, bell: Bell) -> None:
+        """A doorbell of data: everything before its position is in the ring.
+
+        Raises:
+            Malformed: That is more than the ring holds.
+        """
+        assert not bell.is_credit
+        count = bell.position - self.arrived & (1 << POSITION_BITS + 3) - 1
+        if self.arrived + count > self.given.read + self._size:
+            raise Malformed(f"a doorbell for {count} bytes, which is more than there was room for")
+        self.arrived += count
+        self.doorbells += 1
+        self._waited = self._waited or bell.waits
+
+    def inside_message(self) -> bool:
+        """Whether the stream may not end here."""
+        return self._long is not None
+
+    def take(self) -> list[memoryview]:
+        """All messages that are whole, read-only and copied out of the ring.
+
+        Raises:
+            Malformed: What is there is no message; those before it are lost.
+        """
+        messages: list[memoryview] = []
+        while self.arrived > self.read:
+            if self._long is not None:
+                self._gather()
+            else:
+                before = self.read
+                self._take_run(messages)
+                if self.read == before:  # the next is not for a run
+                    self._begin()
+            if self._long is not None and not self._needs:
+                messages.append(self._long.toreadonly())
+                self._long = None
+        return messages
+
+    def _take_run(self, messages: list[memoryview]) -> None:
+        """Whole small messages that lie behind each other, with one copy."""
+        ring, sequence, unpack = self._ring, self._sequence, HEAD.unpack_from
+        begin = at = self.read & self._size - 1
+        end = min(begin + self.arrived - self.read, self._size, begin + SHARED_BYTES_MAX)
+        found: list[tuple[int, int]] = []
+        while at < end:
+            word, number = unpack(ring, at)
+            # A word above this is another kind, or too long: not for here.
+            if number != sequence or word > MESSAGE_BYTES_MAX:
+                break
+            behind = at + HEAD_BYTES + (word + 7 & -8)
+            if behind > end:
+                break
+            start = at - begin + HEAD_BYTES
+            found.append((start, start + word))
+            sequence = sequence + 1 & SEQUENCE_MASK
+            at = behind
+        if not found:
+            return
+        self._sequence = sequence
+        self.read += at - begin
+        self.copied_bytes += at - begin - HEAD_BYTES * len(found)
+        shared = memoryview(bytes(ring[begin:at]))
+        messages += [shared[start:end] for start, end in found]
+
+    def _begin(self) -> None:
+        """Take the head of one entry; its bytes follow as they come."""
+        word, number = HEAD.unpack_from(self._ring, self.read & self._size - 1)
+        if number != self._sequence:
+            raise Malformed(f"entry {self._sequence} was to come, here is {number}")
+        self._sequence = number + 1 & SEQUENCE_MASK
+        kind, length = word >> LENGTH_BITS, word & LENGTH_MASK
+        self.read += HEAD_BYTES
+        if kind == Kind.PROBE and length <= self._size:
+            # As the first entry, and not gathered: it has no meaning.
+            if self.arrived - self.read < padded(length):
+                raise Malformed("half a probe")
+            self.read += padded(length)
+            self.probed += length
+            return
+        if kind != Kind.MESSAGE or length > MESSAGE_BYTES_MAX:
+            raise Malformed(f"an entry of kind {kind} with {length} bytes, which no version has")
+        # Memory that is not touched yet costs nothing, so who only announces a long message takes none from us.
+        self._long = memoryview(bytearray(length))
+        self._filled, self._needs = 0, padded(length)
+
+    def _gather(self) -> None:
+        """Copy what has come of the long message."""
+        assert self._long is not None
+        offset = self.read & self._size - 1
+        count = min(self._needs, self.arrived - self.read, self._size - offset)
+        useful = min(count, len(self._long) - self._filled)
+        self._long[self._filled : self._filled + useful] = self._ring[offset : offset + useful]
+        self._filled += useful
+        self._needs -= count
+        self.read += count
+        self.copied_bytes += useful
+
+    def give(self) -> tuple[Credit, bool] | None:
+        """The credit to send now, and whether it must ring; None while it is not worth a WRITE.
+
+        At a quarter of the ring or of the doorbells, or as soon as there is anything for a sender who waits.
+        """
+        credit = Credit(self.read, self.doorbells)
+        if credit == self.given:
+            return None
+        rings = self._waited
+        if not rings and not (
+            credit.read - self.given.read >= self._size // 4
+            or credit.doorbells - self.given.doorbells >= DOORBELLS_MAX // 4
+        ):
+            return None
+        self.given = credit
+        self._waited = False
+        return credit, rings
