@@ -34,7 +34,7 @@ __all__ = ["BadCommand", "Operator"]
 
 _SPAN = re.compile(r"(.+) from (\S+) to (\S+)")
 _EVENTS = re.compile(r"(.+) events ([0-9. ]+)")
-_REMAKE = re.compile(r"(.+) of ([0-9]{1,19})")
+_REMAKE = re.compile(r"(.+) of (\S+)")
 _POSITION = re.compile(r"([0-9]{1,19})\.([0-9]{1,9})")
 
 AS_WAS = "--as-was "
@@ -90,11 +90,11 @@ class Operator:
             case "replay" if said := _EVENTS.fullmatch(name):
                 self._replay(self.binding(said[1], base), said[2].split())
             case "remake" if said := _REMAKE.fullmatch(name):
-                self._remake(said[1], int(said[2]), base)
+                self._remake(said[1], self._instant(said[2]), base)
             case _:
                 raise BadCommand(
                     f"{line.strip()!r}: say retry, drop or skip EVENT; pause or resume BINDING; kill RUN; "
-                    f"replay BINDING from TIME to TIME, or events EVENT EVENT; or remake PATH of TIMESTAMP"
+                    f"replay BINDING from TIME to TIME, or events EVENT EVENT; or remake PATH of TIME"
                 )
         self._engine.report.line(base, "command", line=line.strip())
         self._engine.wake()

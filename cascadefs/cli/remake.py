@@ -106,8 +106,8 @@ def _ask(gone: Gone) -> None:
         raise Complaint(
             f"{gone.path}: written from {gone.base}, which is another place now"
         ) from None
-    timestamp = os.getxattr(gone.last, "user.cascade.shard").decode().rpartition(":")[2]
-    command(gone.base, f"remake {relative} of {timestamp}")
+    written = os.getxattr(gone.last, "user.cascade.commit_time").decode()
+    command(gone.base, f"remake {relative} of {written}")
 
 
 def _is_as_it_was(gone: Gone, seconds: float) -> bool:

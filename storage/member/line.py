@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Final
 
 from storage.errors import Corruption
 from storage.member.tail import Cursor, Lost
-from storage.sequencer import START, TAKEN_MAX, Astray, Place, Sequenced, Unavailable
+from storage.sequencer import (
+    START,
+    TAKEN_MAX,
+    Astray,
+    Place,
+    Rejected,
+    Sequenced,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from storage import wire
     from storage.codec import Buffer
     from storage.member.member import Member
 
@@ -29,12 +38,13 @@ TAKEN_BYTES_MAX: Final = 4 * 1024 * 1024
 class Submission:
     """What was submitted and has not come by."""
 
-    __slots__ = ("metadata", "number", "payload")
+    __slots__ = ("after", "metadata", "number", "payload")
 
-    def __init__(self, number: int, metadata: bytes, payload: Sequence[Buffer]) -> None:
+    def __init__(self, number: int, metadata: bytes, payload: Sequence[Buffer], after: int) -> None:
         self.number = number
         self.metadata = metadata
         self.payload = payload
+        self.after = after
 
 
 class Line:
@@ -65,7 +75,10 @@ class Line:
         self.identity = member.log.identity
         self.client = client
         self.outstanding: dict[int, Submission] = {}
-        self.latest = 0  # The greatest timestamp that was taken.
+        self.on_more: Callable[[], None] | None = None
+        self.sent = 0  # The network's: the last number handed to a leader.
+        self.stuck = 0  # The network's: the first number outstanding when it last looked.
+        self.rejected: Rejected | None = None
         self._member = member
         self._kick = kick
         self._mend = mend
@@ -84,6 +97,22 @@ class Line:
             self._committed = max(self._committed, committed)
             self._frontier = max(self._frontier, frontier)
             self._news.notify_all()
+        if self.on_more is not None:
+            self.on_more()
+
+    def reject(self, rejected: wire.Rejected) -> None:
+        """The leader cannot take a submission, nor those behind it. Nothing more is sent until the face knows."""
+        with self._news:
+            if rejected.number in self.outstanding:
+                self.rejected = Rejected(rejected.errno, rejected.why, rejected.number)
+            self._news.notify_all()
+
+    def unsent(self) -> list[Submission]:
+        """What is to be handed to the leader now."""
+        if self.rejected is not None:
+            return []
+        # One step of the interpreter: the face may add or take away meanwhile.
+        return [it for it in list(self.outstanding.values()) if it.number > self.sent]
 
     # --- the face ---
 
@@ -92,11 +121,13 @@ class Line:
         self._cursor = Cursor(place)
         self._unchecked = place != START
 
-    def submit(self, number: int, metadata: bytes, payload: Sequence[Buffer]) -> None:
+    def submit(
+        self, number: int, metadata: bytes, payload: Sequence[Buffer], after: int = 0
+    ) -> None:
         """See `Sequencer`."""
         if self._closed:
             raise Unavailable("the node is stopping")
-        self.outstanding[number] = Submission(number, metadata, payload)
+        self.outstanding[number] = Submission(number, metadata, payload, after)
         self._kick(self)
 
     def take(self, timeout_s: float) -> list[Sequenced]:
@@ -105,10 +136,13 @@ class Line:
         if found or timeout_s <= 0:
             return found
         with self._news:
-            self._news.wait_for(lambda: self._closed or self._is_behind(), timeout_s)
+            self._news.wait_for(self._has_news, timeout_s)
             if self._closed and not self._is_behind():
                 raise Unavailable("the node is stopping")
         return self._taken()
+
+    def _has_news(self) -> bool:
+        return self._closed or self.rejected is not None or self._is_behind()
 
     def _is_behind(self) -> bool:
         return self._committed > self._cursor.place.index and self._is_reached()
@@ -120,6 +154,7 @@ class Line:
     def _taken(self) -> list[Sequenced]:
         member, cursor = self._member, self._cursor
         if not self._is_behind():
+            self._give_up()
             return []
         if self._unchecked:
             try:
@@ -136,12 +171,21 @@ class Line:
             found = cursor.take(
                 member.tail, member.log, self._committed, TAKEN_MAX, TAKEN_BYTES_MAX
             )
-        if found:
-            self.latest = found[-1].timestamp
         for record in found:
             if record.client == self.client:
                 self.outstanding.pop(record.number, None)
         return found
+
+    def _give_up(self) -> None:
+        """Tell the face of a rejection, once everything before it was taken."""
+        rejected = self.rejected
+        if rejected is None:
+            return
+        for number in [n for n in self.outstanding if n >= rejected.number]:
+            del self.outstanding[number]
+        self.sent = rejected.number - 1
+        self.rejected = None
+        raise rejected
 
     def frontier(self) -> tuple[int, int]:
         """See `Sequencer`."""

@@ -14,6 +14,7 @@ An error of the disk ends the replica's part in the epoch (`Replica.fail`); `reo
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import deque
 from functools import partial
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 __all__ = ["Answers", "Member", "Post"]
 
 TICK_S: Final = 0.025
+
+SYNC_TICKS: Final = 40
+"""A log goes to the disk every so many ticks even if nobody waits for it."""
 
 PLACES_MAX: Final = 65_536
 """Frames whose places are remembered to be sent; of others the log is asked."""
@@ -211,7 +215,11 @@ class Member:
             self.pump()
 
     async def _tick(self) -> None:
+        ticks = 0
         while True:
+            ticks += 1
+            if ticks % SYNC_TICKS == 0 and self.log.durable_index < self.log.last_index:
+                self._sync_wanted.set()  # In memory durability nobody else asks for it.
             self.replica.tick(self._steady_ns(), self._clock.now_ns())
             self._offer_waiting()
             self.pump()
@@ -366,9 +374,14 @@ class Member:
         """Hand the core what it takes."""
         while self._waiting:
             it = self._waiting[0]
-            if self.is_full and it.payload and self.replica.role is Role.LEADER:
+            if (
+                self.is_full
+                and it.payload
+                and self.replica.role is Role.LEADER
+                and it.number > self.replica.last_number(it.client)
+            ):
                 why = f"the disk of node {self.node} is full"
-                self._tell(it, wire.Rejected(self.shard, it.client, it.number, 28, why))
+                self._tell(it, wire.Rejected(self.shard, it.client, it.number, errno.ENOSPC, why))
                 self._drop_client(it.client)
                 continue
             verdict = self.replica.propose(

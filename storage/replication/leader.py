@@ -170,7 +170,7 @@ class Leader:
         holding = self._holding
         peer.lost = report.lost
         common = holding.lineage.common(holding.last_index, report.lineage, report.last_index)
-        peer.restart(common + 1)
+        peer.restart(max(common, 0) + 1)
         peer.moved_ns = self.now_ns
         peer.sent_ns = -(1 << 62)  # It gets something at once, if only a heartbeat to acknowledge.
 
@@ -187,13 +187,17 @@ class Leader:
         peer.reading = False
         if not frames:
             peer.read_ns = self.now_ns + self.options.heartbeat_ms * 1_000_000
-        elif frames[0].index == peer.next_index:
+        elif frames[0].index == peer.next_index and all(map(self._is_ours, frames)):
             candidate_us = self._candidate()
             at = 0
             while at < len(frames):
                 batch = self._batch(frames, at)
                 self._append(name, peer, batch, candidate_us, reply=True)
                 at += len(batch)
+
+    def _is_ours(self, frame: Frame) -> bool:
+        """Whether a frame that was read is still in the log: what was read may be of before a cut."""
+        return self._holding.lineage.epoch_at(frame.index) in (frame.epoch, 0)
 
     def advance(self) -> None:
         """Commit what all members have, publish what all members promised."""

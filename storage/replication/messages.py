@@ -9,7 +9,7 @@ On a wire a message is a short msgpack array and, beside it, its payloads as the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -42,6 +42,9 @@ EPOCH_KIND: Final = 3
 """Of the first frame of an epoch; its metadata is the lineage up to and with it (`storage.replication.lineage`)."""
 
 
+Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+
+
 class Malformed(ValueError):
     """Bytes that are no message of this protocol: the peer's fault, not ours. Nothing was changed."""
 
@@ -55,7 +58,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Microseconds; strictly increasing with the index."""
     kind: int
     metadata: bytes
-    payload: tuple[memoryview | bytes, ...] = ()
+    payload: tuple[Buffer, ...] = ()
     """End to end the payload. Never copied and never looked at here; the owner does not change it any more."""
     size_bytes: int = 0
     """Of metadata and payload, for windows and batches."""
@@ -87,12 +90,12 @@ class Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
 class Ack(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Member to leader: how far my log is yours."""
 
-    epoch: int
-    index: int
+    epoch: Natural
+    index: Natural
     """Appended, and known to be as in the leader's log up to here."""
-    durable_index: int
+    durable_index: Natural
     """Of these, on the disk."""
-    noted_us: int
+    noted_us: Natural
     """A leader that I become will stamp above it, also after a restart."""
 
 
@@ -105,9 +108,9 @@ class Inquire(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Member or learner to leader: what I hold; at the begin of an epoch, when asked, or when an `Append` does not fit."""
 
-    epoch: int
-    last_index: int
-    lineage: tuple[tuple[int, int], ...]
+    epoch: Natural
+    last_index: Natural
+    lineage: tuple[tuple[Natural, Natural], ...]
     """The newest (epoch, first index) of my log, oldest first, 64 at most."""
     lost: bool
     """My log may lack what I acknowledged in this very epoch, so I cannot be counted on before the next."""
@@ -116,7 +119,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Member to leader: somebody waits for the frontier to reach this."""
 
-    epoch: int
+    epoch: Natural
     timestamp_us: int
 
 
@@ -129,7 +132,7 @@ class Fenced(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
 class Broken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """To the other members: my log takes nothing more; go on without me."""
 
-    epoch: int
+    epoch: Natural
     why: str
 
 
@@ -139,10 +142,10 @@ Message: TypeAlias = Append | Ack | Inquire | Report | Ask | Fenced | Broken
 class _Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A frame on a wire: instead of its payload the number of parts it is in."""
 
-    index: int
-    epoch: int
-    timestamp: int
-    kind: int
+    index: Natural
+    epoch: Natural
+    timestamp: Natural
+    kind: Natural
     metadata: bytes
     parts: int
 
@@ -150,14 +153,14 @@ class _Head(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class _Append(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
     """`Append` on a wire."""
 
-    epoch: int
-    previous_index: int
-    previous_epoch: int
-    commit_index: int
-    durable_index: int
-    candidate_us: int
-    frontier_us: int
-    frontier_index: int
+    epoch: Natural
+    previous_index: Natural
+    previous_epoch: Natural
+    commit_index: Natural
+    durable_index: Natural
+    candidate_us: Natural
+    frontier_us: Natural
+    frontier_index: Natural
     reply: bool
     frames: tuple[_Head, ...]
 
@@ -207,7 +210,7 @@ def join(head: Buffer | msgspec.Raw, parts: Sequence[memoryview] = ()) -> Messag
         Malformed: it is no message, or the parts are not those it speaks of.
     """
     try:
-        message = _decoder.decode(head)
+        message: Message | _Append = _decoder.decode(head)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"not a message of replication: {error}") from error
     if not isinstance(message, _Append):
@@ -216,15 +219,26 @@ def join(head: Buffer | msgspec.Raw, parts: Sequence[memoryview] = ()) -> Messag
         return message
     frames = []
     at = 0
-    for index, epoch, timestamp, kind, metadata, count in map(
-        msgspec.structs.astuple, message.frames
-    ):
-        payload = tuple(parts[at : at + count])
-        if count < 0 or len(payload) != count:
+    for wire in message.frames:
+        payload = tuple(parts[at : at + wire.parts])
+        if len(payload) != wire.parts:
             raise Malformed("a frame speaks of parts that are not there")
-        at += count
-        size = len(metadata) + sum(map(len, payload))
-        frames.append(Frame(index, epoch, timestamp, kind, metadata, payload, size))
+        at += wire.parts
+        size = len(wire.metadata) + sum(map(len, payload))
+        frames.append(
+            Frame(wire.index, wire.epoch, wire.timestamp, wire.kind, wire.metadata, payload, size)
+        )
     if at != len(parts):
         raise Malformed("more parts than the frames speak of")
-    return Append(*msgspec.structs.astuple(message)[:-1], tuple(frames))
+    return Append(
+        message.epoch,
+        message.previous_index,
+        message.previous_epoch,
+        message.commit_index,
+        message.durable_index,
+        message.candidate_us,
+        message.frontier_us,
+        message.frontier_index,
+        message.reply,
+        tuple(frames),
+    )

@@ -215,7 +215,6 @@ class Replica:
             leader.now_ns = now_ns
             leader.wall_ns = now_ns + self._offset_ns
             leader.options = self.options
-            # Who was told of a newer epoch has no right any more, whatever the lease says.
             leader.lease_until_ns = self.lease_until_ns
 
     def propose(
@@ -298,10 +297,10 @@ class Replica:
     def fail(self, why: str) -> None:
         """The own log refused a write or a sync: take part in nothing more, and tell the others.
 
-        The way back is a new `Replica` on the log as it is found then.
+        The way back is a new `Replica` on the log as it is found then; in sync only if that surely holds all that
+        was acknowledged, which after a failed sync it does not unless the pool is durable.
         """
         self._leader = self._follower = None
-        self._in_sync = False
         self._broken[self._member] = why
         self._send.clear()
         self._tell_broken(at_once=True)
@@ -391,12 +390,16 @@ class Replica:
     @property
     def in_sync(self) -> bool:
         """A member whose log holds everything that may be committed: it may make the next epoch and lead it."""
-        return self._in_sync
+        return self._in_sync and self._member not in self._broken
 
     @property
     def last_index(self) -> int:
         """The last frame the log has, or was told to have."""
         return self._holding.last_index
+
+    def last_number(self, client: int) -> int:
+        """The last number of a client that the log has, or the state machine knows; 0 for none."""
+        return self._holding.sessions.last(client)
 
     @property
     def commit_index(self) -> int:

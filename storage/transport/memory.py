@@ -150,6 +150,8 @@ class MemoryListener:
         self.transport = transport
         self.nursery = nursery
         self.give, self._take = trio.open_memory_channel[MemoryConnection](ACCEPTED_MAX)
+        self._closed = trio.Event()
+        nursery.start_soon(self._listen, name=f"listen at {address}")
 
     async def accept(self) -> MemoryConnection:
         """As the contract."""
@@ -162,8 +164,15 @@ class MemoryListener:
         """As the contract."""
         if self.transport.network.listeners.get(self.address) is self:
             del self.transport.network.listeners[self.address]
+            self._closed.set()
             self.give.close()
             self._take.close()
+
+    async def _listen(self) -> None:
+        try:
+            await self._closed.wait()
+        finally:
+            self.close()
 
 
 class MemoryConnection:
@@ -213,7 +222,7 @@ class MemoryConnection:
 
     def queued(self) -> int:
         """As the contract: all that the peer has not taken."""
-        return self._far._inbox_bytes
+        return self._far._inbox_bytes if self._why is None else 0
 
     def _has_room(self, length: int) -> bool:
         waiting = self._far._inbox_bytes

@@ -82,7 +82,7 @@ def test_names_and_messages_are_shown_as_they_are(run, monkeypatch):
         "problems": {"x.py": {"message": "list[int] :smile:"}},
         "warnings": ["[red]"],
     }
-    monkeypatch.setattr(trigger, "_status", lambda where: {"bases": [base]})
+    monkeypatch.setattr(trigger, "status_of", lambda where: {"bases": [base]})
     code, said, _ = run("trigger", "list")
     assert code == 0
     assert "/a[/b]: x.py is not active: list[int] :smile:" in said
@@ -95,7 +95,7 @@ def test_the_names_of_bindings_are_whole_on_a_narrow_terminal(run, monkeypatch):
         "pending": 12345, "lag_s": 12.345, "running": 2, "done": 123456, "failed": 3, "p50_ms": 12.345, "p99_ms": 123.456,
     }  # fmt: skip
     base = {"path": "dairy/farm", "bindings": [one], "problems": {}, "warnings": []}
-    monkeypatch.setattr(trigger, "_status", lambda where: {"bases": [base]})
+    monkeypatch.setattr(trigger, "status_of", lambda where: {"bases": [base]})
     monkeypatch.setenv("COLUMNS", "80")
     for words in (["trigger", "list"], ["top", "--once"]):
         code, said, _ = run(*words)

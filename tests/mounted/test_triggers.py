@@ -120,7 +120,9 @@ def second(event, ctx):
     for part in ("two.py:second", "mid/a@v1", "two.py:first", "in/a@v1", "model@v1"):
         assert part in said
     assert "written by a program" in cascadefs("why", farm.farm / "in/a").stdout
-    assert "two.py:first" in cascadefs("trigger", "list", "--in", farm.farm).stdout
+    for where in ((farm.farm,), ("--in", farm.farm)):
+        assert "two.py:first" in cascadefs("trigger", "list", *where).stdout
+        assert "two.py:first" in cascadefs("top", "--once", *where).stdout
     (farm.farm / "in/a").write_text("y")
     assert wait_for(lambda: (farm.farm / "out/a").read_text() == "Y!m1", "second output")
     assert (farm.farm / "out/a@v1").read_text() == "X!m1"
@@ -179,7 +181,11 @@ def bad(event, ctx):
     assert "about to fail" in (farm.farm / ".cascade/log/bad.py:bad").read_text()
     script.write_text(APPEND.replace("def log", "def bad").replace("in/**", "in/*"))
     wait_for(lambda: (farm.farm / ".cascade/events").read_text().count('"reload"') == 2, "reload")
-    cascadefs("trigger", "retry", f"bad.py:bad/{name}", "--in", farm.farm)
+    again = ("trigger", "retry", f"bad.py:bad/{name}", "--in", farm.farm)
+    cascadefs(*again, "--as-was")
+    wait_for(lambda: (farm.farm / ".cascade/events").read_text().count('"dead"') == 2, "failure")
+    assert os.listdir(failed) == [name]
+    cascadefs(*again)
     wait_for(lambda: lines(farm.farm / "log") == ["in/a v1 payload"], "second try")
     assert os.listdir(failed) == []
     script.write_text(
@@ -198,6 +204,69 @@ def bad(event, ctx):
         os.write(control, b"frobnicate\n")
     os.close(control)
     assert refused.value.errno == errno.EINVAL
+
+
+def test_events_of_the_past_run_again_from_the_command_line(farm, tmp_path):
+    install(farm, "log.py", APPEND)
+    for number in range(4):
+        (farm.farm / "in/a").write_text(str(number))
+    wait_for(lambda: len(lines(farm.farm / "log")) == 4, "fourth line")
+    events = farm.farm / ".cascade/events"
+    kept = [line for line in events.read_bytes().splitlines(True) if b'"event":"event"' in line]
+    numbers = [json.loads(line)["seq"] for line in kept]
+    where = ("--in", farm.farm)
+    cascadefs("trigger", "replay", "log.py", "--events", f"{numbers[1]}..{numbers[2]}", *where)
+    wait_for(lambda: len(lines(farm.farm / "log")) == 6, "sixth line")
+    assert lines(farm.farm / "log")[4:] == ["in/a v2 1", "in/a v3 2"]
+    (tmp_path / "saved.jsonl").write_bytes(kept[0] + kept[3])
+    cascadefs("trigger", "replay", "log.py", "--events", tmp_path / "saved.jsonl", *where)
+    wait_for(lambda: len(lines(farm.farm / "log")) == 8, "eighth line")
+    assert lines(farm.farm / "log")[6:] == ["in/a v1 0", "in/a v4 3"]
+    cascadefs("trigger", "replay", "log.py", "--events", "2020-01-01..now", *where)
+    wait_for(lambda: len(lines(farm.farm / "log")) == 12, "twelfth line")
+    said = cascadefs("trigger", "replay", "log.py", "--events", "900..901", *where, expect=1).stderr
+    assert "no event of its is numbered 900..901" in said
+    said = cascadefs("trigger", "replay", "log.py", *where, expect=2).stderr
+    assert "--events" in said
+
+
+def test_what_is_gone_is_made_again(farm):
+    install(
+        farm,
+        "make.py",
+        """
+from cascadefs.triggers import watch
+import os
+
+@watch("in/*", emit="out/deep/")
+def make(event, ctx):
+    ctx.emit(event.name, event.data.tobytes().upper())
+    ctx.put("random", os.urandom(8))
+""",
+    )
+    for name in "ab":
+        (farm.farm / "in" / name).write_text(name)
+        wait_for((farm.farm / "out/deep" / name).exists, "output")
+    (farm.farm / "in/a").write_text("newer, which is not what out/deep/a was made from")
+    wait_for(lambda: len((farm.farm / "out/deep/a").read_bytes()) > 1, "newer output")
+    (farm.farm / "out/deep/b").unlink()
+    said = cascadefs("remake", farm.farm / "out/deep/b").stdout
+    assert "made again, the same bytes" in said
+    assert (farm.farm / "out/deep/b").read_text() == "B"
+    shutil.rmtree(farm.farm / "out")
+    said = cascadefs("remake", farm.farm / "out").stdout
+    assert said.count("made again, the same bytes") == 2
+    assert (farm.farm / "out/deep/a").read_text().startswith("NEWER")
+    assert "is there" in cascadefs("remake", farm.farm / "out/deep/a").stdout
+    shutil.rmtree(farm.farm / "out/deep")
+    assert cascadefs("remake", farm.farm / "out").stdout.count("made again") == 2
+    (farm.farm / "random").unlink()
+    said = cascadefs("remake", farm.farm / "random", expect=1)
+    assert "made again, other bytes" in said.stdout
+    assert "depends on more than it reads" in said.stderr
+    said = cascadefs("remake", farm.farm / "in/nothing", expect=1).stderr
+    assert "nothing that a script wrote is gone here" in said
+    assert "make.py:make@replay-" in cascadefs("why", farm.farm / "out/deep/b").stdout
 
 
 def test_settle_close_waits_for_the_last_close(farm):

@@ -35,12 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="scripts/simulate",
         description="Run simulated clusters that have every kind of trouble, and check what they promise.",
     )
-    parser.add_argument("--seeds", type=int, default=200, help="how many clusters, one after the other")
+    parser.add_argument(
+        "--seeds", type=int, default=200, help="how many clusters, one after the other"
+    )
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seconds", type=float, help="stop after so much real time instead")
     parser.add_argument("--seed", type=int, help="this one only")
     parser.add_argument("--verbose", action="store_true", help="with --seed: every message")
-    parser.add_argument("--nodes", type=int, help="what the protocol costs with so many nodes, no trouble")
+    parser.add_argument(
+        "--nodes", type=int, help="what the protocol costs with so many nodes, no trouble"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.nodes is not None:
         from tests.simulation.cluster.scale import print_costs

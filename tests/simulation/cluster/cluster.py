@@ -77,7 +77,7 @@ class Plan(NamedTuple):
                 window_frames=random.choice((8, 16_384)),
                 batch_bytes=random.choice((100, 1024 * 1024)),
                 read_bytes=random.choice((200, 256 * 1024)),
-                caught_up_bytes=random.choice((0, 200, 1024 * 1024)),
+                caught_up_bytes=random.choice((1000, 1024 * 1024)),
             ),
         )
 

@@ -56,6 +56,7 @@ class Seat:
         self._cuts = 0
         self._pumping = False
         self._frontier = (0, 0)
+        assert platter.applied <= len(platter.frames)
         platter.applied = self._known_committed()
         self._apply(1, platter.applied)
         self.replica = self._cluster.make_replica(
@@ -217,6 +218,7 @@ class Seat:
     def _publish(self, commit_index: int, frontier: tuple[int, int]) -> None:
         news = False
         if commit_index > self._committed:
+            assert commit_index <= len(self.platter.frames)
             first = self._committed + 1
             self._committed = commit_index
             epoch = self.replica.epoch

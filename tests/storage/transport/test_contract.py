@@ -180,21 +180,32 @@ async def test_cancelled_senders_sent_nothing_and_tear_nothing(kind):
             await trio.testing.wait_all_tasks_blocked()
             for scope in choose.sample(scopes, 15):
                 scope.cancel()
-            received = await take(far, filler + 25)
-        assert len(done) == 25
-        assert received[filler:] == [b"%d:" % n + content(50_000, n) for n in done]  # as they went
+            nursery.start_soon(near.send, [b"end"])
+            received = await take_until(far, b"end")
+        assert sum(scope.cancelled_caught for scope in scopes) + len(done) == len(scopes)
+        assert 25 <= len(done) < len(scopes)
+        expected = [b"%d:" % n + content(50_000, n) for n in done]  # in the order they went
+        assert received[filler:] == [*expected, b"end"]
+
+
+async def take_until(connection, last):
+    messages: list[bytes] = []
+    while last not in messages[-1:]:
+        messages += await take(connection, 1)
+    return messages
 
 
 async def fill(connection):
     """Send until neither the queue nor the kernel takes more."""
 
-    async def send():
+    async def send(size):
         while True:
-            connection.send_nowait([bytes(65_536)])
-            await pause(0.001)
+            connection.send_nowait([bytes(size)])
+            await pause(0.0005)
 
-    with pytest.raises(trio.WouldBlock):
-        await send()
+    for size in (65_536, 4_096, 100):
+        with pytest.raises(trio.WouldBlock):
+            await send(size)
 
 
 async def test_senders_that_wait_go_in_their_order(kind):
