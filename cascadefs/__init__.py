@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cascadefs.client import connect, connect_trio
+    from cascadefs.client import Batch, Conflict, connect, connect_trio
 
-__all__ = ["connect", "connect_trio"]
+__all__ = ["Batch", "Conflict", "connect", "connect_trio"]
 
 __version__ = "0.1.0"
 

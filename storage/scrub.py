@@ -49,6 +49,8 @@ class Scrub:
         self.damage_count = 0
         self.bytes_read = 0
         """Since the start."""
+        self.addresses: list[int] = []
+        """Of damaged records met since somebody last took them from here; the newest, as many as places."""
 
     def step(self, bytes_max: int, records_max: int) -> bool:
         """Read on, a record more than the bounds at most; False when a pass has ended with it."""
@@ -66,6 +68,7 @@ class Scrub:
                 self.bytes_read += frame.size_bytes
                 why = self._why_not(frame)
                 if why is not None:
+                    self._note_address(frame.address)
                     number, offset = divmod(frame.address, log.segment_bytes)
                     self._note(
                         f"segment {number:016x}, offset {offset}: the payload of record {frame.index} {why}"
@@ -75,6 +78,8 @@ class Scrub:
                 if bytes_left <= 0 or records_left <= 0:
                     return True
         except (Corruption, OSError) as error:
+            if self._address is not None:
+                self._note_address(self._address)
             self._note(f"behind record {self._index - 1}: {error}")
             if self._skip_segment():
                 return True
@@ -86,6 +91,10 @@ class Scrub:
             return None if self._log.verify(frame) else "is not what was written"
         except OSError as error:
             return f"cannot be read: {error}"
+
+    def _note_address(self, address: int) -> None:
+        self.addresses.append(address)
+        del self.addresses[:-PLACES_MAX]
 
     def _note(self, what: str) -> None:
         self._found_count += 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from storage import opening, stream
 from storage.clock import Clock, HybridClock
 from storage.disk import RealDisk
+from storage.distant import DistantLog
 from storage.errors import Unusable
 from storage.index import LmdbIndex
 from storage.limits import SEGMENT_BYTES
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from storage.index import Index
     from storage.namespace import Counters, Outcome, Version
     from storage.namespace.deliveries import Deliveries
-    from storage.namespace.quotas import Quotas
     from storage.record import Expect, Extent, Part, Record
     from storage.stream import Committed
 
@@ -48,8 +48,57 @@ SPARE_SEGMENTS = 2
 """The room below which a disk counts as full: for the next segment, and for one being written again."""
 
 
+class Accounts(Protocol):
+    """`storage.namespace.quotas.Quotas`, as far as one may ask."""
+
+    @property
+    def some(self) -> bool:
+        """Whether there are any."""
+        ...
+
+    def room(self, directory: int) -> int | None:
+        """See `Quotas`."""
+        ...
+
+    def account(self, inode: int) -> tuple[int, int]:
+        """See `Quotas`."""
+        ...
+
+    def accounts(self, directory: int) -> tuple[int, ...]:
+        """See `Quotas`."""
+        ...
+
+
+class Keeping(Protocol):
+    """`storage.retention.Retention`, as far as the file system asks and is asked."""
+
+    pinned: Callable[[], set[tuple[int, int]]]
+    in_use: Callable[[], set[int]] | None
+
+    def ask(self, *, dry: bool) -> None:
+        """See `Retention`."""
+        ...
+
+    def purge(self, inode: int, content: int) -> Outcome:
+        """See `Retention`."""
+        ...
+
+    def history_bytes(self, directory: int) -> int | None:
+        """See `Retention`."""
+        ...
+
+    def is_held(self, inode: int) -> bool:
+        """See `Retention`."""
+        ...
+
+
 class Store(Protocol):
     """A versioned tree. Inode numbers, names (bytes) and timestamps (microseconds) are all it speaks of."""
+
+    @property
+    def keeps_past(self) -> bool:
+        """Whether what was is kept; if not, frames belong to the inode they were written for."""
+        ...
 
     def attributes(self, inode: int) -> Attributes | None:
         """See `Namespace`."""
@@ -171,9 +220,7 @@ class Store(Protocol):
         """Bytes of a content; `Corruption` if they are not what was written."""
         ...
 
-    def read_staged(
-        self, inode: int, address: int, offset: int, length: int
-    ) -> bytes | memoryview:
+    def read_staged(self, inode: int, address: int, offset: int, length: int) -> bytes | memoryview:
         """Bytes that `stage` stored for an inode."""
         ...
 
@@ -193,8 +240,31 @@ class Store(Protocol):
         ...
 
     @property
-    def quotas(self) -> Quotas:
+    def quotas(self) -> Accounts:
         """What directories may hold: questions only."""
+        ...
+
+    @property
+    def retention(self) -> Keeping:
+        """What is kept of history."""
+        ...
+
+    @property
+    def counters(self) -> Counters:
+        """Totals, for statfs and status."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """What the store holds, history too."""
+        ...
+
+    def space(self) -> tuple[int, int, int]:
+        """(bytes in all, free, free to users) of the disks below."""
+        ...
+
+    def status(self) -> dict[str, object]:
+        """Figures for people and programs, JSON-able."""
         ...
 
     def listen(self, listener: Callable[[int, int, Record], None] | None) -> None:
@@ -290,6 +360,8 @@ class LocalStore:
     ) -> None:
         shard = opened.shard
         self._shard = shard
+        assert not isinstance(shard.log, DistantLog), "its records are ordered here"
+        self._log: Log | VolatileLog = shard.log
         self._clock = clock
         self._hybrid = opened.hybrid
         self._table = opened.table
@@ -305,6 +377,7 @@ class LocalStore:
         """What opening found and did, a sentence each; empty after a clean stop."""
         # The queries are the namespace's own: bound here so that a look-up costs one call, not two.
         namespace = shard.namespace
+        self.keeps_past = namespace.keeps_past
         self.attributes = namespace.attributes
         self.attributes_row = namespace.attributes_row
         self.attributes_at = namespace.attributes_at
@@ -457,15 +530,15 @@ class LocalStore:
 
     def committed(self, address: int = 0, after: int = 0) -> Iterator[Committed]:
         """See `Store`."""
-        return stream.committed(self._shard.log, address, after)
+        return stream.committed(self._log, address, after)
 
     def committed_at(self, address: int) -> Committed:
         """See `Store`."""
-        return stream.committed_at(self._shard.log, address)
+        return stream.committed_at(self._log, address)
 
     def address_of_time(self, timestamp: int) -> int:
         """See `Store`. A volatile log keeps no records to find."""
-        log = self._shard.log
+        log = self._log
         return 0 if isinstance(log, VolatileLog) else stream.address_of_time(log, timestamp)
 
     def request_done(self, directory: int, client: int) -> tuple[int, int]:
@@ -480,9 +553,7 @@ class LocalStore:
         """Totals, for statfs and status."""
         return self._shard.namespace.counters
 
-    def read_staged(
-        self, inode: int, address: int, offset: int, length: int
-    ) -> bytes | memoryview:
+    def read_staged(self, inode: int, address: int, offset: int, length: int) -> bytes | memoryview:
         """See `Store`."""
         del inode
         return self._shard.log.read(address, offset, length)
@@ -550,9 +621,9 @@ class LocalStore:
 
     def _is_full(self) -> bool:
         """Whether the disk has no room for a few segments more: time to let go of more than the policies ask for."""
-        if self.directory is None or isinstance(self._shard.log, VolatileLog):
+        if self.directory is None or isinstance(self._log, VolatileLog):
             return False
-        return self.space()[2] < SPARE_SEGMENTS * self._shard.log.segment_bytes
+        return self.space()[2] < SPARE_SEGMENTS * self._log.segment_bytes
 
     def status(self) -> dict[str, object]:
         """Figures for people and programs, JSON-able."""

@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> tuple[bool, bool, bool, bool]:
         file = item.path.relative_to(tests) if item.path.is_relative_to(tests) else item.path
         has = {mark.name for mark in item.iter_markers()}
-        return "verbs" in has, "mounted" in has, not is_pure(file, pure), "slow" in has
+        return "rdma" in has, "mounted" in has, not is_pure(file, pure), "slow" in has
 
     for item in items:
         if item.get_closest_marker("mounted") and not item.get_closest_marker("timeout"):

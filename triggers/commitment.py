@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from storage import record
 from storage.namespace.deliveries import FINISH_DONE
 from triggers import provenance
@@ -59,10 +61,19 @@ class Commitment:
     def commit(self, started: Started, good: list[Pending], result: Done) -> Failed | None:
         """One record for all that a run did; what was wrong with it, if anything."""
         try:
-            return self._commit_or_raise(started, good, result)
+            failure = self._commit_or_raise(started, good, result)
         except OSError as error:
             # The disk is full, or worse: nothing was committed, and it may be better later.
-            return Failed("retry", f"the log could not take it: {error}", after_ms=AGAIN_MS)
+            failure = Failed("retry", f"the log could not take it: {error}", after_ms=AGAIN_MS)
+        if failure is None:
+            return None
+        return msgspec.structs.replace(
+            failure,
+            output=result.output,
+            log=result.log,
+            started_ns=result.started_ns,
+            duration_ns=result.duration_ns,
+        )
 
     def _commit_or_raise(
         self, started: Started, good: list[Pending], result: Done

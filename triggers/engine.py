@@ -225,17 +225,18 @@ class Engine:
         self.running.pop(run.id, None)
         self.repertoire.came_back(len(events))
         self.schedule.ran(follower.key, result.duration_ns / 1e6)
-        self.report.ended(follower, run, result)
         if isinstance(result, Failed):
+            self.report.ended(follower, run, result)
             self._verdicts.failed(follower, definition, events, result)
             return
         marked = [pending for pending in events if pending.event.id in result.failed]
         good = [pending for pending in events if pending.event.id not in result.failed]
+        failure = self._commitment.commit(started, good, result) if good else None
+        self.report.ended(follower, run, failure or result)  # whoever reads "done" finds it done
+        if failure is not None:
+            self._verdicts.failed(follower, definition, events, failure)
+            return
         if good:
-            failure = self._commitment.commit(started, good, result)
-            if failure is not None:
-                self._verdicts.failed(follower, definition, events, failure)
-                return
             follower.queue.done(good, partial=bool(marked))
             self.point("queue updated")
         for index, pending in enumerate(marked):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["remake"]
 
 DELETED = ".@deleted"
+LOOK_SECONDS = 0.2
 EVENTS_BYTES = 1024 * 1024
 """Read in one go; as much as is kept."""
 
@@ -49,6 +50,12 @@ def remake(
         list[Path],
         typer.Argument(metavar="PATH...", help="A file that is gone, or a directory with such."),
     ],
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at", metavar="TIME", help="All that was there then; for directories that are gone."
+        ),
+    ] = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="How long to wait where nothing happens.")
     ] = 60.0,
@@ -59,9 +66,14 @@ def remake(
         if os.path.lexists(path) and not path.is_dir():
             typer.echo(plain(f"{path}: is there"))
             continue
-        found = list(_gone(path))
+        try:
+            found = list(_gone(path) if at is None else _written(path, _as_of(path, at)))
+        except OSError as error:
+            raise Complaint(f"{error.filename}: {error.strerror}") from error
         if not found:
-            raise Complaint(f"{path}: nothing that a script wrote is gone here")
+            raise Complaint(
+                f"{path}: nothing that a script wrote is gone here; say --at TIME for what was there then"
+            )
         for gone in found:
             _ask(gone)
         asked.extend(found)
@@ -82,12 +94,25 @@ def _gone(path: Path) -> Iterator[Gone]:
             if entry.is_dir(follow_symlinks=False):
                 yield from _gone(path / entry.name)
         return
-    here = path.parent
-    below = Path(path.name)
-    while not os.path.lexists(here):
-        below = here.name / below
-        here = here.parent
+    here, below = _cut(path)
     yield from _written(path, here / DELETED / below)
+
+
+def _as_of(path: Path, at: str) -> Path:
+    """A path as of a time (SEMANTICS 2)."""
+    if path.is_dir():
+        return path / f".@t={at}"
+    here, below = _cut(path)
+    first, *rest = below.parts
+    return Path(here, f"{first}@t={at}", *rest)
+
+
+def _cut(path: Path) -> tuple[Path, Path]:
+    """The directories that are there, and what is not."""
+    here, below = path.parent, Path(path.name)
+    while not os.path.lexists(here):
+        here, below = here.parent, here.name / below
+    return here, below
 
 
 def _written(path: Path, last: Path) -> Iterator[Gone]:
@@ -118,8 +143,12 @@ def _is_as_it_was(gone: Gone, seconds: float) -> bool:
     """
     events = os.open(gone.base / ".cascade/events", os.O_RDONLY)
     try:
+        quiet_s = 0.0
         while not gone.path.exists():
-            if not select.select([events], [], [], seconds)[0]:
+            # The kernel may come to know of a file later than we of the run: so now and then, too.
+            if select.select([events], [], [], LOOK_SECONDS)[0]:
+                quiet_s = 0.0
+            elif (quiet_s := quiet_s + LOOK_SECONDS) > seconds:
                 raise Complaint(
                     f"{gone.path}: not made again; see .cascade/status and failed/ in {gone.base}"
                 )

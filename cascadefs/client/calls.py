@@ -29,6 +29,8 @@ __all__ = [
     "Now",
     "Part",
     "Put",
+    "RemoveDirectory",
+    "Stat",
     "Versions",
     "VersionsFound",
     "Watch",
@@ -74,7 +76,13 @@ class Delete(msgspec.Struct, frozen=True, array_like=True, tag=3):
     path: str
 
 
-Part: TypeAlias = Put | Append | Delete
+class RemoveDirectory(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Remove a directory that is empty, or will be by the deletions asked with it; nothing happens if it is not there."""
+
+    path: str
+
+
+Part: TypeAlias = Put | Append | Delete | RemoveDirectory
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -124,7 +132,15 @@ class Instant(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """A timestamp that is final: whatever is read at it will never change."""
 
 
-Call: TypeAlias = Get | Write | List | Match | Versions | Watch | Instant
+class Stat(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """What a path is or was: of a file also its `version`-th version. "" is the root. Answered as a list of one."""
+
+    path: str
+    version: int | None = None
+    at: int | None = None
+
+
+Call: TypeAlias = Get | Write | List | Match | Versions | Watch | Instant | Stat
 
 
 class Got(msgspec.Struct, frozen=True, array_like=True, tag=1):

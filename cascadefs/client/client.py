@@ -92,9 +92,13 @@ class Batch:
         """Remove a file; nothing happens if it is not there."""
         self.parts.append(calls.Delete(path))
 
+    def rmdir(self, path: str) -> None:
+        """Remove a directory that is empty, or will be by the deletions of this batch."""
+        self.parts.append(calls.RemoveDirectory(path))
+
 
 class Client:
-    """See the module. Not for several threads at once. A context manager: it ends with `close`."""
+    """See the module. For any threads; each call is answered before the next begins. A context manager: it ends with `close`."""
 
     def __init__(self, executor: Executor, clock: Clock) -> None:
         self._executor = executor
@@ -182,6 +186,16 @@ class Client:
         batch.delete(path)
         return bool(self.commit(batch, durable=durable))
 
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory; nothing happens if it is not there.
+
+        Raises:
+            OSError: ENOTEMPTY, ENOTDIR, EACCES.
+        """
+        batch = Batch()
+        batch.rmdir(path)
+        self.commit(batch)
+
     @contextlib.contextmanager
     def batch(self, *, durable: bool = False) -> Iterator[Batch]:
         """Gather changes; at the end of the block all of them are made at one instant, or none.
@@ -213,6 +227,16 @@ class Client:
             entries.extend(answer.entries)
             if not answer.more:
                 return tuple(entries)
+
+    def stat(self, path: str, *, version: int | None = None, at: Instant | None = None) -> Entry:
+        """What a path is or was; "" is the root.
+
+        Raises:
+            FileNotFoundError: nothing.
+        """
+        answer, _ = self._execute(calls.Stat(path, version, self._timestamp(at)))
+        assert isinstance(answer, calls.Listed)
+        return answer.entries[0]
 
     def glob(self, pattern: str, *, at: Instant | None = None) -> Sequence[str]:
         """The paths of the files a pattern matches (TRIGGERS 3: ``*``, ``**``, ``{a,b}``, ``!not``, ``re:``)."""
@@ -355,6 +379,10 @@ class TrioClient:
         """See `Client.delete`."""
         return await self._run(partial(self._client.delete, path, durable=durable))
 
+    async def rmdir(self, path: str) -> None:
+        """See `Client.rmdir`."""
+        await self._run(partial(self._client.rmdir, path))
+
     async def commit(self, batch: Batch, *, durable: bool = False) -> Sequence[Version]:
         """See `Client.commit`; a `Batch` is made by its name."""
         return await self._run(partial(self._client.commit, batch, durable=durable))
@@ -362,6 +390,12 @@ class TrioClient:
     async def list(self, path: str = "", *, at: Instant | None = None) -> Sequence[Entry]:
         """See `Client.list`."""
         return await self._run(partial(self._client.list, path, at=at))
+
+    async def stat(
+        self, path: str, *, version: int | None = None, at: Instant | None = None
+    ) -> Entry:
+        """See `Client.stat`."""
+        return await self._run(partial(self._client.stat, path, version=version, at=at))
 
     async def glob(self, pattern: str, *, at: Instant | None = None) -> Sequence[str]:
         """See `Client.glob`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from typing import TYPE_CHECKING
 
 import trio
@@ -36,6 +37,7 @@ class Embedded:
             OSError: the disk refused.
         """
         who = Identity(os.getuid(), os.getgid(), tuple(os.getgroups()))
+        self._lock = threading.Lock()
         self._store = LocalStore.open(
             directory,
             clock,
@@ -50,11 +52,13 @@ class Embedded:
         self, call: calls.Call, buffers: Sequence[Buffer]
     ) -> tuple[calls.Answer, Sequence[Buffer]]:
         """See `client.Executor`."""
-        answer = self._operations.execute(call, buffers)
-        if isinstance(call, calls.Write) and call.durable:
-            trio.run(self._store.wait_durable)
-        return answer
+        with self._lock:
+            answer = self._operations.execute(call, buffers)
+            if isinstance(call, calls.Write) and call.durable:
+                trio.run(self._store.wait_durable)
+            return answer
 
     def close(self) -> None:
         """Everything to the disk."""
-        self._store.close()
+        with self._lock:
+            self._store.close()

@@ -19,7 +19,7 @@ from storage import record
 from storage.attributes import is_directory
 from storage.errors import Corruption, Reason, Refused
 from storage.namespace import ROOT
-from triggers.access import READ, SEARCH, may
+from triggers.access import READ, SEARCH, may, may_remove
 from triggers.change import Paths, changes
 from triggers.cut import StoreCut, parts_of
 from triggers.effects import CONTROL, EffectRefused, Plan, plan
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from storage.attributes import Attributes
+    from storage.binding import Binding
     from storage.clock import Clock
     from storage.store import Store
     from storage.stream import Committed
@@ -98,6 +99,8 @@ class Operations:
                 return self._list(call), ()
             case calls.Match():
                 return calls.Matched(self._cut(self._instant(call.at)).files(call.glob)), ()
+            case calls.Stat():
+                return calls.Listed([self._stat(call)], more=False), ()
             case calls.Versions():
                 return self._versions(call), ()
             case calls.Watch():
@@ -135,22 +138,54 @@ class Operations:
         version = Version(content.path, content.version, content.timestamp, content.size)
         return calls.Got(version), _part(content.parts, call.offset, call.length)
 
+    def _stat(self, call: calls.Stat) -> Entry:
+        names = parts_of(call.path) if call.path else []
+        if call.version is not None:
+            content = self._cut(self._instant(call.at)).version(call.path, call.version)
+            if content is None:
+                raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such version")
+            name = call.path.rpartition("/")[2]
+            return Entry(name, False, 0o444, content.version, content.timestamp, content.size)
+        timestamp = None if call.at is None else self._instant(call.at)
+        if not names:
+            return _entry("", None, _there(self._attributes(ROOT, timestamp), call.path))
+        inode, _ = self._directory(names[:-1], timestamp, call.path)
+        binding = self._binding(inode, names[-1], timestamp)
+        if binding is None:
+            raise FileNotFoundError(errno.ENOENT, f"{call.path}: no such file or directory")
+        row = _there(self._attributes(binding.inode, timestamp), call.path)
+        return _entry(names[-1].decode(errors="surrogateescape"), binding, row)
+
+    def _directory(
+        self, names: list[bytes], timestamp: int | None, path: str
+    ) -> tuple[int, Attributes]:
+        """The directory at the end of a way that may be gone.
+
+        Raises:
+            OSError: FileNotFoundError, NotADirectoryError, PermissionError.
+        """
+        inode, attributes = ROOT, _there(self._attributes(ROOT, timestamp), path)
+        for name in names:
+            self._check(inode, attributes, SEARCH, path)
+            binding = self._binding(inode, name, timestamp)
+            if binding is None:
+                raise FileNotFoundError(errno.ENOENT, f"{path}: no such directory")
+            inode = binding.inode
+            attributes = _there(self._attributes(inode, timestamp), path)
+            if not is_directory(attributes.mode):
+                raise NotADirectoryError(errno.ENOTDIR, f"{path}: not a directory")
+        self._check(inode, attributes, SEARCH, path)
+        return inode, attributes
+
+    def _binding(self, directory: int, name: bytes, timestamp: int | None) -> Binding | None:
+        if timestamp is None:
+            return self._store.binding(directory, name)
+        return self._store.binding_at(directory, name, timestamp)
+
     def _list(self, call: calls.List) -> calls.Listed:
         timestamp = None if call.at is None else self._instant(call.at)
-        inode, attributes = ROOT, self._attributes(ROOT, timestamp)
-        for name in parts_of(call.path) if call.path else []:
-            self._check(inode, attributes, SEARCH, call.path)
-            binding = (
-                self._store.binding(inode, name)
-                if timestamp is None
-                else self._store.binding_at(inode, name, timestamp)
-            )
-            if binding is None:
-                raise FileNotFoundError(errno.ENOENT, f"{call.path}: no such directory")
-            inode = binding.inode
-            attributes = self._attributes(inode, timestamp)
-            if attributes is None or not is_directory(attributes.mode):
-                raise NotADirectoryError(errno.ENOTDIR, f"{call.path}: not a directory")
+        names = parts_of(call.path) if call.path else []
+        inode, attributes = self._directory(names, timestamp, call.path)
         self._check(inode, attributes, READ, call.path)
         after = call.after.encode(errors="surrogateescape")
         rows = (
@@ -163,13 +198,8 @@ class Operations:
             if len(entries) >= call.limit:
                 return calls.Listed(entries, more=True)
             row = self._attributes(binding.inode, timestamp)
-            if row is None or (inode == ROOT and name == CONTROL):
-                continue
-            directory = is_directory(row.mode)
-            number = 0 if directory or not row.content else binding.version_of(row.content)
-            text = name.decode(errors="surrogateescape")
-            stamp = row.content_timestamp
-            entries.append(Entry(text, directory, row.mode & 0o7777, number, stamp, row.size))
+            if row is not None and not (inode == ROOT and name == CONTROL):
+                entries.append(_entry(name.decode(errors="surrogateescape"), binding, row))
         return calls.Listed(entries, more=False)
 
     def _versions(self, call: calls.Versions) -> calls.VersionsFound:
@@ -201,34 +231,68 @@ class Operations:
         effects = _effects(call.parts, buffers)
         for _ in range(ATTEMPTS_MAX):
             made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
-            if not made.records:
+            removed = self._removed(call.parts)
+            if not made.records and not removed:
                 return calls.Written([], self._store.now())
             once = [record.Once(call.client, call.number)] if call.client else []
-            parts: list[record.Part] = [*made.guards, *once, *made.records]
+            parts: list[record.Part] = [*made.guards, *once, *made.records, *removed]
             reason = self._store.propose(record.Batch(parts), made.payload).reason
             if reason is Reason.REPEATED:
                 return self._repeated(call, made)
             if reason is None:
-                self._applied(made.records)
+                self._applied([*made.records, *removed])
                 return self._written(made)
             if reason is not Reason.CONDITION_FAILED:
                 raise Refused(reason)
             # Somebody else changed what the plan relies on: what the caller expects is looked at again.
         raise Refused(Reason.CONDITION_FAILED)
 
+    def _removed(self, parts: list[calls.Part]) -> list[record.Unlink]:
+        """The directories that are to go."""
+        records = []
+        for part in parts:
+            if not isinstance(part, calls.RemoveDirectory):
+                continue
+            *above, name = parts_of(part.path)
+            try:
+                parent, attributes = self._directory(above, None, part.path)
+            except FileNotFoundError:
+                continue
+            binding = self._store.binding(parent, name)
+            if binding is None:
+                continue
+            row = _there(self._store.attributes(binding.inode), part.path)
+            if not is_directory(row.mode):
+                raise NotADirectoryError(errno.ENOTDIR, f"{part.path}: not a directory")
+            if not may_remove(self._who, attributes, row) or CONTROL in (*above, name):
+                raise PermissionError(
+                    errno.EACCES, f"{part.path}: user {self._who.uid} may not remove it"
+                )
+            records.append(record.Unlink(parent, name, directory=True))
+        return records
+
     def _repeated(self, call: calls.Write, made: Plan) -> calls.Answer:
         """What became of a request that is asked again."""
-        number, timestamp = self._store.request_done(made.guards[0].directory, call.client)
+        number, timestamp = self._store.request_done(self._home(call, made), call.client)
         if number != call.number:
             raise ValueError(f"request {call.number} was followed by {number}; ask in order")
         versions = []
         for part in call.parts:
             stat = self._cut(timestamp).stat(part.path)
+            if isinstance(part, calls.RemoveDirectory):
+                continue
             if stat is not None:
                 versions.append((part.path, stat.version, stat.size))
             else:
                 versions.append((part.path, self._tombstone(part.path, timestamp), 0))
         return calls.Written(versions, timestamp)
+
+    def _home(self, call: calls.Write, made: Plan) -> int:
+        """A directory of the shard that was to be changed."""
+        if made.guards:
+            return made.guards[0].directory
+        removed = self._removed(call.parts)
+        return removed[0].parent if removed else ROOT
 
     def _tombstone(self, path: str, timestamp: int) -> int:
         """The number under which a path was deleted at a timestamp."""
@@ -323,7 +387,7 @@ def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:
     Raises:
         ValueError: there are more or fewer buffers than parts that need one.
     """
-    needed = sum(not isinstance(part, calls.Delete) for part in parts)
+    needed = sum(isinstance(part, calls.Put | calls.Append) for part in parts)
     if needed != len(buffers):
         raise ValueError(f"{needed} parts need bytes, and {len(buffers)} buffers came")
     rest = iter(buffers)
@@ -338,6 +402,8 @@ def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:
                 effects.append(Append(part.path, next(rest)))
             case calls.Delete():
                 effects.append(Delete(part.path))
+            case calls.RemoveDirectory():
+                pass  # behind all others
     return effects
 
 
@@ -353,7 +419,20 @@ def _part(parts: list[memoryview], offset: int, length: int | None) -> list[memo
     return found
 
 
-def _spelled(call: calls.Get) -> str:
+def _there(attributes: Attributes | None, path: str) -> Attributes:
+    if attributes is None:
+        raise FileNotFoundError(errno.ENOENT, f"{path or '/'}: was not there yet")
+    return attributes
+
+
+def _entry(name: str, binding: Binding | None, row: Attributes) -> Entry:
+    directory = is_directory(row.mode)
+    versioned = binding is not None and not directory and row.content
+    number = binding.version_of(row.content) if binding is not None and versioned else 0
+    return Entry(name, directory, row.mode & 0o7777, number, row.content_timestamp, row.size)
+
+
+def _spelled(call: calls.Get | calls.Stat) -> str:
     return call.path if call.version is None else f"{call.path}@v{call.version}"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.files import OpenFile
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.node import Live
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Claim", "Claims", "version_of"]
 
@@ -39,7 +39,7 @@ class Claim:
 class Claims:
     """See the module."""
 
-    def __init__(self, inodes: Inodes, store: LocalStore) -> None:
+    def __init__(self, inodes: Inodes, store: Store) -> None:
         self._inodes = inodes
         self._store = store
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.names import Names
     from cascadefs.filesystem.privileges import Privileges
     from storage.clock import Clock
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Conditional", "Conditionals", "OpenConditional"]
 
@@ -155,7 +155,7 @@ class Conditionals:
         inodes: Inodes,
         names: Names,
         privileges: Privileges,
-        store: LocalStore,
+        store: Store,
         clock: Clock,
         history: History,
         options: FilesystemOptions,
@@ -234,7 +234,7 @@ class Conditionals:
     def read(self, node: Conditional, offset: int, length: int) -> bytes | bytearray | memoryview:
         """See `OpenConditional`."""
         store, inode, attributes = self._store, node.expect.inode, node.attributes
-        if store.directory is None and not store.holds(node.expect):
+        if not store.keeps_past and not store.holds(node.expect):
             raise Refused(Reason.CONDITION_FAILED)  # A volatile store has the version no more.
         if node.draft is None:
             return store.read(inode, attributes, node.timestamp, offset, length)

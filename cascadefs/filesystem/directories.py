@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Directories"]
 
@@ -33,7 +33,7 @@ class Directories:
     """See the module. `opened` are the open ones by handle; `handles` gives the numbers."""
 
     def __init__(
-        self, inodes: Inodes, store: LocalStore, history: History, handles: Iterator[int]
+        self, inodes: Inodes, store: Store, history: History, handles: Iterator[int]
     ) -> None:
         self._inodes = inodes
         self._store = store

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.names import Names
     from cascadefs.filesystem.privileges import Privileges
     from storage.clock import Clock
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Files", "OpenFile", "OpenText"]
 
@@ -106,7 +106,7 @@ class Files:
         names: Names,
         privileges: Privileges,
         conditionals: Conditionals,
-        store: LocalStore,
+        store: Store,
         clock: Clock,
         options: FilesystemOptions,
         handles: Iterator[int],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.files import OpenFile
     from storage.attributes import Attributes
     from storage.clock import Clock
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Inodes"]
 
@@ -38,7 +38,7 @@ class Inodes:
 
     def __init__(
         self,
-        store: LocalStore,
+        store: Store,
         clock: Clock,
         options: FilesystemOptions,
         invalidations: list[tuple[int, bytes | None]],

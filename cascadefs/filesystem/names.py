@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.control import Control
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Names"]
 
@@ -27,7 +27,7 @@ class Names:
     def __init__(
         self,
         inodes: Inodes,
-        store: LocalStore,
+        store: Store,
         history: History,
         control: Control,
         control_name: bytes,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem.node import Live
     from storage.clock import Clock
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Filesystem"]
 
@@ -51,7 +51,7 @@ def _kept(time_ns: int | None) -> int | None:
 class Filesystem:
     """See the module. Calls are bound here once, so that asking through it costs nothing."""
 
-    def __init__(self, store: LocalStore, clock: Clock, options: FilesystemOptions) -> None:
+    def __init__(self, store: Store, clock: Clock, options: FilesystemOptions) -> None:
         self._store = store
         self._clock = clock
         self.invalidations: list[tuple[int, bytes | None]] = []

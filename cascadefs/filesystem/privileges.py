@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.node import Live
     from storage.attributes import Attributes
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Privileges", "always", "never"]
 
@@ -47,7 +47,7 @@ class Privileges:
     def __init__(
         self,
         inodes: Inodes,
-        store: LocalStore,
+        store: Store,
         invalidations: list[tuple[int, bytes | None]],
     ) -> None:
         self._inodes = inodes

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.inodes import Inodes
     from storage.attributes import Attributes
     from storage.clock import Clock
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Ranges"]
 
@@ -62,7 +62,7 @@ class Part(NamedTuple):
 class Ranges:
     """See the module."""
 
-    def __init__(self, inodes: Inodes, files: Files, store: LocalStore, clock: Clock) -> None:
+    def __init__(self, inodes: Inodes, files: Files, store: Store, clock: Clock) -> None:
         self._inodes = inodes
         self._files = files
         self._store = store
@@ -197,7 +197,7 @@ class Ranges:
             return 0
         if offset + length > FILE_BYTES_MAX:
             raise Refused(Reason.TOO_LARGE)
-        if self._store.directory is None:
+        if not self._shares(file.node, live):
             length = min(length, COPIED_BYTES_MAX)
             data = self._files.read(source, source_offset, length)
             return self._files.write(target, offset, bytes(data))
@@ -206,6 +206,12 @@ class Ranges:
         self._share(file.node, source_offset, live, offset, length)
         self._touch(target, live)
         return length
+
+    def _shares(self, source: Live | Past, target: Live) -> bool:
+        """Whether one file may refer to the other's bytes: not where a frame has one owner, nor across shards."""
+        store = self._store
+        inode = source.inode if isinstance(source, Past) else source.number
+        return store.keeps_past and store.shard_of(inode) == store.shard_of(target.number)
 
     def _share(self, node: Live | Past, start: int, live: Live, offset: int, length: int) -> None:
         shift, end = offset - start, start + length

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.node import Past
     from storage.attributes import Attributes
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Rearrangement"]
 
@@ -42,7 +42,7 @@ class Rearrangement:
     """
 
     def __init__(
-        self, store: LocalStore, inodes: Inodes, history: History, caller: Caller, now_ns: int
+        self, store: Store, inodes: Inodes, history: History, caller: Caller, now_ns: int
     ) -> None:
         self._store = store
         self._inodes = inodes

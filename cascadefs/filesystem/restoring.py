@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.privileges import Privileges
     from storage.clock import Clock
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Restoring"]
 
@@ -34,7 +34,7 @@ class Restoring:
         self,
         inodes: Inodes,
         privileges: Privileges,
-        store: LocalStore,
+        store: Store,
         clock: Clock,
         history: History,
         invalidations: list[tuple[int, bytes | None]],

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.interface import Caller
     from storage.attributes import Attributes
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["KEPT", "Keeping"]
 
@@ -55,7 +55,7 @@ class Keeping:
         self,
         inodes: Inodes,
         files: Files,
-        store: LocalStore,
+        store: Store,
         history: History,
         invalidations: list[tuple[int, bytes | None]],
     ) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.privileges import Privileges
     from cascadefs.filesystem.retention import Keeping
     from storage.clock import Clock
-    from storage.store import LocalStore
+    from storage.store import Store
 
 __all__ = ["Xattrs"]
 
@@ -40,7 +40,7 @@ class Xattrs:
         files: Files,
         privileges: Privileges,
         conditionals: Conditionals,
-        store: LocalStore,
+        store: Store,
         clock: Clock,
         history: History,
         keeping: Keeping,

@@ -509,10 +509,9 @@ class Door(pyfuse3.Operations):
         return _READY if self._filesystem.poll(handle, wake) else 0
 
     def _wake(self, waiting: PollHandle) -> None:
-        try:
-            waiting.notify()
-        except OSError as error:  # who polls has gone with the mount
-            _log.debug("nobody to wake: %s", error)
+        """Whoever polls looks again, and finds nothing that the kernel should have forgotten by then."""
+        self._notifier.put(self._filesystem.take_invalidations())
+        self._notifier.wake(waiting.notify)
 
     # --- directories -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ for ever.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import logging
 import queue
 import threading
@@ -38,6 +40,11 @@ _NOTHING_LOST: Final = frozenset(
 
 def _nothing() -> None:
     return None
+
+
+def _unless_gone(notify: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):  # who polls has gone with the mount
+        notify()
 
 
 class Notifier:
@@ -84,6 +91,10 @@ class Notifier:
         except RuntimeError:  # There can be no more threads: later is better than never.
             self._awaited.discard(thread)
             self._queue.put((invalidations, after))
+
+    def wake(self, notify: Callable[[], None]) -> None:
+        """Have who polls look again, after what was put before."""
+        self._queue.put(((), functools.partial(_unless_gone, notify)))
 
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel.

@@ -222,7 +222,9 @@ class Door:
             self._notifier.put(gone, lambda: self._reply(unique, None))
 
     def _wake(self, waiting: int) -> None:
+        """Whoever polls looks again, and finds nothing that the kernel should have forgotten by then."""
         if self._notifier is not None:
+            self._notifier.put(self._filesystem.take_invalidations())
             self._notifier.wake(waiting)
 
     def _reveal(

@@ -88,8 +88,8 @@ class Notifier:
             self._queue.put((messages, after))
 
     def wake(self, waiting: int) -> None:
-        """Have who polls look again, at once: the kernel makes nobody wait for that, so any thread may."""
-        self._send(notification.poll(waiting))
+        """Have who polls look again, after what was put before."""
+        self._queue.put(([notification.poll(waiting)], _nothing))
 
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel."""

@@ -76,7 +76,12 @@ def script(words: list[str], *, number: int, nodes: int, exchange: Path) -> str:
 
 
 def start(
-    kernel: Kernel, prepared: Path, exchange: Path, options: argparse.Namespace, number: int, wire: int | None
+    kernel: Kernel,
+    prepared: Path,
+    exchange: Path,
+    options: argparse.Namespace,
+    number: int,
+    wire: int | None,
 ) -> Guest:
     """Boot a guest whose files are in `exchange`; number 0 is one alone."""
     (exchange / "checkout").write_text(str(CHECKOUT))
@@ -110,7 +115,7 @@ def wire_ends() -> tuple[socket.socket, socket.socket]:
 def run(kernel: Kernel, options: argparse.Namespace) -> int:
     """Boot, wait, and say what came of it: the (largest) status of the command."""
     prepared = prepare(kernel)
-    deadline = time.monotonic() + options.timeout
+    deadline = time.perf_counter() + options.timeout
     with ExitStack() as stack:
         ends = wire_ends() if options.guests == 2 else (None,)
         guests = []
@@ -122,7 +127,7 @@ def run(kernel: Kernel, options: argparse.Namespace) -> int:
             guests.append(guest)
         for guest in guests:
             try:
-                guest.process.wait(max(0, deadline - time.monotonic()))
+                guest.process.wait(max(0, deadline - time.perf_counter()))
             except subprocess.TimeoutExpired:
                 print(f"rdma-guest: ran past {options.timeout} s, killed", file=sys.stderr)
                 return TIMED_OUT
@@ -139,13 +144,23 @@ def arguments(words: list[str]) -> argparse.Namespace:
         prog="rdma-guest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--uml", action="store_true", help="user-mode-linux (this one if neither is given)")
+    which.add_argument(
+        "--uml", action="store_true", help="user-mode-linux (this one if neither is given)"
+    )
     which.add_argument("--qemu", action="store_true", help="an emulated machine: no compiler, slow")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="devices (1)")
-    parser.add_argument("--guests", type=int, default=1, choices=(1, 2), help="guests on one wire (1)")
-    parser.add_argument("--memory", type=int, default=768, metavar="MIB", help="memory of a guest (768)")
-    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="then it is killed (600)")
-    parser.add_argument("--prepare", action="store_true", help="only make the kernel, or wait for it")
+    parser.add_argument(
+        "--guests", type=int, default=1, choices=(1, 2), help="guests on one wire (1)"
+    )
+    parser.add_argument(
+        "--memory", type=int, default=768, metavar="MIB", help="memory of a guest (768)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600, metavar="S", help="then it is killed (600)"
+    )
+    parser.add_argument(
+        "--prepare", action="store_true", help="only make the kernel, or wait for it"
+    )
     parser.add_argument("command", nargs="*", metavar="COMMAND")
     options = parser.parse_args(words)
     if bool(options.command) == options.prepare:

@@ -101,7 +101,13 @@ class Cpio:
         self.file = file
         self.members = 0
 
-    def add(self, name: str, content: bytes = b"", mode: int = 0o100755, device: tuple[int, int] = (0, 0)) -> None:
+    def add(
+        self,
+        name: str,
+        content: bytes = b"",
+        mode: int = 0o100755,
+        device: tuple[int, int] = (0, 0),
+    ) -> None:
         """One member; a directory is one with mode 0o040755."""
         self.members += 1
         named = name.encode() + b"\0"

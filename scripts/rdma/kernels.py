@@ -122,7 +122,10 @@ class Qemu:
             shares += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none{options}"]
         if wire is not None:
             network = [f"-netdev=dgram,id=wire,local.type=fd,local.str={wire}"]
-            shares += ["-device", "virtio-net-pci,netdev=wire,mac=52:54:00:00:00:%02x" % (wire % 256)]
+            shares += [
+                "-device",
+                "virtio-net-pci,netdev=wire,mac=52:54:00:00:00:%02x" % (wire % 256),
+            ]
             shares += ["-netdev", network[0].removeprefix("-netdev=")]
         kernel = ["-kernel", str(prepared / "vmlinux"), "-initrd", str(prepared / "initrd.cpio")]
         words = f"console=ttyS0 quiet panic=-1 mitigations=off guest_exchange={exchange} guest_checkout={checkout}"

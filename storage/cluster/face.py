@@ -370,6 +370,11 @@ class Face(Shard):
                 return False
             self._advance(min(left_s, SETTLE_LOOK_SECONDS))
 
+    def ask_frontier(self, timestamp: int) -> None:
+        """See `Sequencer`, which may know already."""
+        if self._sequencer.frontier()[0] < timestamp:
+            self._sequencer.ask_frontier(timestamp)
+
     @property
     def frontier(self) -> int:
         """Up to where, in time, the sequencer knows that nothing more can commit."""

@@ -6,12 +6,13 @@ into it.
 
 from __future__ import annotations
 
+from operator import add
 from typing import TYPE_CHECKING
 
 from storage.errors import Reason, Refused
 from storage.log import Log
 from storage.namespace import shard_of
-from storage.retention import Retention
+from storage.retention import Retention, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,15 @@ class Histories:
             raise Refused(Reason.UNSUPPORTED)
         for retention in here:
             retention.ask(dry=dry)
+
+    def run(self, *, dry: bool = False, pressed: bool = False) -> dict[str, Tally]:
+        """See `Retention`: shard after shard, in this thread."""
+        found: dict[str, Tally] = {}
+        for retention in self.of.values():
+            for line, tally in retention.run(dry=dry, pressed=pressed).items():
+                so_far = found.get(line, Tally(0, 0))
+                found[line] = Tally(*map(add, so_far, tally))
+        return found
 
     def status(self) -> dict[str, object]:
         """By shard."""

@@ -41,9 +41,7 @@ class Roots:
         if not is_directory(create.mode) or not create.name:
             return REFUSED[Reason.CROSS_SHARD]
         home, above = self._face_of(create.inode), self._face_of(create.parent)
-        root = record.Create(
-            create.parent, b"", create.inode, create.mode, create.uid, create.gid
-        )
+        root = record.Create(create.parent, b"", create.inode, create.mode, create.uid, create.gid)
         outcome = home.propose(root)
         if outcome.reason is not None:
             return outcome

@@ -151,6 +151,8 @@ class Member:
         """The disk has no room for payloads: what brings one is rejected. Set by who watches the disk."""
         self.failure: str | None = None
         """Why the log takes nothing more."""
+        self.lease_until_ns: Callable[[], int | None] = lambda: None
+        """Until when the authority surely keeps this node's lease; asked at every tick."""
         self.counts = {"appended": 0, "cut": 0, "sent": 0, "received": 0, "syncs": 0, "filled": 0}
         self._notes = notes
         self._clock = clock
@@ -164,6 +166,7 @@ class Member:
         self._waiting_bytes = 0
         self._readings: dict[str, _Reading] = {}
         self._cuts = 0
+        self._failed = trio.Event()
         self._sync_wanted = trio.Event()
         self._note_wanted = trio.Event()
         self._note: Note | None = None
@@ -205,6 +208,33 @@ class Member:
 
     # --- life -------------------------------------------------------------------------------------------------
 
+    def reopen(self, log: Log, notes: NoteFile, epoch: Epoch | None, applied: int) -> None:
+        """Begin again on a log opened anew, after `close`; followers stay. Not while `run` runs."""
+        self.log, self._notes = log, notes
+        self.failure = None
+        self._failed = trio.Event()
+        self._cuts += 1
+        self.tail.drop_after(0)
+        for kept in (self._arrived, self._places, self._waiting, self._readings, self._wanted):
+            kept.clear()
+        self._waiting_bytes = 0
+        self.committed = 0
+        self.replica = self._new_replica(epoch, None, applied)
+
+    def trust(self) -> None:
+        """The authority says that what this log has is the truth, whatever it may have lost."""
+        before = self.replica
+        note = Note(self._notes.found.bound_us if self._notes.found else 0, True)
+        self.replica = self._new_replica(before.epoch, note, before.commit_index)
+
+    def is_committed(self, address: int) -> bool:
+        """Whether an address lies in what is committed; whatever a peer asks for is checked so."""
+        place = self._places.get(self.committed)
+        if place is None:
+            # Nothing was appended here for long: all that there is was committed long ago, or nothing may be read yet.
+            return self.committed >= self.log.last_index and address <= self.log.last_address
+        return address <= place.address
+
     async def run(self) -> None:
         """Serve until cancelled. The log is closed by `close`."""
         async with trio.open_nursery() as nursery:
@@ -220,6 +250,7 @@ class Member:
             ticks += 1
             if ticks % SYNC_TICKS == 0 and self.log.durable_index < self.log.last_index:
                 self._sync_wanted.set()  # In memory durability nobody else asks for it.
+            self.replica.lease_until_ns = self.lease_until_ns()
             self.replica.tick(self._steady_ns(), self._clock.now_ns())
             self._offer_waiting()
             self.pump()
@@ -457,7 +488,12 @@ class Member:
         if self.failure is None:
             _log.error("shard %d: this replica is broken: %s", self.shard, why)
         self.failure = why
+        self._failed.set()
         self.replica.fail(why)
+
+    async def wait_failure(self) -> None:
+        """Until the replica is broken."""
+        await self._failed.wait()
 
     def _cut(self, index: int) -> None:
         self._cuts += 1

@@ -98,4 +98,5 @@ def _key_changed(change: Change) -> str:
         assert new.epoch == (old.epoch if isinstance(old, Epoch) else 0) + 1
         assert new.leader in new.members
         assert len(set(new.members)) == len(new.members)
+        assert not new.forced or new.members == (new.leader,)
     return key_of(both[0])

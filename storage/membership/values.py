@@ -31,6 +31,7 @@ __all__ = [
     "Presence",
     "Shard",
     "ShardId",
+    "Stranded",
     "Value",
     "View",
 ]
@@ -116,6 +117,20 @@ class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: Annotated[int, msgspec.Meta(ge=1)]
     leader: NodeName
     members: Annotated[tuple[NodeName, ...], msgspec.Meta(min_length=1)]
+    forced: bool = False
+    """What the leader has is the truth although it may have lost something it acknowledged: all members did, or an
+    operator said so. Then the leader is the only member."""
+
+
+class Stranded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A member's log that may have lost what it acknowledged (power cut, memory durability), and where it ends."""
+
+    shard: ShardId
+    epoch: int
+    """The epoch of which it is a member."""
+    last_epoch: int
+    """The epoch of its last frame; with `last_index` it says who has most."""
+    last_index: int
 
 
 class Presence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +143,8 @@ class Presence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``host:port`` where its links listen now."""
     http: str = ""
     """``host:port`` of its metrics and status page, or empty."""
+    stranded: tuple[Stranded, ...] = ()
+    """Its memberships that only the whole shard together, or an operator, can bring back."""
 
 
 Value: TypeAlias = Cluster | Pool | Shard | Node | Epoch

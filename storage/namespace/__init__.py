@@ -74,6 +74,7 @@ __all__ = [
     "KEPT",
     "PRUNED",
     "PURGED",
+    "REFUSED",
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "ROOT",
@@ -97,6 +98,7 @@ class Namespace(Questions):
         shard: int = 0,
     ) -> None:
         self.shard = shard
+        self.keeps_past = keep_past
         self.counters = counters or Counters(first_inode(shard))
         rows = self._rows = Rows(table, self.counters, keep_past=keep_past, shard=shard)
         super().__init__(rows)

@@ -43,14 +43,29 @@ class Follower:
         self._holding = holding
         self._bound = bound
         self._published = published
+        self._commit_index = 0  # The leader's; here it counts as far as the log goes.
+        self._durable_index = 0
+        self._frontier = Frontier(0, 0)
         self._ack_due = False
         self._report_due = True
         self._reported_ns = now_ns
         self._asked_us = 0
 
-    def appended(self) -> None:
-        """The log grew, or its disk has more of it: the leader wants to know."""
-        self._ack_due = True
+    def grown(self, *, have: bool) -> None:
+        """The log grew; `have` if in the sense of the pool's durability or of the disk's: the leader wants to know that."""
+        self._advance()
+        self._ack_due = self._ack_due or have
+
+    def _advance(self) -> None:
+        """Take what the leader said of commit and frontier for true here, as far as the log goes."""
+        holding, published = self._holding, self._published
+        index = min(self._commit_index, self.verified, holding.appended)
+        if index > holding.commit_index:
+            holding.commit(index)
+        durable_index = min(self._durable_index, holding.commit_index)
+        published.durable_index = max(published.durable_index, durable_index)
+        if self._frontier.index <= holding.commit_index:
+            published.publish(self._frontier)
 
     def ask(self, timestamp_us: int) -> None:
         """Somebody here waits for the frontier to be there."""
@@ -77,14 +92,11 @@ class Follower:
         if frames:
             self._extend(message.previous_index, frames)
         self.verified = max(self.verified, message.previous_index + len(frames))
-        commit_index = min(message.commit_index, self.verified)
-        if commit_index > holding.commit_index:
-            holding.commit(commit_index)
-        published = self._published
-        durable_index = min(message.durable_index, holding.commit_index)
-        published.durable_index = max(published.durable_index, durable_index)
-        if message.frontier_index <= holding.commit_index:
-            published.publish(Frontier(message.frontier_us, message.frontier_index))
+        self._commit_index = max(self._commit_index, message.commit_index)
+        self._durable_index = max(self._durable_index, message.durable_index)
+        if message.frontier_us > self._frontier.timestamp_us:
+            self._frontier = Frontier(message.frontier_us, message.frontier_index)
+        self._advance()
         self._bound.note(message.candidate_us)
         if message.reply and holding.have >= self.verified:
             self._ack_due = True  # Else when it has them.

@@ -23,7 +23,7 @@ _ENVELOPE: Final = struct.Struct("<QQ")  # As storage.sequencer seals it.
 class Holding:
     """The end of one log, and the orders to its driver that are not given yet.
 
-    Invariants: commit_index <= last_index; persisted <= appended <= given <= last_index. Frames behind `given` wait in
+    Invariants: commit_index <= appended; persisted <= appended <= given <= last_index. Frames behind `given` wait in
     `orders`; all indices but commit_index may go back, by `cut`, and never below it.
 
     Attributes:
@@ -92,7 +92,7 @@ class Holding:
 
     def commit(self, index: int) -> None:
         """Everything up to this index is committed."""
-        assert self.commit_index <= index <= self.last_index
+        assert self.commit_index <= index <= self.appended
         self.commit_index = index
         self.sessions.commit(index)
 

@@ -148,7 +148,7 @@ class Leader:
         wished = set(learners) - set(self._epoch.members) - {member}
         for name in self.peers.keys() - self._others.keys() - wished:
             del self.peers[name]
-        for name in wished - self.peers.keys():
+        for name in sorted(wished - self.peers.keys()):  # Sorted: the same seed, the same run.
             self.peers[name] = Progress(self.now_ns)
 
     def heard(self, sender: str) -> Progress | None:

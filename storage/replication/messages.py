@@ -42,7 +42,7 @@ EPOCH_KIND: Final = 3
 """Of the first frame of an epoch; its metadata is the lineage up to and with it (`storage.replication.lineage`)."""
 
 
-Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Malformed(ValueError):

@@ -158,11 +158,11 @@ class Replica:
         self._heard = max(self._heard, message.epoch)
         if self.role is Role.BROKEN or message.epoch > number:
             return  # Of a newer epoch nothing can be judged before the authority was asked.
+        self._stirred = True
         if message.epoch < self._heard:
             if not isinstance(message, Fenced):
                 self._send.append((sender, Fenced(self._heard)))
             return
-        self._stirred = True
         if isinstance(message, Broken):
             if self._epoch and sender in self._epoch.members:
                 self._broken[sender] = message.why
@@ -262,22 +262,22 @@ class Replica:
     def appended(self, last_index: int) -> None:
         """The log has everything that `Ready.append` gave up to this index."""
         self._holding.appended = last_index
-        self._grown()
+        self._grown(have=not self._holding.durable)
 
     def persisted(self, index: int) -> None:
         """A sync ended that covered everything up to this index. Not told of a sync that began before a later cut."""
         if index > self._holding.persisted:
             self._holding.persisted = index
-            self._grown()
+            self._grown(have=True)
 
-    def _grown(self) -> None:
+    def _grown(self, *, have: bool) -> None:
         self._stirred = True
         assert self._holding.persisted <= self._holding.appended <= self._holding.last_index
         if self._leader is not None:
-            if not self._fenced:
+            if have and not self._fenced:
                 self._leader.advance()
         elif self._follower is not None:
-            self._follower.appended()
+            self._follower.grown(have=have)
 
     def kept(self, note: Note) -> None:
         """`Ready.note` is kept."""

@@ -68,6 +68,9 @@ REASONS = {
     "UNSUPPORTED_PROTOCOL": "it speaks a TLS older than 1.3",
     "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks a TLS older than 1.3",
 }
+ALERT = b"\x15\x03\x03\x00\x02\x02\x46" * 3
+"""A fatal alert, protocol_version (RFC 8446, 6), for a peer that speaks no TLS: as long as a greeting, which knows it."""
+
 NOT_TLS = "it does not speak TLS: give both sides certificates, or neither"
 
 
@@ -128,10 +131,17 @@ async def greet(
             await _handshake(secure)
             certified = _certified(secure)
         peer, peer_silence_ms = await _exchange(wire, who, silence_ms, certified, check)
-    except BaseException as error:
+    except ssl.SSLError as error:
+        # TLS has sent its alert, unless what came was none of its records.
+        why = explain(error)
+        wire = PlainWire(socket.socket(fileno=wire.socket.detach()))
+        try:
+            await _turn_away(wire, ALERT if why == NOT_TLS else b"")
+        finally:
+            wire.socket.close()
+        raise Stranger(why) from error
+    except BaseException:
         wire.socket.close()
-        if isinstance(error, ssl.SSLError):
-            raise Stranger(explain(error)) from error
         raise
     return wire, peer, peer_silence_ms
 
@@ -182,7 +192,7 @@ async def _exchange(
     except Malformed as error:
         objection = str(error)
     if objection is not None:
-        await _turn_away(wire, objection)
+        await _turn_away(wire, goodbye(objection))
         raise Stranger(objection)
     await _write(wire, control(Kind.WELCOME))
     await _welcomed(wire)
@@ -216,11 +226,11 @@ def _credited(connected: socket.socket, said: Identity) -> Identity:
     )
 
 
-async def _turn_away(wire: Wire, why: str) -> None:
-    """Tell a peer why, and stay until it had the time to read it: closing at once would reset the connection."""
+async def _turn_away(wire: Wire, last: bytes) -> None:
+    """Say the last, and stay until it had the time to read it: closing at once would reset the connection."""
     with trio.move_on_after(FAREWELL_S):
         try:
-            await _write(wire, goodbye(why))
+            await _write(wire, last)
             wire.socket.shutdown(socket.SHUT_WR)
             for _ in range(64):
                 if not await _read_some(wire, memoryview(bytearray(4096))):

@@ -374,6 +374,8 @@ def _readable(connected: socket.socket) -> bool:
 
 def _unacknowledged(connected: socket.socket) -> int:
     """Bytes written that the other side's kernel has not taken (SIOCOUTQ, tcp(7))."""
+    if connected.family == socket.AF_UNIX:
+        return 0  # they lie with the peer from the moment they are written, and stay there
     return int.from_bytes(fcntl.ioctl(connected, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 

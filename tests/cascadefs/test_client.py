@@ -154,6 +154,26 @@ def test_append_and_delete(client):
     assert client.get("log", version=2) == b"ab"
 
 
+def test_a_tree_goes_at_one_instant(client):
+    client.put("d/e/a", "1")
+    client.put("d/b", "2")
+    with pytest.raises(OSError, match="not empty"):
+        client.rmdir("d")
+    before = client.now()
+    with client.batch() as batch:
+        batch.rmdir("d/e/nothing")
+        for path in ("d/b", "d/e/a"):
+            batch.delete(path)
+        batch.rmdir("d/e")
+        batch.rmdir("d")
+    assert client.list() == ()
+    assert client.glob("**", at=before) == ["d/b", "d/e/a"]
+    client.rmdir("d")
+    client.put("d", "a file now")
+    with pytest.raises(NotADirectoryError):
+        client.rmdir("d")
+
+
 def test_a_directory_now_and_then(client, monkeypatch):
     version = client.put("d/a", "1")
     client.put("d/b", "22")
@@ -168,6 +188,25 @@ def test_a_directory_now_and_then(client, monkeypatch):
         client.list("d/a")
     with pytest.raises(FileNotFoundError):
         client.list("nothing")
+
+
+def test_what_a_path_is_and_was(client):
+    version = client.put("d/a", "1")
+    client.put("d/a", "22")
+    assert (client.stat("d").is_directory, client.stat("").is_directory) == (True, True)
+    assert (client.stat("d/a").version, client.stat("d/a").size) == (2, 2)
+    assert client.stat("d/a", version=1).size == 1
+    assert client.stat("d/a", at=version.timestamp).version == 1
+    for gone in (
+        lambda: client.stat("d/b"),
+        lambda: client.stat("d/a", version=3),
+        lambda: client.stat("d", at=version.timestamp - 1),
+        lambda: client.stat("", at=1),
+    ):
+        with pytest.raises(FileNotFoundError):
+            gone()
+    with pytest.raises(NotADirectoryError):
+        client.stat("d/a/x")
 
 
 def test_a_long_directory_comes_in_pieces(client, store, clock):
@@ -250,6 +289,9 @@ def test_a_closed_directory_is_closed_to_lists_globs_and_watches(client, store, 
         alice.list("d")
     with pytest.raises(PermissionError):
         alice.list("d/inner")
+    with pytest.raises(PermissionError):
+        alice.stat("d/inner/a")
+    assert alice.stat("d").is_directory
     assert alice.glob("**") == []
     _, token = alice.look("**", "")
     client.put("d/inner/b", "2")

@@ -253,12 +253,15 @@ def make(event, ctx):
     said = cascadefs("remake", farm.farm / "out/deep/b").stdout
     assert "made again, the same bytes" in said
     assert (farm.farm / "out/deep/b").read_text() == "B"
+    then = os.getxattr(farm.farm / "out/deep/b", "user.cascade.commit_time").decode()
     shutil.rmtree(farm.farm / "out")
-    said = cascadefs("remake", farm.farm / "out").stdout
+    assert "say --at TIME" in cascadefs("remake", farm.farm / "out", expect=1).stderr
+    said = cascadefs("remake", farm.farm / "out", "--at", then).stdout
     assert said.count("made again, the same bytes") == 2
     assert (farm.farm / "out/deep/a").read_text().startswith("NEWER")
     assert "is there" in cascadefs("remake", farm.farm / "out/deep/a").stdout
-    shutil.rmtree(farm.farm / "out/deep")
+    for name in "ab":
+        (farm.farm / "out/deep" / name).unlink()
     assert cascadefs("remake", farm.farm / "out").stdout.count("made again") == 2
     (farm.farm / "random").unlink()
     said = cascadefs("remake", farm.farm / "random", expect=1)
@@ -266,7 +269,9 @@ def make(event, ctx):
     assert "depends on more than it reads" in said.stderr
     said = cascadefs("remake", farm.farm / "in/nothing", expect=1).stderr
     assert "nothing that a script wrote is gone here" in said
-    assert "make.py:make@replay-" in cascadefs("why", farm.farm / "out/deep/b").stdout
+    known = json.loads(os.getxattr(farm.farm / "out/deep/b", "user.cascade.from"))
+    assert "/make.py:make@replay-" in known["run"]
+    assert known["triggers"] == ["in/b@v1"]
 
 
 def test_settle_close_waits_for_the_last_close(farm):

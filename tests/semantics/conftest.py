@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
 import stat as modes
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,9 +26,16 @@ from cascadefs.errnos import errno_of
 from cascadefs.filesystem import Caller, Changes, Filesystem, FilesystemOptions
 from cascadefs.filesystem.interface import READ, SEARCH, WRITE, may
 from cascadefs.vpath import format_time
+from storage import record
+from storage.clock import HybridClock
+from storage.cluster.face import Face
+from storage.cluster.loopback import Order
+from storage.cluster.store import ClusterStore
+from storage.distant import DistantLog
 from storage.errors import Refused
 from storage.namespace import ROOT
 from storage.store import LocalStore
+from storage.table import MemoryTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +47,9 @@ READDIR_ENTRIES = 7
 """Taken from one readdir request: few, so that every listing is read in several."""
 
 LINKS_FOLLOWED_MAX = 40
+
+
+CLIENTS = itertools.count(1)
 
 
 class FakeClock:
@@ -67,24 +79,50 @@ def as_bytes(path: str | bytes) -> bytes:
 class Tree:
     """A mount without a kernel. Paths are relative to its root; whoever calls is `caller`, root at first."""
 
-    def __init__(self, directory: Path, *, read_only: bool = False, **options) -> None:
+    kind = "local"
+    order: Order | None = None
+
+    def __init__(
+        self, directory: Path, *, kind: str = "local", read_only: bool = False, **options
+    ) -> None:
         self.directory = directory
+        self.kind = kind
         self.clock = FakeClock()
         self.caller = Caller(0, 0)
         self.open_store(boot_id="boot", read_only=read_only, **options)
 
     def open_store(self, boot_id: str, *, read_only: bool = False, **options) -> None:
-        self.store = LocalStore.open(
-            self.directory,
-            self.clock,
-            random.Random(1),
-            boot_id=boot_id,
-            read_only=read_only,
-            segment_bytes=4 * 1024 * 1024,
-        )
+        if self.kind == "cluster":
+            self.open_cluster()
+        else:
+            self.store = LocalStore.open(
+                self.directory,
+                self.clock,
+                random.Random(1),
+                boot_id=boot_id,
+                read_only=read_only,
+                segment_bytes=4 * 1024 * 1024,
+            )
         self.fs = Filesystem(
             self.store, self.clock, FilesystemOptions(read_only=read_only, **options)
         )
+
+    def open_cluster(self) -> None:
+        """A face of a shard in memory, as a mount has it; another one if there was one."""
+        if self.order is None:
+            self.order = Order(0, self.clock)
+            self.order.append(record.encode(record.Create(0, b"", ROOT, 0o755, 0, 0)))
+        sequencer, hybrid = self.order.sequencer(next(CLIENTS)), HybridClock()
+        face = Face(
+            sequencer,
+            DistantLog(sequencer),
+            MemoryTable(),
+            self.clock,
+            steady_ns=time.monotonic_ns,
+            hybrid=hybrid,
+        )
+        face.recover()
+        self.store = ClusterStore([face], self.clock, hybrid)
 
     # --- time, and who asks ------------------------------------------------------------------------------------
 
@@ -438,9 +476,21 @@ class Tree:
         self.store.close()
 
 
+KINDS = ("local", "cluster")
+"""The embedded store, and one whose records are ordered elsewhere: nobody can tell from a tree which it is over."""
+
+
+def pytest_generate_tests(metafunc) -> None:
+    if "make_tree" in metafunc.fixturenames:
+        kinds = (
+            KINDS if metafunc.definition.get_closest_marker("local_store") is None else ("local",)
+        )
+        metafunc.parametrize("make_tree", kinds, indirect=True)
+
+
 @pytest.fixture
-def make_tree(tmp_path, monkeypatch):
-    """Make trees over stores of their own; they are closed when the test ends.
+def make_tree(request, tmp_path, monkeypatch):
+    """Make trees over stores of their own; they are closed when the test ends. Each test meets them over each `KINDS`.
 
     Nobody pulls a plug here, so the disk need not be waited for: that takes most of the time of a new store.
     """
@@ -449,7 +499,7 @@ def make_tree(tmp_path, monkeypatch):
     made = []
 
     def make(name: str = "data", **options) -> Tree:
-        made.append(Tree(tmp_path / name, **options))
+        made.append(Tree(tmp_path / name, **{"kind": getattr(request, "param", "local")} | options))
         return made[-1]
 
     yield make

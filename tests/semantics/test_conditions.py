@@ -186,6 +186,7 @@ def test_each_look_up_is_another_writer_and_none_is_remembered(tree):
     assert tree.timeout("f@if=v1") == 0.0
 
 
+@pytest.mark.local_store
 def test_what_was_made_on_a_condition_and_given_up_leaves_nothing(tree):
     records = tree.records()
     file = tree.open("f@if=v0", CREATE)

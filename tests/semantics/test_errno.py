@@ -180,6 +180,7 @@ def test_a_label_on_what_is_no_directory_is_enotdir(past):
     assert past.errno("mkdir", "f@tag-x") == "ENOTDIR"
 
 
+@pytest.mark.local_store
 def test_damage_is_no_errno_of_its_own_but_an_error_of_the_read(past):
     past.put("big", b"A" * 100_000)
     past.store.publish()

@@ -256,6 +256,7 @@ def test_event_time_and_condition_go_together(tree):
     assert tree.cat("f@e=2026-02") == b"two"
 
 
+@pytest.mark.local_store
 def test_event_times_outlive_a_power_cut(tree, tmp_path):
     observed(tree)
     tree.store.publish()

@@ -28,6 +28,7 @@ def test_a_close_commits_and_a_later_open_sees_it(tree):
     assert tree.cat("f") == b"one"
 
 
+@pytest.mark.local_store
 def test_fsync_returns_when_it_is_on_the_disk(tree):
     file = tree.open("f", os.O_WRONLY | os.O_CREAT)
     tree.write(file, b"kept")
@@ -37,6 +38,7 @@ def test_fsync_returns_when_it_is_on_the_disk(tree):
     tree.close(file)
 
 
+@pytest.mark.local_store
 def test_what_was_synced_is_there_after_a_power_cut(tree, tmp_path):
     tree.put("before", "1")
     file = tree.open("f", os.O_WRONLY | os.O_CREAT)
@@ -51,6 +53,7 @@ def test_what_was_synced_is_there_after_a_power_cut(tree, tmp_path):
     tree.close(file)
 
 
+@pytest.mark.local_store
 def test_versions_times_and_labels_outlive_the_daemon(tree, tmp_path):
     tree.mkdir("d")
     tree.put("d/f", "one")
@@ -154,6 +157,7 @@ def test_times_have_nanoseconds(tree):
     assert (stat.mtime_ns, stat.atime_ns) == (1_234_567_890_123_456_789, 987_654_321_987_654_321)
 
 
+@pytest.mark.local_store
 def test_times_that_cannot_be_kept_become_the_nearest(tree, tmp_path):
     tree.put("f", "x")
     for asked_ns, kept_ns in ((2**65, 2**63 - 1), (-(2**65), -(2**63)), (-1, -1)):
@@ -243,6 +247,7 @@ def test_names_of_attributes(tree):
         assert tree.listxattr("f") == [b"user.u"]
 
 
+@pytest.mark.local_store
 def test_statfs_and_blocks(tree):
     usage = tree.fs.statfs()
     assert usage.blocks >= usage.blocks_free >= usage.blocks_available > 0

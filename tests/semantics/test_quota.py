@@ -115,6 +115,7 @@ def test_an_open_file_is_refused_at_the_write(tree):
     assert tree.cat("d/f") == b"z" * 10 + b"x" * 990
 
 
+@pytest.mark.local_store
 def test_quotas_outlive_a_lost_index(tree, tmp_path):
     tree.mkdir("d")
     tree.put("d/f", "x" * 700)
@@ -245,6 +246,7 @@ def test_a_dry_pass_says_what_the_budget_would_let_go(tree):
     assert len(tree.versions("f")) == 6
 
 
+@pytest.mark.local_store
 def test_what_a_budget_let_go_outlives_a_lost_index(tree, tmp_path):
     rewritten(tree, "f", 6)
     tree.setxattr("", BUDGET, "1K")
@@ -264,6 +266,7 @@ def held(tree) -> int:
     return (usage.blocks - usage.blocks_free) * usage.block_bytes
 
 
+@pytest.mark.local_store
 def test_df_shows_what_the_store_holds_history_too(tree):
     size = 1_000_000
     before = held(tree)
@@ -278,6 +281,7 @@ def test_df_shows_what_the_store_holds_history_too(tree):
     assert both <= held(tree) - before < 2.1 * size
 
 
+@pytest.mark.local_store
 def test_df_says_what_is_free_on_the_disk_below_whatever_the_quota(tree):
     tree.setxattr("", QUOTA, "1M")
     below, usage = os.statvfs(tree.store.directory), tree.fs.statfs()
@@ -286,6 +290,7 @@ def test_df_says_what_is_free_on_the_disk_below_whatever_the_quota(tree):
     assert usage.blocks_available <= usage.blocks_free
 
 
+@pytest.mark.local_store
 def test_df_goes_down_when_retention_lets_go_and_the_cleaner_has_been(tree):
     file = tree.open("f", os.O_WRONLY | os.O_CREAT)
     for number in range(9):
@@ -300,6 +305,7 @@ def test_df_goes_down_when_retention_lets_go_and_the_cleaner_has_been(tree):
     assert tree.cat("f") == b"\x08" * 8_000_000
 
 
+@pytest.mark.local_store
 def test_bytes_of_a_discarded_draft_come_back_without_a_restart(tree):
     file = tree.open("f", os.O_WRONLY | os.O_CREAT)
     for number in range(9):
@@ -322,6 +328,7 @@ def test_bytes_of_a_discarded_draft_come_back_without_a_restart(tree):
     assert tree.cat("kept@v1") == b"x" * 300_000
 
 
+@pytest.mark.local_store
 def test_bytes_of_a_lost_conditional_write_come_back_without_a_restart(tree):
     tree.put("f", "one")
     file = tree.open("f@if=v1", os.O_WRONLY)

@@ -16,6 +16,7 @@ def test_restoring_by_copy_commits_a_new_version(tree):
     assert tree.cat("f@v2") == b"two"
 
 
+@pytest.mark.local_store
 def test_restoring_by_attribute_shares_the_bytes(tree):
     content = bytes(range(256)) * 4000  # A million bytes, four chunks.
     tree.put("f", content)

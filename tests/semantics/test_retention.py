@@ -253,6 +253,7 @@ def test_a_dropped_name_that_was_looked_up_before_is_gone_and_not_damaged(tree):
         assert refused.value.reason is Reason.PRUNED
 
 
+@pytest.mark.local_store
 def test_other_content_does_not_depend_on_what_is_pruned(tree):
     tree.setxattr("", POLICY, "all:1s")
     tree.put("f", "a" * 100)
@@ -333,6 +334,7 @@ def test_what_history_holds_can_be_asked(tree):
     assert tree.cascade("f", "pruned") == "0"
 
 
+@pytest.mark.local_store
 def test_a_pass_can_be_asked_for_and_says_what_it_found(tree):
     saved(tree, "f", "one", "two", "three")
     tree.setxattr("", POLICY, "all:90m")
@@ -356,6 +358,7 @@ def test_a_pass_can_be_asked_for_and_says_what_it_found(tree):
         assert tree.errno("setxattr", "", "user.cascade.gc", "now") in ("EPERM", "EACCES")
 
 
+@pytest.mark.local_store
 def test_all_of_it_outlives_a_lost_index(tree, tmp_path):
     tree.setxattr("", POLICY, "all:1s;ephemeral=60s")
     saved(tree, "f", "one", "two", "three")

@@ -55,6 +55,7 @@ def stage(tree):
     return stage
 
 
+@pytest.mark.local_store
 def test_a_control_directory_can_be_made_anywhere_and_is_stored(stage):
     tree = stage.tree
     assert tree.ls("farm") == [".cascade", "in"]
@@ -64,6 +65,7 @@ def test_a_control_directory_can_be_made_anywhere_and_is_stored(stage):
     assert tree.errno("symlink", "x", "farm/in/.cascade") == "EPERM"
 
 
+@pytest.mark.local_store
 def test_what_is_served_in_it_is_never_listed_and_nobody_can_make_it(stage):
     tree = stage.tree
     for name in sorted(SERVED):
@@ -79,6 +81,7 @@ def test_what_is_served_in_it_is_never_listed_and_nobody_can_make_it(stage):
     assert tree.ls("farm/.cascade/failed") == ["copy.py:copy"]
 
 
+@pytest.mark.local_store
 def test_from_says_which_run_wrote_a_version(stage):
     tree = stage.tree
     tree.put("farm/in/a", "one")
@@ -98,6 +101,7 @@ def test_from_says_which_run_wrote_a_version(stage):
     assert tree.cascade("farm/out/a", "from") is None
 
 
+@pytest.mark.local_store
 def test_a_stream_is_ready_when_there_is_more_than_was_read(stage):
     tree = stage.tree
     file = tree.open("farm/.cascade/events")

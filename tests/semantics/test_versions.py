@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 
+import pytest
+
 NOREPLACE, EXCHANGE = 1, 2
 
 
@@ -248,6 +250,7 @@ def test_rename_over_a_name_appends_to_its_history(tree):
     assert [line["kind"] for line in log(tree, "f")] == ["move", "move", "create"]
 
 
+@pytest.mark.local_store
 def test_rename_over_shares_the_bytes(tree):
     tree.put("f", "one")
     tree.put("g", b"x" * 1_000_000)
@@ -412,6 +415,7 @@ def test_a_file_without_a_name_gets_name_and_version_in_one_step(tree):
     assert [tree.cat(f"d/g@v{n}") for n in (1, 2)] == [b"", b"later"]
 
 
+@pytest.mark.local_store
 def test_a_file_never_named_is_gone_with_its_last_user(tree, tmp_path):
     tree.put("f", "here")
     inodes = tree.store.counters.live_inodes

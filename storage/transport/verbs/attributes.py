@@ -65,7 +65,7 @@ class Farewell(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 Message = Attributes | Ready | Unable | Farewell
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 class Misfit(Exception):

@@ -9,6 +9,7 @@ Sources: ibv_post_send(3), ibv_modify_qp(3), ibv_get_cq_event(3); InfiniBand Arc
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -78,7 +79,11 @@ def explain(status: int) -> str:
     """What a failed work completion means."""
     if status == verbs.IBV_WC_RETRY_EXC_ERR:
         return "it does not answer on the RDMA network"
-    if status in (verbs.IBV_WC_REM_ACCESS_ERR, verbs.IBV_WC_REM_INV_REQ_ERR, verbs.IBV_WC_REM_OP_ERR):
+    if status in (
+        verbs.IBV_WC_REM_ACCESS_ERR,
+        verbs.IBV_WC_REM_INV_REQ_ERR,
+        verbs.IBV_WC_REM_OP_ERR,
+    ):
         return "it has taken from us the right to write into its memory"
     if status == verbs.IBV_WC_WR_FLUSH_ERR:
         return "the queue pair is in error"
@@ -235,7 +240,9 @@ class Endpoint:
         self.ring = self._inbox.view[:size].toreadonly()
         self.mirror = self._mirror.view
         self.credit = self._inbox.view[size : size + CREDIT_BYTES].toreadonly()
-        self._receive = RecvWR(wr_id=0, num_sge=1, sg=[SGE(self._inbox.address, 0, self._inbox.local_key)])
+        self._receive = RecvWR(
+            wr_id=0, num_sge=1, sg=[SGE(self._inbox.address, 0, self._inbox.local_key)]
+        )
 
     def _keep(self, resource: Any) -> Any:
         self._open.append(resource)
@@ -365,7 +372,9 @@ class Endpoint:
             PyverbsError: As `write`.
         """
         size = self._fabric.ring_bytes
-        staged = size + PAGE_BYTES // 2  # of the inbox's page; inline, so it is read before the call returns
+        staged = (
+            size + PAGE_BYTES // 2
+        )  # of the inbox's page; inline, so it is read before the call returns
         self._inbox.view[staged : staged + CREDIT_BYTES] = credit
         self.posts += 1
         self.doorbells += 1
@@ -424,10 +433,8 @@ class Endpoint:
             return
         to = QPAttr(port_num=self._fabric.port)
         to.qp_access_flags = verbs.IBV_ACCESS_LOCAL_WRITE
-        try:
+        with contextlib.suppress(PyverbsError):  # it is in error already, and takes nothing
             self._pair.modify(to, verbs.IBV_QP_ACCESS_FLAGS)
-        except PyverbsError:
-            pass  # it is in error already, and takes nothing
         self._inbox.revoke()
 
     def close(self) -> None:

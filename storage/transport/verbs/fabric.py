@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from storage.transport.verbs.attributes import MTUS_BYTES
 from storage.transport.verbs.ring import RING_BYTES_MAX, RING_BYTES_MIN
@@ -80,10 +80,11 @@ class Fabric:
     @property
     def silence_s(self) -> float:
         """How long a peer that does not answer goes unnoticed while something is sent to it, at least."""
-        return 4.096e-6 * 2**self.timeout_exponent * (self.retry_count + 1)
+        return 4.096e-6 * (1 << self.timeout_exponent) * (self.retry_count + 1)
 
 
-class GidEntry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class GidEntry:
     """One address of a port."""
 
     index: int
@@ -117,7 +118,9 @@ def choose_gid(
     if not usable:
         usable = [entry for entry in entries if entry.kind == "InfiniBand"]
     if not usable:
-        raise Unusable(f"the device has no address for RoCE v2 or InfiniBand; there are {there_are}")
+        raise Unusable(
+            f"the device has no address for RoCE v2 or InfiniBand; there are {there_are}"
+        )
     for entry in usable:
         if towards_peer is not None and _same(towards_peer, entry):
             return entry

@@ -156,7 +156,8 @@ class Outgoing:
     def __init__(self, mirror: memoryview, sequence: int) -> None:
         self._mirror = mirror
         self._size = len(mirror)
-        assert self._size & (self._size - 1) == 0 and self._size >= RING_BYTES_MIN
+        assert self._size & (self._size - 1) == 0
+        assert self._size >= RING_BYTES_MIN
         self._sequence = sequence  # of the next entry
         self._backlog: deque[memoryview] = deque()
         self.backlog_bytes = 0
@@ -294,7 +295,8 @@ class Incoming:
     def __init__(self, ring: memoryview, sequence: int) -> None:
         self._ring = ring
         self._size = len(ring)
-        assert self._size & (self._size - 1) == 0 and self._size >= RING_BYTES_MIN
+        assert self._size & (self._size - 1) == 0
+        assert self._size >= RING_BYTES_MIN
         self._sequence = sequence
         self.arrived = 0
         self.read = 0

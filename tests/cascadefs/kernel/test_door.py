@@ -340,6 +340,8 @@ def test_whoever_polls_is_answered_and_told_to_look_again(door, kernel, filesyst
     chronicle.append(b"y\n")
     answer = kernel.ask(Opcode.POLL, 0, ask.pack(handle, 9, 0, select.POLLIN))
     assert struct.unpack("=II", answer) == (always, 0)
+    while not kernel.notifications:  # a thread's work
+        kernel.is_silent()
     assert kernel.notifications == [(1, struct.pack("=Q", 8))]
     assert read(kernel, handle) == b"x\ny\n"
     release(kernel, handle)

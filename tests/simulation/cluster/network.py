@@ -26,6 +26,8 @@ class Weather:
     slow_probability: float = 0.0
     """A message that takes up to `slow_ms_max`, so that later ones overtake it."""
     slow_ms_max: int = 200
+    reorders: bool = False
+    """Each message takes its own time; otherwise a link is a stream, in which a late one holds up those behind it."""
     delay_us_min: int = 20
     delay_us_max: int = 300
 
@@ -41,6 +43,7 @@ class Weather:
             duplicate_probability=some(0.05),
             slow_probability=some(0.03),
             slow_ms_max=random.choice((5, 50, 1000)),
+            reorders=random.random() < 0.5,
             delay_us_max=random.choice((50, 300, 5000)),
         )
 
@@ -59,6 +62,7 @@ class Network:
         self._agenda = agenda
         self._random = random
         self._cut: set[tuple[str, str]] = set()
+        self._arrives_ns: dict[tuple[str, str], int] = {}
 
     def send(self, source: str, target: str, call: Callable[..., None], *arguments: object) -> None:
         """Make a call at another machine, if and when the network likes."""
@@ -72,7 +76,14 @@ class Network:
         if weather.duplicate_probability and draw() < weather.duplicate_probability:
             counts["repeated"] += 1
             self._agenda.after(self._delay_ns(), call, *arguments)
-        self._agenda.after(self._delay_ns(), call, *arguments)
+        delay_ns = self._delay_ns()
+        if not weather.reorders:
+            link, now_ns = (source, target), self._agenda.now_ns
+            arrives_ns = self._arrives_ns[link] = max(
+                now_ns + delay_ns, self._arrives_ns.get(link, 0)
+            )
+            delay_ns = arrives_ns - now_ns
+        self._agenda.after(delay_ns, call, *arguments)
 
     def _delay_ns(self) -> int:
         weather, draw = self.weather, self._random.random

@@ -323,6 +323,7 @@ class Node:
 
     def _change(self, shard: int, epoch: Epoch) -> None:
         self._answer_until_ns[shard] = self.cluster.agenda.now_ns + ANSWER_NS
+        self.cluster.say(f"{self.name} asks for {epoch}")
 
         def answered(done: bool, view: View) -> None:
             self._answer_until_ns[shard] = 0

@@ -39,8 +39,9 @@ def next_epoch(at: Situation, random: Random) -> Epoch | None:
     gone = (frozenset(old.members) - at.live) | at.silent | at.broken | at.absent
     if at.role is Role.LEADER:
         members, leader = _by_leader(at, old, gone), at.me
-        if at.me not in at.shard.wished and set(at.shard.wished) <= set(members):
-            leader = at.shard.wished[0]
+        heirs = [m for m in at.shard.wished if m in members and m in old.members]
+        if at.me not in at.shard.wished and heirs:
+            leader = heirs[0]
     elif old.leader in gone or at.role is Role.IDLE:
         if random.random() < 0.5:  # Others may have the same idea.
             return None

@@ -15,7 +15,9 @@ def certificates(tmp_path_factory) -> CertificateCache:
     return CertificateCache(tmp_path_factory.mktemp("certificates"), now_ns)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.rdma] * (name == "verbs")) for name in KINDS]
+)
 def kind(request) -> Kind:
     """Every kind there is."""
     return KINDS[request.param](request)

@@ -15,6 +15,8 @@ import trio
 
 from storage.transport import Connection, Identity, MemoryNetwork, Role, TcpTransport, Transport
 from storage.transport.certificates import Authority, Credentials, Issued
+from storage.transport.verbs import Fabric
+from storage.transport.verbs.ring import RING_BYTES_MIN
 
 NOW_NS = 1_800_000_000 * 10**9
 """A time of the tests' own for what is not shown to TLS."""
@@ -107,7 +109,26 @@ def tls(request) -> Kind:
     return Kind("tls", make, "127.0.0.1:0")
 
 
-KINDS = {"memory": memory, "plain": plain, "unix": unix, "tls": tls}
+def verbs(request) -> Kind:
+    from storage.transport.verbs.device import device_names
+    from storage.transport.verbs.transport import VerbsTransport
+
+    controls = tls(request)
+    devices = device_names()
+    assert devices, "no RDMA device here"
+
+    def make(who: Identity, silence_ms: int) -> Transport:
+        # Two where there are two. In the guest a device cannot talk to itself then (scripts/rdma/network).
+        device = devices[0] if who.name == "n1" else devices[-1]
+        fabric = Fabric(device=device, ring_bytes=RING_BYTES_MIN)
+        transport = VerbsTransport(controls.make(who, silence_ms), fabric)
+        request.addfinalizer(transport.close)
+        return transport
+
+    return Kind("verbs", make, controls.address)
+
+
+KINDS = {"memory": memory, "plain": plain, "unix": unix, "tls": tls, "verbs": verbs}
 SOCKET_KINDS = ("plain", "unix", "tls")
 
 

@@ -1,0 +1,383 @@
+"""fsspec: `cascade://POOL/path`, so that pandas, pyarrow, DuckDB, Polars, zarr, xarray and Dask read and write the store.
+
+    pandas.read_csv("cascade://lab/runs/7.csv@v12")
+    xarray.open_zarr("cascade://lab/field.zarr", storage_options={"at": "2026-11-21T10:00"})
+
+POOL names a store: by the storage option `where` (see `cascadefs.connect`), else by a line ``NAME = "WHERE"`` in pools.toml of
+the user's configuration (``$XDG_CONFIG_HOME/cascadefs``). Names with "@" mean the past as they do on a mount, and the option
+`at`, also as ``?at=`` behind a URL, makes all that is read what it was at one instant. A file that is being read stays the
+version it was when it was opened, whatever is written meanwhile. What is written becomes a version when it is closed.
+
+Sources: fsspec, "Developing with fsspec"; SEMANTICS 2, 13.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+
+import cascadefs
+from cascadefs import vpath
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cascadefs.client import Client, Entry, Version
+    from cascadefs.client.client import Instant
+
+__all__ = ["CascadeFileSystem"]
+
+BLOCK_BYTES = 4 * 1024 * 1024
+"""Read at a time by default: a round trip costs less than a millisecond, a megabyte about one."""
+
+
+class _Place(NamedTuple):
+    """What a path means: in the store, and when."""
+
+    path: str
+    version: int | None
+    at: Instant | None
+
+
+class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no types
+    """See the module."""
+
+    protocol = ("cascade",)
+    root_marker = ""
+
+    def __init__(self, where: str | None = None, at: Instant | None = None, **options: Any) -> None:
+        """A store; connected to when it is first asked.
+
+        Args:
+            where: a mountpoint, a data directory or a cluster; None: as pools.toml says.
+            at: the instant everything is read at; None: now.
+            options: fsspec's own.
+        """
+        super().__init__(**options)
+        self._where = where
+        self._at = at
+        self._clients: dict[tuple[int, str], Client] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        path = str(super()._strip_protocol(path))
+        return path.partition("?")[0].strip("/")
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        _, _, query = str(path).partition("?")
+        return {
+            key: value
+            for key, _, value in (one.partition("=") for one in query.split("&"))
+            if key == "at"
+        }
+
+    # --- where -------------------------------------------------------------------------------------------------------
+
+    def client(self, path: str = "") -> Client:
+        """The store of a path's pool. A child of fork(2) connects anew."""
+        where = self._where or _pools().get(path.partition("/")[0])
+        if where is None:
+            raise FileNotFoundError(
+                errno.ENOENT,
+                f"no pool {path.partition('/')[0]!r}: name it in {_configuration()}, or give the storage option where=",
+            )
+        key = (os.getpid(), where)
+        if key not in self._clients:
+            self._clients[key] = cascadefs.connect(where)
+        return self._clients[key]
+
+    def close(self) -> None:
+        """Hang up; the next call connects again."""
+        clients, self._clients = self._clients, {}
+        for (process, _), client in clients.items():
+            if process == os.getpid():
+                client.close()
+
+    def _resolve(self, path: str) -> _Place:
+        """Read the names with "@" in a path, as a mount would: a name that is there as it stands is just a name."""
+        names = path.split("/")[1:]
+        client = self.client(path)
+        plain: list[str] = []
+        at = self._at
+        for position, name in enumerate(names):
+            parsed = vpath.parse(os.fsencode(name)) if "@" in name else None
+            if not isinstance(parsed, vpath.Historic) or at is not self._at:
+                plain.append(name)
+                continue
+            base = os.fsdecode(parsed.base)
+            if self._is_plain(client, plain, name, base):
+                plain.append(name)
+                continue
+            if base != ".":
+                plain.append(base)
+            match parsed.spec:
+                case vpath.Time(timestamp):
+                    at = timestamp
+                case vpath.Ago(duration_us):
+                    at = (client.now() - duration_us) // 1_000_000 * 1_000_000
+                case vpath.Now():
+                    at = client.now()
+                case vpath.Version(number) if position == len(names) - 1:
+                    return _Place("/".join(plain), number, self._at)
+                case vpath.VersionBack(steps) if position == len(names) - 1:
+                    head = client.stat("/".join(plain), at=self._at).version
+                    return _Place("/".join(plain), head - steps, self._at)
+                case _:
+                    raise ValueError(
+                        f"{path}: {name!r}: versions of files and instants of directories are known here; "
+                        "labels and event times at a mount"
+                    )
+        return _Place("/".join(plain), None, at)
+
+    def _is_plain(self, client: Client, above: list[str], name: str, base: str) -> bool:
+        """Whether a name with "@" is just a name: it is there as it stands, or its base has no history."""
+        if base == ".":
+            return False
+        if _is_there(client, "/".join([*above, name]), self._at):
+            return True
+        path = "/".join([*above, base])
+        return not _is_there(client, path, None) and not client.versions(path, limit=1)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        """See fsspec; with `version` and `timestamp`."""
+        path = self._strip_protocol(path)
+        if "/" not in path:
+            return {"name": path, "size": 0, "type": "directory"}
+        place = self._resolve(path)
+        entry = self.client(path).stat(place.path, version=place.version, at=place.at)
+        return _details(path, entry)
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        """See fsspec. Names go on from the path as it was spelled."""
+        path = self._strip_protocol(path)
+        if not path:
+            names = sorted(_pools())
+            return [self.info(name) for name in names] if detail else names
+        place = self._resolve(path)
+        client = self.client(path)
+        try:
+            entries: Sequence[Entry] = client.list(place.path, at=place.at)
+        except NotADirectoryError:
+            return [self.info(path)] if detail else [path]
+        found = [_details(f"{path}/{entry.name}", entry) for entry in entries]
+        return found if detail else [one["name"] for one in found]
+
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **options: Any
+    ) -> bytes:
+        """See fsspec."""
+        path = self._strip_protocol(path)
+        place = self._resolve(path)
+        client = self.client(path)
+        if (start or 0) < 0 or (end is not None and end < 0):
+            size = client.stat(place.path, version=place.version, at=place.at).size
+            start, end, _ = slice(start, end).indices(size)
+        return client.get(
+            place.path,
+            version=place.version,
+            at=place.at,
+            offset=start or 0,
+            length=None if end is None else max(end - (start or 0), 0),
+        )
+
+    def modified(self, path: str) -> datetime.datetime:
+        """When the version was committed."""
+        return datetime.datetime.fromtimestamp(self.info(path)["timestamp"] / 1e6, datetime.UTC)
+
+    def ukey(self, path: str) -> str:
+        """What never means other bytes: the path and the version."""
+        info = self.info(path)
+        return f"{info['name']}@v{info.get('version', 0)}"
+
+    def versions(self, path: str) -> Sequence[Version]:
+        """All versions of a path, oldest first."""
+        path = self._strip_protocol(path)
+        return self.client(path).versions(self._resolve(path).path)
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        cache_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> _File:
+        return _File(
+            self,
+            path,
+            mode,
+            block_size or BLOCK_BYTES,
+            autocommit=autocommit,
+            cache_options=cache_options,
+            **options,
+        )
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _writable(self, path: str) -> tuple[Client, str]:
+        """The client and the path in the store, of something that is to be changed.
+
+        Raises:
+            OSError: EROFS of what is in the past.
+        """
+        path = self._strip_protocol(path)
+        place = self._resolve(path)
+        if place.version is not None or place.at is not None:
+            raise OSError(errno.EROFS, f"{path}: the past cannot be changed")
+        return self.client(path), place.path
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        """See fsspec; mode "create" fails where there is something."""
+        client, inside = self._writable(path)
+        try:
+            client.put(inside, value, expect=0 if mode == "create" else None)
+        except cascadefs.Conflict:
+            raise FileExistsError(errno.EEXIST, f"{path}: exists") from None
+
+    def rm_file(self, path: str) -> None:
+        """See fsspec; its history stays."""
+        client, inside = self._writable(path)
+        if not client.delete(inside):
+            raise FileNotFoundError(errno.ENOENT, f"{path}: no such file")
+
+    _rm = rm_file
+
+    def rm(
+        self, path: str | list[str], recursive: bool = False, maxdepth: int | None = None
+    ) -> None:
+        """See fsspec. All goes at one instant."""
+        batches: dict[int, tuple[Client, cascadefs.Batch]] = {}
+        # The deepest first: a directory goes when it is empty.
+        paths = self.expand_path(path, recursive=recursive, maxdepth=maxdepth)
+        for one in sorted(paths, key=lambda path: (-path.count("/"), path)):
+            client, inside = self._writable(one)
+            batch = batches.setdefault(id(client), (client, cascadefs.Batch()))[1]
+            if not self.isdir(one):
+                batch.delete(inside)
+            elif recursive:
+                batch.rmdir(inside)
+        for client, batch in batches.values():
+            client.commit(batch)
+
+    def rmdir(self, path: str) -> None:
+        """See fsspec."""
+        client, inside = self._writable(path)
+        client.rmdir(inside)
+
+    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
+        """See fsspec."""
+        if self.isdir(path1):
+            return
+        self.pipe_file(path2, self.cat_file(path1))
+
+    def mkdir(self, path: str, create_parents: bool = True, **options: Any) -> None:
+        """Nothing: a directory comes to be with what is put into it."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Nothing: as `mkdir`."""
+
+
+class _File(AbstractBufferedFile):  # type: ignore[misc]
+    """A file: one version, read in blocks; or a version in the making, held until it is closed."""
+
+    def __init__(
+        self, fs: CascadeFileSystem, path: str, mode: str, *args: Any, **options: Any
+    ) -> None:
+        path = fs._strip_protocol(path)
+        self._place = fs._resolve(path)
+        self._client = fs.client(path)
+        self._parts: list[bytes] = []
+        if mode == "rb":
+            place = self._place
+            entry = self._client.stat(place.path, version=place.version, at=place.at)
+            if entry.is_directory:
+                raise IsADirectoryError(errno.EISDIR, f"{path}: is a directory")
+            # From here on it is this version, by its number: that does not change.
+            self._place = place._replace(version=entry.version or None, at=None)
+            options["size"] = entry.size
+        else:
+            fs._writable(path)
+        super().__init__(fs, path, mode, *args, **options)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        if end <= start or not self.size:
+            return b""
+        return self._client.get(
+            self._place.path, version=self._place.version, offset=start, length=end - start
+        )
+
+    def _initiate_upload(self) -> None:
+        self._parts = []
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        self._parts.append(self.buffer.getvalue())
+        if final and self.autocommit:
+            self.commit()
+        return True
+
+    def commit(self) -> None:
+        """What was written becomes a version."""
+        data = b"".join(self._parts)
+        if self.mode == "ab":
+            self._client.append(self._place.path, data)
+        elif self.mode == "xb":
+            try:
+                self._client.put(self._place.path, data, expect=0)
+            except cascadefs.Conflict:
+                raise FileExistsError(errno.EEXIST, f"{self.path}: exists") from None
+        else:
+            self._client.put(self._place.path, data)
+        self._parts = []
+
+    def discard(self) -> None:
+        """What was written is forgotten."""
+        self._parts = []
+
+
+def _is_there(client: Client, path: str, at: Instant | None) -> bool:
+    try:
+        client.stat(path, at=at)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _details(path: str, entry: Entry) -> dict[str, Any]:
+    return {
+        "name": path,
+        "size": 0 if entry.is_directory else entry.size,
+        "type": "directory" if entry.is_directory else "file",
+        "mode": entry.mode,
+        "version": entry.version,
+        "timestamp": entry.timestamp,
+        "mtime": entry.timestamp / 1e6,
+        "created": entry.timestamp / 1e6,
+    }
+
+
+def _configuration() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "cascadefs/pools.toml"
+
+
+def _pools() -> dict[str, str]:
+    """Pools by name, as the user's configuration has them.
+
+    Raises:
+        ValueError: it is not TOML.
+    """
+    try:
+        with _configuration().open("rb") as file:
+            return {name: str(where) for name, where in tomllib.load(file).items()}
+    except FileNotFoundError:
+        return {}

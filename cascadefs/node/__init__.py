@@ -1,0 +1,5 @@
+"""A node of a cluster: a process that holds replicas of shards (docs/CLUSTER.md).
+
+Rooms: `serve` (the process), `node` (joins the rest), `session` (one connection), `links` (to other nodes), `seat` (a shard's
+place here), `steward` (its membership), `decision` (pure: what epoch comes next).
+"""

@@ -1,0 +1,186 @@
+"""A shard's place on this node: its directory, opened or made, and the `Member` that runs on it, again after it broke.
+
+A directory without a log is a newcomer's: the log is made empty, and the note says that it lacks what is committed. Only who
+makes a shard begins with a log that is whole by being empty. A log that is damaged where no power cut explains it keeps what
+stands in front of the damage, the rest goes to quarantine, and the others fill it again: there is nothing for an
+operator to decide as long as another member has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from storage.errors import Corruption, Unusable
+from storage.log import Log
+from storage.log.segments import Segments
+from storage.member import Member, NoteFile
+from storage.replication import Note, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.clock import Clock
+    from storage.disk import Disk
+    from storage.member.member import Post
+    from storage.replication import Epoch
+
+__all__ = ["Ground", "Seat"]
+
+REOPEN_S: Final = 1.0
+REOPEN_S_MAX: Final = 30.0
+"""Between two attempts to begin again on a log that broke, at first and at most."""
+
+_log = logging.getLogger("cascadefs.node")
+
+
+class Ground(NamedTuple):
+    """What all seats of a node have in common."""
+
+    node: str
+    identity: int
+    segment_bytes: int
+    boot_id: bytes
+    clock: Clock
+    steady_ns: Callable[[], int]
+    post: Post
+    lease_until_ns: Callable[[], int | None]
+    has_room: Callable[[], bool]
+
+
+class Seat:
+    """See the module. In the thread of the network's loop."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        shard: int,
+        disk: Disk,
+        options: Options,
+        applied: Callable[[], int],
+        last_number: Callable[[int], int],
+    ) -> None:
+        """Nothing is opened before `open`.
+
+        Args:
+            ground: of the node.
+            shard: its number.
+            disk: its directory.
+            options: of its pool.
+            applied: the last record the face here has applied.
+            last_number: see `Member`.
+        """
+        self.shard = shard
+        self.options = options
+        self.member: Member | None = None
+        self.mended = 0
+        self.damaged = 0
+        self._ground = ground
+        self._disk = disk
+        self._applied = applied
+        self._last_number = last_number
+
+    async def open(self, epoch: Epoch | None, *, makes: bool) -> Member:
+        """Open or make the log and the replica on it.
+
+        Args:
+            epoch: the newest the authority has.
+            makes: nobody has this shard yet, and this node is to make it.
+
+        Raises:
+            Unusable: what lies in the directory is something else's.
+            OSError: the disk refused.
+        """
+        log, notes = await trio.to_thread.run_sync(self._open)
+        note = Note(0, True) if makes and notes.found is None and not log.last_index else None
+        if note is not None:
+            await trio.to_thread.run_sync(lambda: notes.keep(note, durable=True))
+        ground = self._ground
+        self.member = Member(
+            self.shard,
+            ground.node,
+            log,
+            notes,
+            epoch,
+            ground.clock,
+            ground.steady_ns,
+            ground.post,
+            options=self.options,
+            note=note,
+            applied=self._applied(),
+            last_number=self._last_number,
+        )
+        self.member.lease_until_ns = ground.lease_until_ns
+        return self.member
+
+    def _open(self) -> tuple[Log, NoteFile]:
+        """On a worker thread."""
+        disk, ground = self._disk, self._ground
+        notes = NoteFile(disk, ground.boot_id)
+        if not Segments(disk).numbers():
+            if notes.found is not None:
+                # The log is gone and what it had acknowledged with it.
+                notes.keep(Note(notes.found.bound_us, False), durable=True)
+            log = Log.create(
+                disk,
+                ground.identity,
+                shard=self.shard,
+                epoch=0,
+                segment_bytes=ground.segment_bytes,
+            )
+            return log, notes
+        try:
+            log = Log.open(disk, ground.identity)
+        except Unusable as error:
+            _log.error("shard %d: %s", self.shard, error)
+            log = Log.open(disk, ground.identity, keep_prefix=True)
+        for sentence in log.recovery.sentences:
+            _log.warning("shard %d: recovery: %s", self.shard, sentence)
+        if log.recovery.durable_lost or log.recovery.broken:
+            bound_us = notes.found.bound_us if notes.found else 0
+            notes.keep(Note(bound_us, False), durable=True)
+        # A segment begun for a record that was never written ends again: the next one goes where it fits.
+        log.truncate_after(log.last_index)
+        return log, notes
+
+    async def run(self, epoch: Callable[[], Epoch | None]) -> None:
+        """Serve until cancelled, and begin again when the log broke and there is room."""
+        member = self.member
+        assert member is not None
+        pause_s = REOPEN_S
+        try:
+            while True:
+                started_s = trio.current_time()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(member.run)
+                    await member.wait_failure()
+                    if trio.current_time() - started_s > REOPEN_S_MAX:
+                        pause_s = REOPEN_S
+                    await trio.sleep(pause_s)  # noqa: TID251  # As above; the others hear of it meanwhile.
+                    while not self._ground.has_room():  # noqa: ASYNC110  # Nobody tells.
+                        await trio.sleep(pause_s)  # noqa: TID251  # As above.
+                    nursery.cancel_scope.cancel()
+                pause_s = min(2 * pause_s, REOPEN_S_MAX)
+                await self._reopen(member, epoch)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(_closed, member)
+
+    async def _reopen(self, member: Member, epoch: Callable[[], Epoch | None]) -> None:
+        await trio.to_thread.run_sync(_closed, member)
+        try:
+            log, notes = await trio.to_thread.run_sync(self._open)
+        except (OSError, Unusable, Corruption) as error:
+            _log.error("shard %d: cannot begin again: %s", self.shard, error)
+            return
+        member.reopen(log, notes, epoch(), self._applied())
+        _log.info("shard %d: begins again at record %d", self.shard, log.last_index)
+
+
+def _closed(member: Member) -> None:
+    try:
+        member.close()
+    except OSError as error:
+        _log.error("shard %d: closing: %s", member.shard, error)

@@ -1,0 +1,273 @@
+"""One connection with a peer, served to its end: messages in, answers and pushed records out.
+
+Who may say what is by role, and that is in the peer's certificate: nodes everything, mounts what an observer and proposer
+needs, clients operations and questions. A peer that says anything else, or what is no message, is cut off. What a
+peer has asked and is not answered yet is bounded; above, nothing more is received from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from storage import wire
+from storage.errors import Corruption
+from storage.member import Subscription
+from storage.replication import Malformed, join
+from storage.sequencer import Place
+from storage.transport import Broken, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cascadefs.node.node import Node
+    from storage.codec import Buffer
+    from storage.member import Member
+    from storage.transport import Connection
+
+__all__ = ["Session"]
+
+ANSWERING_MAX: Final = 64
+"""Questions of one peer that are being answered at the same time."""
+
+_OBSERVER: Final = (
+    wire.Hello,
+    wire.Subscribe,
+    wire.Unsubscribe,
+    wire.Taken,
+    wire.Propose,
+    wire.AskFrontier,
+    wire.WaitDurable,
+    wire.ReadPayload,
+    wire.Ask,
+)
+
+ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
+    Role.NODE: (
+        *_OBSERVER,
+        wire.Welcome,
+        wire.Placement,
+        wire.Records,
+        wire.Stranger,
+        wire.Epoch,
+        wire.Expecting,
+        wire.Rejected,
+        wire.ReadFrame,
+        wire.Answer,
+        wire.Peer,
+    ),
+    Role.MOUNT: _OBSERVER,
+    Role.CLIENT: (wire.Hello, wire.Call, wire.Ask),
+}
+"""What each role may say."""
+
+_log = logging.getLogger("cascadefs.node")
+
+
+class Session:
+    """See the module. In the thread of the network's loop."""
+
+    def __init__(self, node: Node, connection: Connection) -> None:
+        self._node = node
+        self._connection = connection
+        self._allowed = ALLOWED[connection.peer.role]
+        self._subscriptions: dict[int, tuple[Subscription, trio.CancelScope]] = {}
+        self._answering = trio.CapacityLimiter(ANSWERING_MAX)
+        self._touched: set[Member] = set()
+
+    async def run(self) -> None:
+        """Serve until the connection is no more; never raises for what a peer does."""
+        connection = self._connection
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._push_placement)
+                while True:
+                    for data in await connection.receive():
+                        message, parts = wire.decode(data)
+                        if not isinstance(message, self._allowed):
+                            raise wire.Malformed(
+                                f"a {connection.peer.role.value} may not say {type(message).__name__}"
+                            )
+                        await self._take(nursery, message, parts)
+                    for member in self._touched:
+                        member.pump()
+                    self._touched.clear()
+        except* Broken:
+            pass
+        except* (wire.Malformed, Malformed) as errors:
+            why = str(errors.exceptions[0])
+            _log.error("%s at %s is cut off: %s", connection.peer, connection.address, why)
+        finally:
+            connection.close("the session ended")
+
+    def answer(self, message: wire.Message, parts: Sequence[Buffer] = ()) -> None:
+        """Say something small, or drop it if the queue is full: who waits for it asks again."""
+        with contextlib.suppress(trio.WouldBlock, Broken):
+            self._connection.send_nowait(wire.encode(message, parts))
+
+    async def _take(
+        self, nursery: trio.Nursery, message: wire.Message, parts: list[memoryview]
+    ) -> None:
+        node = self._node
+        match message:
+            case wire.Peer(shard=shard):
+                self._step(shard, message, parts)
+            case wire.Propose(shard=shard):
+                self._propose(shard, message, parts)
+            case wire.Taken(shard=shard, index=index):
+                if shard in self._subscriptions:
+                    self._subscriptions[shard][0].taken(index)
+            case wire.ReadPayload() | wire.ReadFrame() | wire.Ask() | wire.Call():
+                await self._answering.acquire_on_behalf_of(message)
+                nursery.start_soon(self._answer, message, parts)
+            case wire.Answer():
+                node.links.get(self._connection.peer.name).answered(message, parts)
+            case wire.Subscribe(shard=shard):
+                self._subscribe(nursery, message)
+            case wire.Unsubscribe(shard=shard):
+                self._unsubscribe(shard)
+            case wire.AskFrontier(shard=shard, timestamp=timestamp):
+                member = node.members.get(shard)
+                if member is not None:
+                    member.ask_frontier(timestamp)
+            case wire.Hello(version=version):
+                if version != wire.VERSION:
+                    await self._refuse(f"protocol {version}; this node speaks {wire.VERSION}")
+                self.answer(wire.Welcome(wire.VERSION, node.name))
+            case wire.Epoch() | wire.Expecting() | wire.Rejected():
+                node.told(message)
+            case _:
+                pass  # A frontier or a durable mark is pushed anyway; the rest is for observers.
+
+    async def _refuse(self, why: str) -> None:
+        await self._connection.send(wire.encode(wire.Refusal(why)))
+        await self._connection.aclose()
+        raise Broken(why)
+
+    def _step(self, shard: int, message: wire.Peer, parts: list[memoryview]) -> None:
+        member = self._node.members.get(shard)
+        if member is not None:
+            said = join(message.message, parts)
+            member.step(self._connection.peer.name, said, message.places)
+            self._touched.add(member)
+
+    def _propose(self, shard: int, message: wire.Propose, parts: list[memoryview]) -> None:
+        member = self._node.members.get(shard)
+        if member is None:
+            self.answer(self._node.epoch_of(shard))
+            return
+        rest = iter(parts)
+        proposals = [
+            (number, metadata, (next(rest),) if length else ())
+            for number, length, metadata in message.proposals
+        ]
+        member.propose(message.client, proposals, message.after, self.answer)
+
+    # --- observers ---
+
+    def _subscribe(self, nursery: trio.Nursery, message: wire.Subscribe) -> None:
+        shard = message.shard
+        self._unsubscribe(shard)
+        member = self._node.members.get(shard)
+        if member is None:
+            self.answer(self._node.epoch_of(shard))
+            return
+        place = Place(message.index, message.address, message.checksum)
+        subscription = Subscription(
+            self._connection, member, place, lambda address: self._node.mend(member, address)
+        )
+        scope = trio.CancelScope()
+        self._subscriptions[shard] = (subscription, scope)
+        nursery.start_soon(self._push, subscription, scope)
+
+    async def _push(self, subscription: Subscription, scope: trio.CancelScope) -> None:
+        with scope:
+            try:
+                await subscription.run()
+            except Corruption as error:
+                _log.error("an observer cannot be served: %s", error)
+                self._connection.close(f"records are damaged here: {error}")
+
+    def _unsubscribe(self, shard: int) -> None:
+        if shard in self._subscriptions:
+            self._subscriptions.pop(shard)[1].cancel()
+
+    async def _push_placement(self) -> None:
+        authority = self._node.authority
+        if self._connection.peer.role is not Role.MOUNT:
+            return
+        view = authority.view
+        while True:
+            message = wire.Placement(view.revision, self._node.encode_view(view))
+            await self._connection.send(wire.encode(message))
+            view = await authority.wait_view(view.revision)
+
+    # --- questions ---
+
+    async def _answer(self, message: wire.Message, parts: list[memoryview]) -> None:
+        try:
+            match message:
+                case wire.ReadPayload():
+                    await self._read(message)
+                case wire.ReadFrame():
+                    await self._read_frame(message)
+                case wire.Ask(request=request):
+                    status = await self._node.status_json()
+                    await self._connection.send(wire.encode(wire.Answer(request), [status]))
+                case wire.Call(request=request):
+                    await self._call(request, message, parts)
+        finally:
+            self._answering.release_on_behalf_of(message)
+
+    async def _call(self, request: int, message: wire.Call, parts: list[memoryview]) -> None:
+        call = self._node.call
+        if call is None:
+            await self._fail(request, errno.EOPNOTSUPP, "this node executes no operations")
+            return
+        answer, buffers = await call(self._connection.peer, message.arguments, parts)
+        await self._connection.send(wire.encode(wire.Answer(request), [answer, *buffers]))
+
+    async def _read(self, message: wire.ReadPayload) -> None:
+        member = self._node.members.get(message.shard)
+        if member is None or not member.is_committed(message.address):
+            await self._fail(message.request, errno.ENOENT, "there is no such record here")
+            return
+
+        def read() -> memoryview | bytes:
+            return member.log.read(message.address, message.offset, message.length)
+
+        try:
+            found = await self._mended(member, message.address, read)
+        except (OSError, Corruption) as error:
+            await self._fail(message.request, errno.EIO, str(error))
+            return
+        await self._connection.send(wire.encode(wire.Answer(message.request), [found]))
+
+    async def _mended(
+        self, member: Member, address: int, read: Callable[[], memoryview | bytes]
+    ) -> memoryview | bytes:
+        """Read on a worker thread, and once more when another member has put back what is damaged."""
+        try:
+            return await trio.to_thread.run_sync(read)
+        except Corruption:
+            await self._node.mend(member, address)
+            return await trio.to_thread.run_sync(read)
+
+    async def _read_frame(self, message: wire.ReadFrame) -> None:
+        member = self._node.members.get(message.shard)
+        if member is None:
+            await self._fail(message.request, errno.ENOENT, "the shard is not here")
+            return
+        try:
+            raw = await trio.to_thread.run_sync(member.log.raw, message.address)
+        except (OSError, Corruption) as error:
+            await self._fail(message.request, errno.EIO, str(error))
+            return
+        await self._connection.send(wire.encode(wire.Answer(message.request), [raw]))
+
+    async def _fail(self, request: int, number: int, why: str) -> None:
+        await self._connection.send(wire.encode(wire.Answer(request, number, why)))

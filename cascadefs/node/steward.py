@@ -1,0 +1,143 @@
+"""Who looks after one shard's membership on this node: brings what the authority decided to the replica, and asks for
+what should come next.
+
+Nothing is decided here: which epoch to try says the pure `storage.membership.reconfigure`, and whose attempt counts
+the authority's compare-and-swap.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from storage.membership.contract import Unavailable
+from storage.membership.reconfigure import Replica
+from storage.membership.values import Stranded
+from storage.replication import Epoch, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from storage.member import Member
+    from storage.membership.contract import Authority, Change
+    from storage.membership.reconfigure import Decision, Reconfigurer
+    from storage.membership.values import Epoch as Recorded
+
+__all__ = ["Steward", "ask", "epoch_of"]
+
+LOOK_S: Final = 0.1
+"""Between two looks at what the replica has noticed."""
+
+_log = logging.getLogger("cascadefs.node")
+
+
+def epoch_of(recorded: Recorded | None) -> Epoch | None:
+    """An epoch as the authority keeps it, as replication knows it."""
+    if recorded is None:
+        return None
+    return Epoch(recorded.epoch, recorded.leader, recorded.members)
+
+
+async def ask(authority: Authority, change: Change, why: str) -> bool:
+    """Try a change; whether it was made. That the authority is away is said and no failure."""
+    try:
+        done = await authority.change([change])
+    except Unavailable as error:
+        _log.warning("%s: %s", why, error)
+        return False
+    if done:
+        _log.info("%s: %s", why, change.new)
+    return done
+
+
+class Steward:
+    """See the module. In the thread of the network's loop."""
+
+    def __init__(
+        self,
+        node: str,
+        shard: int,
+        authority: Authority,
+        reconfigurer: Reconfigurer,
+        steady_ns: Callable[[], int],
+    ) -> None:
+        self._node = node
+        self._shard = shard
+        self._authority = authority
+        self._reconfigurer = reconfigurer
+        self._steady_ns = steady_ns
+        self.why = ""
+        """What the last look came to, for people."""
+
+    async def run(self, member: Member) -> None:
+        """Look after a replica until cancelled."""
+        while True:
+            view = self._authority.view
+            recorded = view.epochs.get(self._shard)
+            if recorded is not None:
+                self._bring(member, recorded)
+            decision = self._decide(member)
+            self.why = decision.why
+            if member.replica.role is Role.LEADER:
+                member.teach(decision.learners)
+            if decision.change is not None:
+                await ask(self._authority, decision.change, f"shard {self._shard}: {decision.why}")
+            elif self._is_behind(member):
+                await self._read()
+            wait_s = LOOK_S
+            if decision.again_ns is not None:
+                wait_s = min(wait_s, decision.again_ns / 1e9)
+            with trio.move_on_after(wait_s):
+                await self._authority.wait_view(view.revision)
+
+    def _bring(self, member: Member, recorded: Recorded) -> None:
+        epoch = epoch_of(recorded)
+        assert epoch is not None
+        serves = member.replica.epoch
+        is_new = serves is None or serves.number < epoch.number
+        is_forced_on_us = recorded.forced and recorded.leader == self._node
+        if is_new and is_forced_on_us and not member.replica.in_sync:
+            member.trust()
+        member.adopt(epoch)
+
+    def _is_behind(self, member: Member) -> bool:
+        serves = member.replica.epoch
+        return member.replica.heard_epoch > (serves.number if serves else 0)
+
+    def _decide(self, member: Member) -> Decision:
+        replica = member.replica
+        serves = replica.epoch
+        now_ns = self._steady_ns()
+        return self._reconfigurer.decide(
+            now_ns,
+            self._shard,
+            Replica(
+                serves=serves.number if serves else 0,
+                leads=replica.role is Role.LEADER,
+                in_sync=replica.in_sync,
+                silent=replica.silent(now_ns),
+                lost=frozenset(replica.broken) | replica.absent,
+                caught_up=replica.caught_up,
+            ),
+        )
+
+    async def _read(self) -> None:
+        try:
+            await self._authority.read()
+        except Unavailable as error:
+            _log.warning("shard %d: %s", self._shard, error)
+
+
+def stranded(node: str, members: list[Member]) -> tuple[Stranded, ...]:
+    """Memberships of a node whose logs may have lost what they acknowledged."""
+    found = []
+    for member in members:
+        epoch, log = member.replica.epoch, member.log
+        if epoch is None or node not in epoch.members or member.replica.in_sync:
+            continue
+        epochs = log.epochs()
+        last_epoch = epochs[-1][1] if epochs else 0
+        found.append(Stranded(member.shard, epoch.number, last_epoch, log.last_index))
+    return tuple(found)

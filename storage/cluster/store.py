@@ -1,0 +1,571 @@
+"""Many shards as one tree: the store of whoever is part of a cluster.
+
+Theory of operation. An inode's number says which shard it lives in, and a directory's entries and files live where it does
+(`storage.cluster.roots` for those whose name is elsewhere). So every question goes to one face, by the number in it, and is
+answered here, without a message. A change is one record of one shard; what would need two is refused (CROSS_SHARD, EXDEV), and programs copy.
+
+A snapshot is a timestamp for all shards alike. `settle` makes one final: it waits until the frontier of every shard has passed it and everything up
+to there is applied, so that what is read as of then is one consistent cut. Proposals carry the greatest timestamp seen on any
+shard, so what follows from something has a later one.
+
+One thread at a time, as for every `Store`: whoever holds it applies (`storage.cluster.face`). `catch_up` does so where nobody proposes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final
+
+from storage import stream
+from storage.attributes import is_directory
+from storage.cluster.histories import Histories
+from storage.cluster.roots import Roots
+from storage.cluster.routing import shards_of
+from storage.errors import Reason, Refused
+from storage.limits import INODES_PER_SHARD, RECORD_INODE_MAX, SHARDS_MAX
+from storage.log import Log
+from storage.namespace import REFUSED, ROOT, Counters, shard_of
+from storage.namespace.keys import MAX
+from storage.record import Batch, Create, Unlink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from storage.attributes import Attributes
+    from storage.binding import Binding, Tombstone
+    from storage.clock import Clock, HybridClock
+    from storage.cluster.face import Face
+    from storage.extents import DirtyMap
+    from storage.namespace import Namespace, Outcome, Version
+    from storage.namespace.deliveries import Deliveries
+    from storage.record import Expect, Extent, Part, Record
+    from storage.stream import Committed
+
+__all__ = ["HOME", "ClusterStore"]
+
+FRONTIER_SECONDS: Final = 2.0
+"""How long `settle` and `now` wait for the slowest shard."""
+
+HOME: Final = b"user.cascade.home"
+"""The extended attribute of a directory that says in which shard directories made in it will live: a number."""
+
+
+class ClusterStore:
+    """`storage.store.Store` over faces; see the module."""
+
+    def __init__(
+        self,
+        faces: Iterable[Face],
+        clock: Clock,
+        hybrid: HybridClock,
+        *,
+        choose: Callable[[bytes], int | None] = lambda path: None,
+        find: Callable[[int], Face] | None = None,
+        space: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
+        directory: Path | None = None,
+        frontier_s: float = FRONTIER_SECONDS,
+    ) -> None:
+        """Put faces together; each has been brought up (`Face.recover`), and that of shard 0 is among them.
+
+        Args:
+            faces: all with this `hybrid` clock. They are closed with the store.
+            clock: the wall clock.
+            hybrid: the greatest timestamp seen.
+            choose: the home shard of a directory about to be made, by its path from the root (``a/b``); None: where its parent lives.
+            find: brings the face of a shard that is not here yet; raises OSError if there is none.
+            space: (bytes in all, free, free to users) of the disks below.
+            directory: where the indexes are; None: in memory.
+            frontier_s: how long `settle` waits.
+        """
+        self._faces: dict[int, Face] = {}
+        self._spaces: dict[int, Namespace] = {}
+        self._clock = clock
+        self._hybrid = hybrid
+        self._choose = choose
+        self._find = find
+        self.space = space
+        self.directory = directory
+        self._frontier_s = frontier_s
+        self._listener: Callable[[int, int, Record], None] | None = None
+        self._on_others: Callable[[int, Record], None] | None = None
+        self.keeps_past = True
+        self.recovery: list[str] = []
+        self.scrub = None
+        self.retention = Histories(clock)
+        self.quotas = _Accounts(self)
+        self._roots = Roots(self._face_of)
+        for face in faces:
+            self.add(face)
+
+    # --- shards --------------------------------------------------------------------------------------------------
+
+    def add(self, face: Face) -> None:
+        """One more shard, brought up."""
+        shard = face.namespace.shard
+        assert shard not in self._faces
+        self._faces[shard] = face
+        self._spaces[shard] = face.namespace
+        self.retention.add(face)
+        face.listener, face.on_others = self._listener, self._on_others
+
+    @property
+    def faces(self) -> dict[int, Face]:
+        """By shard; to be read only."""
+        return self._faces
+
+    def _face_of(self, inode: int) -> Face:
+        """The face of the shard an inode lives in."""
+        shard = inode // INODES_PER_SHARD
+        face = self._faces.get(shard)
+        if face is None:
+            if self._find is None or not 0 <= shard < SHARDS_MAX:
+                raise OSError(5, f"shard {shard} is not here")
+            self.add(self._find(shard))
+            face = self._faces[shard]
+        return face
+
+    def _of(self, inode: int) -> Namespace:
+        """The tree of the shard an inode lives in."""
+        space = self._spaces.get(inode // INODES_PER_SHARD)
+        if space is not None:
+            return space
+        # Numbers of the past are nobody's: any shard knows nothing of them.
+        return self._face_of(inode if inode < RECORD_INODE_MAX else ROOT).namespace
+
+    def shard_of(self, inode: int) -> int:
+        """See `Store`."""
+        return shard_of(inode)
+
+    def catch_up(self) -> bool:
+        """Apply what others have committed; whether there was anything.
+
+        Raises:
+            OSError: an index cannot be brought up to its log; tried again at the next call.
+        """
+        some = False
+        for face in list(self._faces.values()):
+            some |= face.catch_up()
+        return some
+
+    def keep_sessions(self) -> None:
+        """Have every shard hear of us; once a day is enough (`storage.namespace.sessions`)."""
+        for face in self._faces.values():
+            face.keep_session()
+
+    # --- questions -----------------------------------------------------------------------------------------------
+
+    def _parent(self, inode: int, attributes: Attributes, timestamp: int | None) -> None:
+        """A shard root says in its own shard who its parent was at first; its stub knows who it is."""
+        above = self._of(attributes.parent)
+        if timestamp is None:
+            stub = above.attributes(inode)
+        else:
+            then = above.attributes_at(inode, timestamp)
+            stub = then[1] if then is not None else None
+        if stub is not None:
+            attributes.parent = stub.parent
+
+    def attributes(self, inode: int) -> Attributes | None:
+        """See `Store`."""
+        attributes = self._of(inode).attributes(inode)
+        if (
+            attributes is not None
+            and attributes.parent // INODES_PER_SHARD != inode // INODES_PER_SHARD
+            and attributes.parent
+        ):
+            self._parent(inode, attributes, None)
+        return attributes
+
+    def attributes_row(self, inode: int) -> tuple[int, Attributes] | None:
+        """See `Store`."""
+        row = self._of(inode).attributes_row(inode)
+        if row is not None and row[1].parent and shard_of(row[1].parent) != shard_of(inode):
+            self._parent(inode, row[1], None)
+        return row
+
+    def attributes_at(self, inode: int, timestamp: int) -> tuple[int, Attributes] | None:
+        """See `Store`."""
+        row = self._of(inode).attributes_at(inode, timestamp)
+        if row is not None and row[1].parent and shard_of(row[1].parent) != shard_of(inode):
+            self._parent(inode, row[1], timestamp)
+        return row
+
+    def binding(self, directory: int, name: bytes) -> Binding | None:
+        """See `Store`."""
+        return self._of(directory).binding(directory, name)
+
+    def binding_at(self, directory: int, name: bytes, timestamp: int) -> Binding | None:
+        """See `Store`."""
+        return self._of(directory).binding_at(directory, name, timestamp)
+
+    def known(self, directory: int, name: bytes) -> bool:
+        """See `Store`."""
+        return self._of(directory).known(directory, name)
+
+    def children(self, directory: int, after: bytes = b"") -> Iterator[tuple[bytes, Binding]]:
+        """See `Store`."""
+        return self._of(directory).children(directory, after)
+
+    def children_at(
+        self, directory: int, timestamp: int, after: bytes = b""
+    ) -> Iterator[tuple[bytes, Binding]]:
+        """See `Store`."""
+        return self._of(directory).children_at(directory, timestamp, after)
+
+    def deleted(self, directory: int, after: bytes = b"") -> Iterator[tuple[bytes, int, Tombstone]]:
+        """See `Store`."""
+        return self._of(directory).deleted(directory, after)
+
+    def head(self, directory: int, name: bytes) -> int:
+        """See `Store`."""
+        return self._of(directory).head(directory, name)
+
+    def version(self, directory: int, name: bytes, number: int) -> Version | None:
+        """See `Store`."""
+        return self._of(directory).version(directory, name, number)
+
+    def content_timestamp(self, inode: int, content: int) -> int | None:
+        """See `Store`."""
+        return self._of(inode).content_timestamp(inode, content)
+
+    def content_state(self, inode: int, content: int) -> int:
+        """See `Store`."""
+        return self._of(inode).content_state(inode, content)
+
+    def keeps_instant(self, directory: int, timestamp: int) -> bool:
+        """See `Store`."""
+        return self.retention.keeps_instant(directory, timestamp)
+
+    def kept_instants(self, directory: int, commits: list[int], count_max: int) -> list[int]:
+        """See `Store`."""
+        return self.retention.instants(directory, commits, count_max)
+
+    def chunks(
+        self, inode: int, generation: int, timestamp: int | None = None, after: int = -1
+    ) -> Iterator[tuple[int, list[tuple[int, int, int, int]]]]:
+        """See `Store`."""
+        return self._of(inode).chunks(inode, generation, timestamp, after)
+
+    def xattr(self, inode: int, name: bytes, timestamp: int | None = None) -> bytes | None:
+        """See `Store`."""
+        return self._of(inode).xattr(inode, name, timestamp)
+
+    def xattrs(self, inode: int, timestamp: int | None = None) -> list[bytes]:
+        """See `Store`."""
+        return self._of(inode).xattrs(inode, timestamp)
+
+    def target(self, inode: int) -> bytes | None:
+        """See `Store`."""
+        return self._of(inode).target(inode)
+
+    def label(self, directory: int, label: bytes) -> int | None:
+        """See `Store`."""
+        return self._of(directory).label(directory, label)
+
+    def labels(self, directory: int) -> list[tuple[bytes, int]]:
+        """See `Store`."""
+        return self._of(directory).labels(directory)
+
+    def journal(self, before: int = MAX) -> Iterator[tuple[int, list[int]]]:
+        """See `Store`: the commits of all shards, newest first."""
+        journals = [space.journal(before) for space in self._spaces.values()]
+        return heapq.merge(*journals, key=lambda entry: entry[0], reverse=True)
+
+    def is_below(self, inode: int, directory: int) -> bool:
+        """See `Store`."""
+        while inode != directory:
+            attributes = self.attributes(inode)
+            if attributes is None or inode == ROOT or attributes.parent == 0:
+                return False
+            inode = attributes.parent
+        return True
+
+    def holds(self, record: Expect) -> bool:
+        """See `Store`."""
+        return self._of(record.directory).conditions.holds(record)
+
+    def event_of(self, directory: int, name: bytes, number: int) -> int | None:
+        """See `Store`."""
+        return self._of(directory).events.event_of(directory, name, number)
+
+    def version_by_event(
+        self, directory: int, name: bytes, event_us: int, known: int | None = None
+    ) -> int | None:
+        """See `Store`."""
+        return self._of(directory).events.version_by_event(directory, name, event_us, known)
+
+    def names_at(self, inode: int, timestamp: int | None = None) -> list[tuple[int, bytes]]:
+        """See `Store`. The names of a shard root are where its parent is."""
+        space = self._of(inode)
+        attributes = space.attributes(inode)
+        if attributes is not None and attributes.parent:
+            space = self._of(attributes.parent)
+        return space.names_at(inode, timestamp)
+
+    def entry_at(
+        self, directory: int, name: bytes, timestamp: int
+    ) -> tuple[int, Binding | None, Tombstone | None] | None:
+        """See `Store`."""
+        return self._of(directory).entry_at(directory, name, timestamp)
+
+    def read(
+        self, inode: int, attributes: Attributes, timestamp: int | None, offset: int, length: int
+    ) -> bytes | bytearray | memoryview:
+        """See `Store`."""
+        return self._face_of(inode).read(inode, attributes, timestamp, offset, length)
+
+    def read_staged(self, inode: int, address: int, offset: int, length: int) -> bytes | memoryview:
+        """See `Store`."""
+        return self._face_of(inode).log.read(address, offset, length)
+
+    def request_done(self, directory: int, client: int) -> tuple[int, int]:
+        """See `Store`."""
+        return self._of(directory).sessions.done(client)
+
+    # --- following -----------------------------------------------------------------------------------------------
+
+    def _only(self) -> Face:
+        """The one face there is: positions in a log are of one shard."""
+        if len(self._faces) != 1:
+            raise Refused(Reason.UNSUPPORTED)
+        return next(iter(self._faces.values()))
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """See `Store`; of a store of one shard."""
+        return self._only().namespace.deliveries
+
+    def listen(self, listener: Callable[[int, int, Record], None] | None) -> None:
+        """See `Store`."""
+        self._listener = listener
+        for face in self._faces.values():
+            face.listener = listener
+
+    def listen_to_others(self, listener: Callable[[int, Record], None] | None) -> None:
+        """Have (timestamp, record) told of each record of another process that took effect. It must not raise or propose."""
+        self._on_others = listener
+        for face in self._faces.values():
+            face.on_others = listener
+
+    def committed(self, address: int = 0, after: int = 0) -> Iterator[Committed]:
+        """See `Store`; of a store of one shard whose log is here."""
+        return stream.committed(_log(self._only()), address, after)
+
+    def committed_at(self, address: int) -> Committed:
+        """See `Store`; of a store of one shard whose log is here."""
+        return stream.committed_at(_log(self._only()), address)
+
+    def address_of_time(self, timestamp: int) -> int:
+        """See `Store`; of a store of one shard whose log is here."""
+        return stream.address_of_time(_log(self._only()), timestamp)
+
+    def finish_of(self, inode: int, timestamp: int) -> Committed | None:
+        """See `Store`. Not known where the log is elsewhere."""
+        face = self._face_of(inode)
+        if not isinstance(face.log, Log):
+            return None
+        address = face.namespace.deliveries.finish_address(timestamp)
+        return None if address is None else stream.committed_at(face.log, address)
+
+    # --- changes -------------------------------------------------------------------------------------------------
+
+    def propose(self, proposal: Record, payload: Sequence[bytes | memoryview] = ()) -> Outcome:
+        """See `Store`. What is of several shards is refused: CROSS_SHARD."""
+        shards = shards_of(proposal)
+        if isinstance(proposal, Create) and len(shards) == 2:
+            return self._roots.make(proposal)
+        if isinstance(proposal, Unlink) and proposal.directory:
+            root = self._roots.is_root(proposal.parent, proposal.name)
+            if root is not None:
+                return self._roots.remove(proposal.parent, proposal.name, root)
+        if len(shards) > 1:
+            return REFUSED[Reason.CROSS_SHARD]
+        face = self._face_of(next(iter(shards), 0) * INODES_PER_SHARD)
+        return face.propose(proposal, payload)
+
+    def stage(self, inode: int, offset: int, data: bytes | memoryview) -> list[Extent]:
+        """See `Store`."""
+        return self._face_of(inode).stage(inode, offset, data)
+
+    def commit(
+        self,
+        inode: int,
+        dirty: DirtyMap,
+        size: int,
+        keep: int | None,
+        mtime_ns: int,
+        changed_ns: int,
+        before: Sequence[Part] = (),
+        after: Sequence[Part] = (),
+    ) -> Outcome:
+        """See `Store`."""
+        if (before or after) and shards_of(Batch([*before, *after])) - {shard_of(inode)}:
+            return REFUSED[Reason.CROSS_SHARD]
+        face = self._face_of(inode)
+        return face.commit(inode, dirty, size, keep, mtime_ns, changed_ns, before, after)
+
+    def allocate_inode(self, directory: int = ROOT, name: bytes = b"", mode: int = 0) -> int:
+        """See `Store`. A directory lives where HOME of its parent says, else where `choose` says, else with its parent.
+
+        Raises:
+            Refused: MALFORMED, if HOME names no shard there is.
+        """
+        home = shard_of(directory)
+        if name and is_directory(mode):
+            home = self._home(directory, name)
+        return self._face_of(home * INODES_PER_SHARD).allocate_inode()
+
+    def _home(self, directory: int, name: bytes) -> int:
+        said = self.xattr(directory, HOME)
+        if said is not None:
+            try:
+                shard = int(said)
+                self._face_of(shard * INODES_PER_SHARD)
+            except (ValueError, OSError) as error:
+                raise Refused(Reason.MALFORMED) from error
+            return shard
+        path = self.path_of(directory)
+        chosen = None if path is None else self._choose(path + b"/" + name if path else name)
+        return shard_of(directory) if chosen is None else chosen
+
+    def path_of(self, directory: int) -> bytes | None:
+        """The path of a directory from the root, now (``a/b``; the root's is empty); None if it has none."""
+        names: list[bytes] = []
+        while directory != ROOT:
+            found = self.names_at(directory)
+            if not found:
+                return None
+            directory, name = found[0]
+            names.append(name)
+        return b"/".join(reversed(names))
+
+    def forget(self, inode: int) -> None:
+        """See `Store`. History is kept."""
+
+    # --- time and durability -------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """See `Store`.
+
+        Raises:
+            Refused: NOT_STABLE_YET, if some shard does not answer in time.
+        """
+        now_us = max(self._clock.now_ns() // 1000, self._hybrid.last_us)
+        if not self._settle(now_us):
+            raise Refused(Reason.NOT_STABLE_YET)
+        return now_us
+
+    def settle(self, timestamp: int) -> bool:
+        """See `Store`: False as well if some shard does not answer in time."""
+        if timestamp > max(self._clock.now_ns() // 1000, self._hybrid.last_us):
+            return False
+        return self._settle(timestamp)
+
+    def _settle(self, timestamp: int) -> bool:
+        faces = list(self._faces.values())
+        for face in faces:
+            face.ask_frontier(timestamp)
+        return all(face.settle(timestamp, self._frontier_s) for face in faces)
+
+    def publish(self) -> None:
+        """See `Store`."""
+        for face in self._faces.values():
+            face.publish()
+
+    def unsynced(self) -> bool:
+        """See `Store`."""
+        return any(face.log.durable_index < face.applied_index for face in self._faces.values())
+
+    async def wait_durable(self, who: int = 0) -> None:
+        """See `Store`."""
+        for face in list(self._faces.values()):
+            await face.wait_durable(who=who)
+
+    # --- figures -------------------------------------------------------------------------------------------------
+
+    @property
+    def counters(self) -> Counters:
+        """Totals over all shards."""
+        all_of = [space.counters for space in self._spaces.values()]
+        return Counters(
+            0,
+            sum(one.live_bytes for one in all_of),
+            sum(one.live_inodes for one in all_of),
+            sum(one.pruned_contents for one in all_of),
+        )
+
+    @property
+    def held_bytes(self) -> int:
+        """What the logs hold, as far as it is known here; else what files hold now."""
+        return sum(
+            face.log.taken_bytes or face.namespace.counters.live_bytes
+            for face in self._faces.values()
+        )
+
+    def status(self) -> dict[str, object]:
+        """Figures for people and programs, JSON-able."""
+        counters = self.counters
+        return {
+            "directory": str(self.directory) if self.directory is not None else None,
+            "records": sum(face.log.last_index for face in self._faces.values()),
+            "last_commit_us": self._hybrid.last_us,
+            "live_inodes": counters.live_inodes,
+            "live_bytes": counters.live_bytes,
+            "retention": self.retention.status(),
+            "shards": {
+                str(shard): {
+                    "records": face.log.last_index,
+                    "records_applied": face.applied_index,
+                    "records_durable": face.log.durable_index,
+                    "frontier_us": face.frontier,
+                    "index_trouble": face.index_trouble,
+                }
+                for shard, face in sorted(self._faces.items())
+            },
+        }
+
+    def close(self) -> None:
+        """Save and close the indexes, all of them; sequencers and logs are whose they were.
+
+        Raises:
+            OSError: an index could not be saved: the next start has more to apply.
+        """
+        failure: OSError | None = None
+        for face in self._faces.values():
+            try:
+                face.close(keep=self.directory is not None)
+            except OSError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+
+class _Accounts:
+    """`storage.namespace.quotas.Quotas` over shards: what a quota counts is what lives in its directory's own shard region."""
+
+    def __init__(self, store: ClusterStore) -> None:
+        self._store = store
+
+    @property
+    def some(self) -> bool:
+        """Whether there are any."""
+        return any(space.quotas.some for space in self._store._spaces.values())
+
+    def room(self, directory: int) -> int | None:
+        """See `Quotas`."""
+        return self._store._of(directory).quotas.room(directory)
+
+    def account(self, inode: int) -> tuple[int, int]:
+        """See `Quotas`."""
+        return self._store._of(inode).quotas.account(inode)
+
+    def accounts(self, directory: int) -> tuple[int, ...]:
+        """See `Quotas`."""
+        return self._store._of(directory).quotas.accounts(directory)
+
+
+def _log(face: Face) -> Log:
+    if not isinstance(face.log, Log):
+        raise Refused(Reason.UNSUPPORTED)
+    return face.log

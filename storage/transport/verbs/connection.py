@@ -1,0 +1,500 @@
+"""A connection over RDMA: rings for the messages, and the control connection for everything else.
+
+Who writes: a task that sleeps while nothing is queued, as with sockets: what is sent in one turn of the loop leaves
+with one doorbell. Who reads: the task that receives; it looks at the completion queue itself, again for a few turns, and
+only then has the device wake it (`_wake` sleeps on the descriptor for all who wait). Under load nobody sleeps, and nothing is
+asked of the kernel.
+
+How a peer's end is noticed: its process's, by the control connection at once; its machine's, by the control connection's
+silence; that of the RDMA network alone, by the queue pair, which gives up after `Fabric.silence_s`. For that something
+has to be sent, so an idle connection repeats its last credit.
+
+A completed WRITE means that the bytes are in the peer's memory, and nothing more: not that it has read them, let alone stored.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from storage.limits import MESSAGE_BYTES_MAX
+from storage.transport.contract import Broken, Counters
+from storage.transport.verbs.attributes import Farewell, Misfit, decode, encode
+from storage.transport.verbs.device import PyverbsError, explain
+from storage.transport.verbs.ring import (
+    CREDIT,
+    Bell,
+    Credit,
+    Incoming,
+    Kind,
+    Malformed,
+    Outgoing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from storage.codec import Buffer
+    from storage.transport.contract import Connection, Identity
+    from storage.transport.verbs.attributes import Attributes
+    from storage.transport.verbs.device import Endpoint
+    from storage.transport.verbs.fabric import Fabric
+
+__all__ = ["VerbsConnection"]
+
+BEAT_S = 0.5
+"""An idle connection writes its credit again so often."""
+
+FENCED_LINGER_S = 2.0
+"""So long a fenced peer's writes are answered with an error; later they are not answered."""
+
+FAREWELL_S = 3.0
+"""How long a careful end may take."""
+
+
+class VerbsConnection:
+    """`contract.Connection` on a connected endpoint; `mtu_bytes` is what both agreed on."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        control: Connection,
+        endpoint: Endpoint,
+        mine: Attributes,
+        its: Attributes,
+        mtu_bytes: int,
+        fabric: Fabric,
+    ) -> None:
+        self.peer: Identity = control.peer
+        self.address = control.address
+        self.counters = Counters()
+        self.sleeps = 0  # how often somebody waited for the device
+        self._control = control
+        self._endpoint = endpoint
+        self._mine, self._its = mine, its
+        self._mtu_bytes = mtu_bytes
+        self._fabric = fabric
+        size = min(mine.ring_bytes, its.ring_bytes)  # offsets are the same in a ring and its mirror
+        self._outgoing = Outgoing(endpoint.mirror[:size], mine.sequence)
+        self._incoming = Incoming(endpoint.ring[:size], its.sequence)
+        self._early: list[memoryview] = []  # came while we were still probing
+        self._its_end: int | None = None  # how far the peer will have written
+        # Why calls raise; set once. `_over`: nothing moves any more. `_ours`: by our own doing, so nothing is given either.
+        self._why: Broken | None = None
+        self._over = trio.Event()
+        self._ours = False
+        self._released = trio.Event()
+        self._line = trio.Lock()  # senders waiting for room, in order
+        self._room = trio.lowlevel.ParkingLot()  # the first of them
+        self._writer = trio.lowlevel.ParkingLot()  # the writing task while nothing is queued
+        self._events = trio.lowlevel.ParkingLot()  # who waits for the device
+        self._receiving = False
+        nursery.start_soon(self._write, name=f"write to {self.peer}")
+        nursery.start_soon(self._wake, name=f"completions of {self.peer}")
+        nursery.start_soon(self._hear, name=f"control of {self.peer}")
+        nursery.start_soon(self._beat, name=f"heartbeat to {self.peer}")
+
+    # --- Sending
+
+    async def send(self, message: Sequence[Buffer]) -> None:
+        """As the contract."""
+        length = self._length(message)
+        if self._why is None and (self._line.locked() or not self._outgoing.room(length)):
+            async with self._line:
+                while self._why is None and not self._outgoing.room(length):
+                    await self._room.park()
+                self._put(message, length)
+        else:
+            self._put(message, length)
+
+    def send_nowait(self, message: Sequence[Buffer]) -> None:
+        """As the contract."""
+        length = self._length(message)
+        if self._why is None and (self._line.locked() or not self._outgoing.room(length)):
+            raise trio.WouldBlock
+        self._put(message, length)
+
+    def queued(self) -> int:
+        """As the contract."""
+        return self._outgoing.queued()
+
+    @staticmethod
+    def _length(message: Sequence[Buffer]) -> int:
+        length = sum(map(len, message))
+        if length > MESSAGE_BYTES_MAX:
+            raise ValueError(f"a message of {length} bytes; {MESSAGE_BYTES_MAX} is the most")
+        return length
+
+    def _put(self, message: Sequence[Buffer], length: int) -> None:
+        if self._why is not None:
+            raise self._again()
+        self._outgoing.put(message, length)
+        self.counters.sent_messages += 1
+        self.counters.sent_bytes += length
+        self._writer.unpark()
+
+    async def _write(self) -> None:
+        outgoing = self._outgoing
+        try:
+            while not self._over.is_set():
+                if not outgoing.queued():
+                    await self._writer.park()
+                    continue
+                self._grant(rang=False)
+                self._push()
+                if self._room:
+                    self._room.unpark_all()
+                if outgoing.queued():  # no credit; the last doorbell said that we wait for some
+                    await self._completion()
+        except trio.Cancelled:
+            self.close("its nursery was cancelled")
+            raise
+
+    def _push(self) -> None:
+        endpoint, outgoing = self._endpoint, self._outgoing
+        try:
+            while endpoint.has_room() and (push := outgoing.push()):
+                endpoint.write(push, self._its, push.bell.encode())
+                self.counters.sent_calls += 1
+        except PyverbsError as error:
+            self._lose(error)
+
+    def _grant(self, *, rang: bool) -> None:
+        try:
+            self._outgoing.grant(Credit(*CREDIT.unpack(self._endpoint.credit)), rang=rang)
+        except Malformed as error:
+            self._end(Broken(f"{self._who()} sent nonsense: {error}"))
+
+    # --- Receiving
+
+    async def receive(self) -> list[memoryview]:
+        """As the contract."""
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._receiving = True
+        try:
+            return await self._receive()
+        finally:
+            self._receiving = False
+
+    async def _receive(self) -> list[memoryview]:
+        polls, waited = 0, False
+        while not self._ours:
+            messages = self._take()
+            if messages:
+                self.counters.received_messages += len(messages)
+                self.counters.received_bytes += sum(map(len, messages))
+                if not waited:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return messages
+            if self._over.is_set():
+                break
+            waited = True
+            if polls < self._fabric.polls_before_sleep:
+                polls += 1
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._completion()
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        raise self._again()
+
+    def _take(self) -> list[memoryview]:
+        """What has come, and room for more given back."""
+        self._poll()
+        try:
+            messages = self._incoming.take()
+        except Malformed as error:
+            self._end(Broken(f"{self._who()} sent what is no message: {error}"))
+            return []
+        if self._endpoint.has_room() and (given := self._incoming.give()) is not None:
+            self._write_credit(*given)
+        if self._early:
+            self._early, messages = [], self._early + messages
+        return messages
+
+    def _write_credit(self, credit: Credit, rings: bool) -> None:
+        if self._over.is_set():
+            return
+        word = Bell(is_credit=True, waits=False, position=0).encode() if rings else None
+        try:
+            self._endpoint.write_credit(credit.encode(), self._its, word)
+        except PyverbsError as error:
+            self._lose(error)
+
+    # --- Completions
+
+    def _poll(self) -> bool:
+        """Look at the completion queue; whether anything was there."""
+        if self._released.is_set():
+            return False
+        completions = self._endpoint.poll()
+        if not completions:
+            return False
+        taken, rang = 0, False
+        for completion in completions:
+            if completion.status:
+                self._fail(completions)
+                return True
+            if completion.wr_id:
+                self._endpoint.done = completion.wr_id
+                continue
+            taken += 1
+            bell = Bell.decode(socket.ntohl(completion.imm_data))
+            if bell.is_credit:
+                rang = True
+            else:
+                try:
+                    self._incoming.rang(bell)
+                except Malformed as error:
+                    self._end(Broken(f"{self._who()} sent nonsense: {error}"))
+                    return True
+                self.counters.received_calls += 1
+        if taken:
+            self._endpoint.post_receives(taken)
+        if rang:
+            self._grant(rang=True)
+        return True
+
+    def _fail(self, completions: Iterable[Any]) -> None:
+        # The first failure says what it was; those behind it, that the queues were emptied.
+        says = [explain(c.status) for c in completions if c.status]
+        self._end(Broken(f"{self._who()}: {min(says, key=lambda why: 'in error' in why)}"))
+
+    async def _completion(self) -> None:
+        """Until something has happened at the device, or the end. Always a checkpoint."""
+        if not self._over.is_set():
+            self._endpoint.arm()
+            if not self._poll():
+                self.sleeps += 1
+                await self._events.park()
+                return
+        await trio.lowlevel.checkpoint()
+
+    async def _wake(self) -> None:
+        endpoint = self._endpoint
+        try:
+            while not self._over.is_set():
+                await trio.lowlevel.wait_readable(endpoint.descriptor)
+                endpoint.take_event()
+                self._poll()
+                self._events.unpark_all()
+        except trio.ClosedResourceError:
+            return
+
+    # --- The control connection
+
+    async def _hear(self) -> None:
+        try:
+            while True:
+                for message in await self._control.receive():
+                    self.told(message)
+        except Broken as why:
+            with trio.move_on_after(FAREWELL_S):
+                await self._settle()
+            self._end(why)
+
+    def told(self, message: memoryview) -> None:
+        """The peer said something on the control connection."""
+        try:
+            said = decode(message)
+        except Misfit as error:
+            self._end(Broken(f"{self._who()}: {error}"))
+            return
+        if isinstance(said, Farewell):
+            self._its_end = said.position
+
+    async def _settle(self) -> None:
+        """What the peer says it has written is here, or was never to come."""
+        while self._poll():
+            pass
+        while (
+            self._its_end is not None
+            and self._incoming.arrived < self._its_end
+            and not self._over.is_set()
+        ):
+            await self._completion()
+
+    # --- Life
+
+    async def introduce(self) -> None:
+        """See that small and full packets arrive, both ways; before anything else is sent or received.
+
+        Raises:
+            Broken: They do not; the message says what to look at. The connection is broken.
+        """
+        mtu_bytes = self._mtu_bytes
+        for size in (8, mtu_bytes):
+            self._endpoint.signal_next()
+            self._outgoing.put([bytes(size)], size, Kind.PROBE)
+            self._push()
+            with trio.move_on_after(4 * self._fabric.silence_s + 1):
+                while not self._over.is_set() and self._endpoint.done < self._endpoint.posts:
+                    await self._completion()
+            if self._over.is_set() or self._endpoint.done < self._endpoint.posts:
+                why = self._why or Broken(f"{self._who()}: it does not answer on the RDMA network")
+                if size > 8 and "RDMA network" in str(why):
+                    why = Broken(
+                        f"{self._who()}: packets of {size} bytes do not get through and small ones do: set the MTU of every "
+                        f"interface and switch between to {size + 100} or more, or choose a smaller one (mtu_bytes)"
+                    )
+                self._why = None
+                self._end(why)
+                raise self._again()
+        with trio.move_on_after(4 * self._fabric.silence_s + 5):
+            while self._incoming.probed < 8 + mtu_bytes:
+                self._early += self._take()
+                if self._over.is_set():
+                    raise self._again()
+                if self._incoming.probed < 8 + mtu_bytes:
+                    await self._completion()
+            return
+        self.close("the peer's packets do not come through")
+        raise self._again()
+
+    def broken(self) -> Broken | None:
+        """As the contract."""
+        return self._why
+
+    def close(self, why: str = "closed") -> None:
+        """As the contract."""
+        self._ours = True
+        self._end(Broken(f"connection to {self._who()}: {why}"))
+        self._release()
+
+    def fence(self, why: str) -> None:
+        """Take from the peer the right to write here, at once: whatever it has on its way does not arrive, and its next write
+        fails at its side. What came whole before can still be received; then calls raise, as after every end.
+
+        Costs a tenth of a millisecond, and waits for nobody.
+        """
+        if self._over.is_set():
+            return
+        self._endpoint.revoke()
+        while self._poll():
+            pass
+        self._end(Broken(f"connection to {self._who()}: fenced: {why}"), lingers=True)
+
+    async def aclose(self) -> None:
+        """As the contract."""
+        try:
+            if self._why is None:
+                self._stop_taking(Broken(f"connection to {self._who()}: closed"))
+                self._ours = True
+                self._events.unpark_all()
+                with trio.move_on_after(FAREWELL_S):
+                    await self._all_arrived()
+                    await self._control.send([encode(Farewell(self._outgoing.pushed))])
+                    await self._control.aclose()
+            else:
+                await trio.lowlevel.checkpoint()
+        finally:
+            self.close()
+
+    async def _all_arrived(self) -> None:
+        while self._outgoing.queued() and not self._over.is_set():
+            await self._completion()
+        if self._over.is_set():
+            return
+        # Everything before this one is done when it is: work requests complete in their order.
+        self._endpoint.signal_next()
+        self._write_credit(self._incoming.given, False)
+        while not self._over.is_set() and self._endpoint.done < self._endpoint.posts:
+            await self._completion()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await self.aclose()
+        else:
+            self.close(f"closed after {error!r:.200}")
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _beat(self) -> None:
+        posts = -1
+        try:
+            while not self._over.is_set():
+                with trio.move_on_after(BEAT_S):
+                    await self._over.wait()
+                    break
+                self._poll()
+                if self._endpoint.posts == posts and self._endpoint.has_room():
+                    self._endpoint.signal_next()
+                    self._write_credit(self._incoming.given, False)
+                posts = self._endpoint.posts
+            if not self._released.is_set():
+                with trio.move_on_after(FENCED_LINGER_S):
+                    await self._released.wait()
+        finally:
+            self._release()
+
+    def status(self) -> dict[str, object]:
+        """How it is connected and what it has done, for people; counts since the beginning."""
+        endpoint = self._endpoint
+        return {
+            "transport": "verbs",
+            "peer": str(self.peer),
+            "device": self._mine.device,
+            "gid": self._mine.gid.hex(":", 2),
+            "peer_device": self._its.device,
+            "peer_gid": self._its.gid.hex(":", 2),
+            "mtu_bytes": self._mtu_bytes,
+            "ring_bytes": min(self._mine.ring_bytes, self._its.ring_bytes),
+            "posts": endpoint.posts,
+            "doorbells": endpoint.doorbells,
+            "copied_bytes": self._outgoing.copied_bytes + self._incoming.copied_bytes,
+            "queued_bytes": self._outgoing.queued(),
+            "sleeps": self.sleeps,
+            "broken": None if self._why is None else str(self._why),
+        }
+
+    def _who(self) -> str:
+        return f"{self.peer} at {self.address}"
+
+    def _lose(self, error: PyverbsError) -> None:
+        lost = Broken(f"{self._who()}: the RDMA device does not take work: {error}")
+        lost.__cause__ = error
+        self._end(lost)
+
+    def _again(self) -> Broken:
+        # A fresh exception each time: one raised twice would gather tracebacks.
+        why = self._why
+        assert why is not None
+        fresh = Broken(*why.args)
+        fresh.__cause__ = why.__cause__
+        return fresh
+
+    def _stop_taking(self, why: Broken) -> None:
+        if self._why is None:
+            self._why = why
+        self._room.unpark_all()
+        self._writer.unpark()
+
+    def _end(self, why: Broken, *, lingers: bool = False) -> None:
+        if self._over.is_set():
+            return
+        self._over.set()
+        self._outgoing.clear()
+        self._stop_taking(why)
+        self._events.unpark_all()
+        self._control.close(str(why))
+        if not lingers:
+            self._release()
+
+    def _release(self) -> None:
+        if not self._released.is_set():
+            self._released.set()
+            trio.lowlevel.notify_closing(self._endpoint.descriptor)
+            self._endpoint.close()

@@ -1,0 +1,371 @@
+"""A face of a shard shows what was committed, whoever proposed it and whatever became of the leader meanwhile.
+
+Method: several faces on one order in memory, as if each were a mount, told to interleave, pause, repeat and reject; and
+tables that fail under one of them. What all faces hold in the end is compared row for row.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+
+import pytest
+
+from storage import record
+from storage.attributes import DIRECTORY, REGULAR
+from storage.cluster.loopback import Order
+from storage.errors import Reason
+from storage.extents import DirtyMap
+from storage.limits import CHUNK_BYTES, PIECES_PER_CHUNK_MAX
+from storage.namespace import ROOT
+from storage.namespace.sessions import SESSION_US
+from storage.sequencer import START, Astray, Place, Unavailable
+from storage.table import MemoryTable
+from tests.storage.cluster.orders import TickingClock, make_face, make_orders
+
+
+@pytest.fixture
+def clock() -> TickingClock:
+    return TickingClock()
+
+
+@pytest.fixture
+def order(clock) -> Order:
+    return make_orders(1, clock)[0]
+
+
+@pytest.fixture
+def make(order, clock):
+    return lambda **options: make_face(order, clock, **options)
+
+
+def create(face, name: bytes, mode: int = REGULAR | 0o644) -> int:
+    inode = face.allocate_inode()
+    assert face.propose(record.Create(ROOT, name, inode, mode, 1, 2)).reason is None
+    return inode
+
+
+def save(face, inode: int, data: bytes, at: int = 0):
+    dirty = DirtyMap()
+    dirty.write(at, data)
+    return face.commit(inode, dirty, at + len(data), None, 0, 0)
+
+
+def contents(face, inode: int) -> bytes:
+    attributes = face.namespace.attributes(inode)
+    return bytes(face.read(inode, attributes, None, 0, attributes.size))
+
+
+def rows(face) -> dict[bytes, bytes]:
+    return {key: row for key, row in face._table.scan(b"", b"\xff" * 9) if key[:1] != b"M"}
+
+
+def test_what_one_face_proposes_every_face_shows(make) -> None:
+    one, two = make(), make()
+    inode = create(one, b"f")
+    assert save(one, inode, b"from one").reason is None
+    assert two.namespace.binding(ROOT, b"f") is None, "nobody applied it there yet"
+    assert two.catch_up()
+    assert not two.catch_up()
+    assert contents(two, inode) == b"from one"
+    assert save(two, inode, b"from two").reason is None
+    one.catch_up()
+    assert contents(one, inode) == b"from two"
+    assert rows(one) == rows(two)
+
+
+def test_who_proposes_applies_what_came_before_and_hears_what_that_made_of_it(make) -> None:
+    one, two = make(), make()
+    create(one, b"f")
+    inode = two.allocate_inode()
+    outcome = two.propose(record.Create(ROOT, b"f", inode, REGULAR, 1, 2))
+    assert outcome.reason is Reason.EXISTS
+    assert two.namespace.binding(ROOT, b"f") is not None
+
+
+def test_others_records_may_come_between_the_look_and_the_leap(order, make) -> None:
+    one, two = make(), make()
+    inode = create(two, b"f")
+    one.catch_up()
+
+    def meanwhile() -> None:
+        order.append(record.encode(record.Unlink(ROOT, b"f")))
+
+    order.meanwhile = meanwhile
+    assert one.propose(record.Unlink(ROOT, b"f")).reason is Reason.ABSENT
+    assert one.namespace.attributes(inode).nlink == 0
+
+
+def test_inode_numbers_are_never_given_twice(make) -> None:
+    faces = [make(), make(), make()]
+    given = [face.allocate_inode() for _ in range(600) for face in faces]
+    assert len(set(given)) == len(given)
+    later = make()
+    assert later.allocate_inode() > max(given)
+
+
+@pytest.mark.parametrize("delay", [False, True])
+def test_a_proposal_that_arrives_twice_has_one_effect(order, make, delay) -> None:
+    order.repeats, order.delay = True, delay
+    one, two = make(), make()
+    inode = create(one, b"f")
+    for number in range(5):
+        assert save(one, inode, b"%d" % number).reason is None
+    two.catch_up()
+    assert one.namespace.head(ROOT, b"f") == 5
+    assert rows(one) == rows(two)
+    assert one.propose(record.Unlink(ROOT, b"f")).reason is None
+
+
+def test_a_pause_is_only_a_pause(order, make) -> None:
+    one, two = make(), make()
+    inode = create(one, b"f")
+    one.catch_up()
+    order.pause()
+    done: list[object] = []
+    waiting = [
+        threading.Thread(target=lambda face=face: done.append(save(face, inode, b"x").reason))
+        for face in (one, two)
+    ]
+    for thread in waiting:
+        thread.start()
+    assert not done
+    order.resume()
+    for thread in waiting:
+        thread.join()
+    assert done == [None, None]
+    one.catch_up()
+    two.catch_up()
+    assert one.namespace.head(ROOT, b"f") == two.namespace.head(ROOT, b"f") == 2
+    assert rows(one) == rows(two)
+
+
+def test_whoever_waits_is_told_when_nobody_will_answer(order, make) -> None:
+    face = make()
+    order.pause()
+    failed: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            face.propose(record.Reserve(0))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    face._sequencer.close()
+    thread.join()
+    assert isinstance(failed[0], Unavailable)
+    assert failed[0].errno == errno.EIO
+    with pytest.raises(Unavailable):
+        face.propose(record.Reserve(0))
+
+
+def test_what_the_leader_cannot_take_never_was(order, make) -> None:
+    face = make()
+    inode = create(face, b"f")
+    order.is_full = True
+    with pytest.raises(OSError, match="full") as caught:
+        save(face, inode, b"too much")
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="full"):
+        face.stage(inode, 0, bytes(3 * CHUNK_BYTES))
+    order.is_full = False
+    assert save(face, inode, b"fits").reason is None
+    assert contents(face, inode) == b"fits"
+    assert face.namespace.head(ROOT, b"f") == 1
+
+
+def test_staged_bytes_are_read_before_and_after_the_commit_that_names_them(order, make) -> None:
+    order.delay = True
+    one, two = make(), make()
+    inode = create(one, b"f")
+    data = bytes(range(256)) * (12 * 1024 * 1024 // 256 // 2)
+    dirty = DirtyMap()
+    for extent in one.stage(inode, 100, data):
+        dirty.place(*extent)
+    spans = list(dirty)
+    assert b"".join(bytes(one.log.read(s.address, s.offset, s.length)) for s in spans) == data
+    assert one.commit(inode, dirty, 100 + len(data), None, 0, 0).reason is None
+    two.catch_up()
+    assert contents(two, inode) == bytes(100) + data
+
+
+def test_bytes_written_again_beside_a_draft_are_never_older_than_what_others_wrote(
+    order, make
+) -> None:
+    one, two = make(), make()
+    inode = create(one, b"f")
+    assert save(one, inode, bytes(4096)).reason is None
+    number = 0
+    while inode not in one.namespace.overlong:
+        number += 1
+        dirty = DirtyMap()
+        dirty.write(number * 3, b"a")
+        assert one.commit(inode, dirty, 4096, None, 0, 0).reason is None
+    assert number >= PIECES_PER_CHUNK_MAX // 2
+    append = order.append
+
+    def meanwhile() -> None:
+        extents = [(0, 4096, record.SELF, 0)]
+        append(record.encode(record.Commit(inode, 4096, None, extents, 0, 0)), [b"z" * 4096])
+
+    order.meanwhile = meanwhile
+    dirty = DirtyMap()
+    dirty.write(1, b"b")
+    assert one.commit(inode, dirty, 4096, None, 0, 0).reason is None
+    assert contents(one, inode) == b"zb" + b"z" * 4094
+
+
+class Failing(MemoryTable):
+    """Fails at the so-many-th write from when it is told."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = -1
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise OSError(errno.EIO, "planted")
+        super().put(key, value)
+
+
+@pytest.mark.parametrize("at", range(1, 20))
+def test_after_a_failure_of_the_table_the_stream_is_followed_again(make, at) -> None:
+    table = Failing()
+    one, two = make(table=table), make()
+    inode = create(one, b"f")
+    one.publish()
+    create(two, b"g")
+    table.left = at
+    assert save(one, inode, b"first").reason is None
+    assert one.propose(record.SetXattr(inode, b"user.x", b"y")).reason is None
+    assert create(one, b"h") > 0
+    two.catch_up()
+    assert rows(one) == rows(two)
+    assert one.allocate_inode() not in {inode, *range(two._inodes.start - 3, two._inodes.stop)}
+
+
+def test_each_record_is_told_once_and_those_of_others_as_such(make) -> None:
+    table = Failing()
+    one, two = make(table=table), make()
+    heard: list[record.Record] = []
+    foreign: list[record.Record] = []
+    one.listener = lambda timestamp, address, said: heard.append(said)
+    one.on_others = lambda timestamp, said: foreign.append(said)
+    one.publish()
+    inode = create(one, b"f")
+    two_inode = create(two, b"g")
+    two.propose(record.Unlink(ROOT, b"nothing"))
+    table.left = 3
+    save(one, inode, b"x")
+    names = [said.name for said in heard if isinstance(said, record.Create)]
+    assert names == [b"f", b"g"]
+    assert sum(isinstance(said, record.Commit) for said in heard) == 1
+    assert [type(said) for said in foreign] == [record.Reserve, record.Create]
+    assert foreign[1].inode == two_inode
+
+
+def test_a_table_goes_on_where_it_was_and_one_of_another_shard_is_refused(order, clock) -> None:
+    table = MemoryTable()
+    one = make_face(order, clock, table=table)
+    create(one, b"f")
+    one.publish()
+    two = make_face(order, clock)
+    create(two, b"g")
+    again = make_face(order, clock, table=table)
+    assert again.namespace.binding(ROOT, b"g") is not None
+    assert rows(again) == rows(two)
+    other = make_orders(1, TickingClock(5))[0]
+    for _ in range(20):
+        other.append(record.encode(record.Reserve(0)))
+    again.publish()
+    with pytest.raises(Astray):
+        make_face(other, clock, table=table)
+
+
+def test_records_of_the_replication_only_take_an_index(order, make) -> None:
+    face = make()
+    order.append(b"")
+    inode = create(face, b"f")
+    order.append(b"")
+    assert face.catch_up()
+    assert face.applied_index == len(order.records)
+    assert contents(face, inode) == b""
+
+
+def test_a_session_is_forgotten_when_nobody_used_it_and_another_begins(order, clock, make) -> None:
+    one = make()
+    create(one, b"f")
+    client = one._sequencer.client
+    clock.at += (SESSION_US - 10_000_000) * 1000
+    two = make()
+    create(two, b"g")
+    assert two.namespace.sessions.last(client) == 2
+    clock.at += 20_000_000 * 1000
+    three = make()
+    create(three, b"h")
+    assert three.namespace.sessions.last(client) == 0
+    two.catch_up()
+    assert rows(two) == rows(three)
+
+
+def test_the_frontier_is_waited_for_and_then_given_up(order, clock, make) -> None:
+    face, other = make(), make()
+    create(other, b"f")
+    now_us = clock.now_ns() // 1000
+    assert face.settle(now_us, 0.05)
+    assert face.namespace.binding(ROOT, b"f") is not None, "all up to then is applied"
+    order.pause()
+    assert not face.settle(now_us + 10, 0.02)
+    order.resume()
+    clock.at += 10**9
+    assert face.settle(now_us + 10, 0.05)
+    assert create(other, b"g")
+    other.catch_up()
+    assert other.applied_timestamp > now_us + 10, "what comes after it is later"
+
+
+def test_a_place_that_is_ahead_of_the_log_is_astray(order) -> None:
+    sequencer = order.sequencer(77)
+    sequencer.follow(Place(99, 5, 5))
+    with pytest.raises(Astray):
+        sequencer.take(0.0)
+    sequencer.follow(START)
+    assert [one.index for one in sequencer.take(0.0)] == [1]
+
+
+def test_many_faces_and_threads_end_with_the_same_rows(order, clock) -> None:
+    faces = [make_face(order, clock) for _ in range(3)]
+    failures: list[BaseException] = []
+
+    def work(face, mine: int) -> None:
+        try:
+            for number in range(30):
+                name = b"%d" % (number % 7)
+                inode = face.allocate_inode()
+                face.propose(record.Create(ROOT, name, inode, REGULAR, mine, 0))
+                binding = face.namespace.binding(ROOT, name)
+                if binding is not None:
+                    save(face, binding.inode, b"%d of %d" % (number, mine))
+                if number % 3 == mine:
+                    face.propose(record.Unlink(ROOT, name))
+                face.propose(
+                    record.Create(ROOT, b"d%d" % mine, face.allocate_inode(), DIRECTORY, 0, 0)
+                )
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(face, n)) for n, face in enumerate(faces)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for face in faces:
+        face.catch_up()
+    assert rows(faces[0]) == rows(faces[1]) == rows(faces[2])
+    assert faces[0].namespace.counters.pack() == faces[1].namespace.counters.pack()
