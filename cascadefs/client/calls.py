@@ -30,6 +30,8 @@ __all__ = [
     "Part",
     "Put",
     "RemoveDirectory",
+    "Scan",
+    "Scanned",
     "Stat",
     "Versions",
     "VersionsFound",
@@ -140,7 +142,18 @@ class Stat(msgspec.Struct, frozen=True, array_like=True, tag=8):
     at: int | None = None
 
 
-Call: TypeAlias = Get | Write | List | Match | Versions | Watch | Instant | Stat
+class Scan(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The versions, from `since` to `until`, of all files a pattern matches at an instant; behind `after` (path, number)."""
+
+    glob: str
+    since: int | None
+    until: int | None
+    at: int
+    after: tuple[str, int] = ("", 0)
+    limit: int = 100_000
+
+
+Call: TypeAlias = Get | Write | List | Match | Versions | Watch | Instant | Stat | Scan
 
 
 class Got(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -195,7 +208,16 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
     message: str
 
 
-Answer: TypeAlias = Got | Written | Listed | Matched | VersionsFound | Watched | Now | Failed
+class Scanned(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Of `Scan`: (path, number, timestamp, event time, size) of each, by path and number; whether there is more."""
+
+    versions: list[tuple[str, int, int, int, int]]
+    more: bool
+
+
+Answer: TypeAlias = (
+    Got | Written | Listed | Matched | VersionsFound | Watched | Now | Failed | Scanned
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_call = msgspec.msgpack.Decoder(Call).decode

@@ -23,13 +23,16 @@ import errno
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import trio
 
 from cascadefs import vpath
 from cascadefs.client import calls
 from cascadefs.client.values import Change, Conflict, Content, Entry, Version
+from triggers.handler.frames import Frame
+from triggers.handler.table import Table, sql, table
+from triggers.handler.tensor import Axis, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -49,6 +52,10 @@ WATCH_SECONDS = 0.02
 
 BLOCK_BYTES = 16 * 1024 * 1024
 """Of a file that is read in one go."""
+
+
+SCAN_VERSIONS = 100_000
+"""Asked for at a time; some 10 MB on the way."""
 
 
 class Executor(Protocol):
@@ -258,6 +265,77 @@ class Client:
         assert isinstance(answer, calls.VersionsFound)
         return answer.versions
 
+    def tensor(
+        self,
+        glob: str,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        *,
+        at: Instant | None = None,
+        axis: Axis = "commit",
+        dtype: Any = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Versions of arrays along time, read when they are indexed (`triggers.handler.tensor`).
+
+        Args:
+            glob: which files; `.npy`, or plain numbers of `dtype` and `shape`.
+            since: the first time; None: the beginning.
+            until: the last one; None: the cut.
+            at: the cut: what is written later is not seen; None: now.
+            axis: which time counts: the "commit"'s, or the "event"'s.
+            dtype: of the numbers where files are no `.npy`.
+            shape: of a frame, likewise.
+        """
+        first, last = self._timestamp(since), self._timestamp(until)
+        return Tensor(
+            _Cut(self, self._cut(at)), glob, first, last, axis=axis, dtype=dtype, shape=shape
+        )
+
+    def table(
+        self,
+        glob: str,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        *,
+        at: Instant | None = None,
+    ) -> Table:
+        """A row for each version with what is in it, as Arrow (`triggers.handler.table`)."""
+        first, last = self._timestamp(since), self._timestamp(until)
+        return table(_Cut(self, self._cut(at)), glob, first, last)
+
+    def sql(
+        self,
+        query: str,
+        glob: str,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        *,
+        at: Instant | None = None,
+        **parameters: Any,
+    ) -> Table:
+        """A question in SQL about `versions`, with `text_of(path, version)` and `bytes_of(path, version)` for what is in them.
+
+        Only the versions are read that the question leaves when it asks for their bytes.
+        """
+        first, last = self._timestamp(since), self._timestamp(until)
+        return sql(_Cut(self, self._cut(at)), query, glob, first, last, **parameters)
+
+    def _cut(self, at: Instant | None) -> int:
+        timestamp = self._timestamp(at)
+        return self.now() if timestamp is None else timestamp
+
+    def scan(self, glob: str, since: int | None, until: int | None, at: int) -> Sequence[Frame]:
+        """The versions of all files a pattern matches at an instant, by path and number."""
+        found: deque[Frame] = deque()
+        while True:
+            after = (found[-1].path, found[-1].version) if found else ("", 0)
+            answer, _ = self._execute(calls.Scan(glob, since, until, at, after, SCAN_VERSIONS))
+            assert isinstance(answer, calls.Scanned)
+            found.extend(Frame(*one) for one in answer.versions)
+            if not answer.more:
+                return tuple(found)
+
     def now(self) -> int:
         """This instant, final: whatever is read at it will never change."""
         answer, _ = self._execute(calls.Instant())
@@ -317,6 +395,21 @@ class Client:
 
     def _timestamp(self, instant: Instant | None) -> int | None:
         return None if instant is None else _timestamp_of(instant, self._clock)
+
+
+class _Cut:
+    """`triggers.handler.frames.Frames` over a client, as of one instant."""
+
+    def __init__(self, client: Client, at: int) -> None:
+        self._client = client
+        self._at = at
+
+    def find(self, glob: str, since: int | None, until: int | None) -> Sequence[Frame]:
+        return self._client.scan(glob, since, until, self._at)
+
+    def read(self, frame: Frame) -> memoryview:
+        data = self._client.read(frame.path, version=frame.version).data
+        return memoryview(data).toreadonly()
 
 
 class TrioClient:

@@ -103,6 +103,8 @@ class Operations:
                 return calls.Listed([self._stat(call)], more=False), ()
             case calls.Versions():
                 return self._versions(call), ()
+            case calls.Scan():
+                return self._scan(call), ()
             case calls.Watch():
                 return self._watch(call), ()
             case calls.Instant():
@@ -210,6 +212,24 @@ class Operations:
         return calls.VersionsFound(
             [Version(stat.path, stat.version, stat.timestamp, stat.size) for stat in found]
         )
+
+    def _scan(self, call: calls.Scan) -> calls.Scanned:
+        cut = self._cut(self._instant(call.at))
+        found: list[tuple[str, int, int, int, int]] = []
+        for path in cut.files(call.glob):
+            if path < call.after[0]:
+                continue
+            *above, name = parts_of(path)
+            directory, _ = self._directory(above, call.at, path)
+            for stat in cut.history(path, since=call.since, until=call.until):
+                if (path, stat.version) <= call.after:
+                    continue
+                if len(found) >= call.limit:
+                    return calls.Scanned(found, more=True)
+                event = self._store.event_of(directory, name, stat.version)
+                when = stat.timestamp if event is None else event
+                found.append((path, stat.version, stat.timestamp, when, stat.size))
+        return calls.Scanned(found, more=False)
 
     def _attributes(self, inode: int, timestamp: int | None) -> Attributes | None:
         if timestamp is None:

@@ -13,7 +13,7 @@ from cascadefs import vpath
 from cascadefs.filesystem.node import Live, Node, Past
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
-from storage.namespace.keys import BUDGET_XATTR
+from storage.namespace.keys import BUDGET_XATTR, HOME_XATTR
 from storage.namespace.quotas import QUOTA_XATTR
 from storage.record import Finish
 from storage.retention import HOLD, RETENTION
@@ -30,7 +30,7 @@ __all__ = ["EVENT_TIME", "IF_VERSION", "PREFIX", "STORED", "Answers"]
 
 PREFIX = b"user.cascade."
 
-STORED = frozenset({PREFIX + b"at_names", RETENTION, HOLD, QUOTA_XATTR, BUDGET_XATTR})
+STORED = frozenset({PREFIX + b"at_names", RETENTION, HOLD, QUOTA_XATTR, BUDGET_XATTR, HOME_XATTR})
 """Those of ours that are settings of a directory, stored like any other attribute."""
 
 EVENT_TIME = PREFIX + b"event_time"

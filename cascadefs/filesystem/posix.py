@@ -26,6 +26,7 @@ from cascadefs.filesystem.history import History
 from cascadefs.filesystem.inodes import Inodes
 from cascadefs.filesystem.interface import Caller, Changes, FilesystemOptions, Stat, Usage
 from cascadefs.filesystem.names import Names
+from cascadefs.filesystem.others import Others
 from cascadefs.filesystem.privileges import Privileges, never
 from cascadefs.filesystem.ranges import Ranges
 from cascadefs.filesystem.retention import Keeping
@@ -71,6 +72,8 @@ class Filesystem:
         )
         self._directories = directories = Directories(inodes, store, history, handles)
         self.ranges = Ranges(inodes, files, store, clock)
+        self.others = Others(inodes, store)
+        """Of a cluster: told of what other mounts change."""
         keeping = Keeping(inodes, files, store, history, self.invalidations)
         xattrs = Xattrs(
             inodes,

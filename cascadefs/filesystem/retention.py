@@ -15,8 +15,9 @@ from cascadefs.filesystem.node import Live, Past
 from storage import record
 from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
+from storage.limits import SHARDS_MAX
 from storage.namespace import ROOT
-from storage.namespace.keys import BUDGET_XATTR
+from storage.namespace.keys import BUDGET_XATTR, HOME_XATTR
 from storage.namespace.quotas import QUOTA_XATTR, limit_of
 from storage.retention import HOLD, RETENTION, MalformedPolicy, parse
 
@@ -45,7 +46,7 @@ LABEL: Final = b"user.cascade.label"
 AT_NAMES: Final = b"user.cascade.at_names"
 """Set on a directory to `literal`: names with "@" are ordinary below it, and history is not seen there."""
 
-SETTINGS: Final = frozenset({RETENTION, HOLD, QUOTA_XATTR, BUDGET_XATTR, AT_NAMES})
+SETTINGS: Final = frozenset({RETENTION, HOLD, QUOTA_XATTR, BUDGET_XATTR, AT_NAMES, HOME_XATTR})
 
 
 class Keeping:
@@ -279,6 +280,8 @@ def _check(name: bytes, value: bytes) -> None:
     if name == HOLD and not value:
         raise Refused(Reason.MALFORMED)
     if name in (QUOTA_XATTR, BUDGET_XATTR) and limit_of(value) is None:
+        raise Refused(Reason.MALFORMED)
+    if name == HOME_XATTR and not (value.isdigit() and int(value) < SHARDS_MAX):
         raise Refused(Reason.MALFORMED)
     if name == RETENTION:
         try:

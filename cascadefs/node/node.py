@@ -10,6 +10,7 @@ node is a member of, or is wished to be.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,6 +82,7 @@ class Node:
         lease_s: float = LEASE_S,
         has_room: Callable[[], bool] = lambda: True,
         scrub_bytes_per_s: int = 0,
+        scrub_rest_s: float = SCRUB_REST_S,
         owner: tuple[int, int] = (0, 0),
         call: Call | None = None,
         patience: Patience | None = None,
@@ -101,6 +103,7 @@ class Node:
             lease_s: how long others wait for a node that says nothing.
             has_room: whether the disk takes payloads.
             scrub_bytes_per_s: how fast each log is read again; 0: not at all.
+            scrub_rest_s: from the end of one such reading to the next.
             owner: user and group of the root directory, where this node makes it.
             call: executes operations of clients; None: refused.
             patience: how long to wait before membership is changed.
@@ -123,6 +126,7 @@ class Node:
         self._lease_s = lease_s
         self._has_room = has_room
         self._scrub_bytes_per_s = scrub_bytes_per_s
+        self._scrub_rest_s = scrub_rest_s
         self._owner = owner
         self._reconfigurer = Reconfigurer(name, patience)
         self._presence = Presence(name, random.getrandbits(62), ())
@@ -448,6 +452,9 @@ class Node:
                 answer, parts = await self.links.get(name).ask(
                     lambda request: wire.ReadFrame(request, member.shard, address)
                 )
+                if answer.errno == errno.ENODATA:
+                    member.log.left_out.add(address)  # Nobody will ask for it: no damage.
+                    return
                 if answer.errno or not parts or len(parts[0]) < HEAD_BYTES:
                     said = f"{name}: {answer.why}"
                     continue
@@ -483,7 +490,7 @@ class Node:
                 )
                 await self._mend_found(member, scrub, said)
             if log is member.log:
-                await trio.sleep(SCRUB_REST_S)  # noqa: TID251  # Once a day.
+                await trio.sleep(self._scrub_rest_s)  # noqa: TID251  # Once a day.
 
     async def _mend_found(self, member: Member, scrub: Scrub, said: set[int]) -> None:
         found, scrub.addresses = scrub.addresses, []

@@ -263,6 +263,9 @@ class Session:
             await self._fail(message.request, errno.ENOENT, "the shard is not here")
             return
         try:
+            if await trio.to_thread.run_sync(member.log.is_left_out, message.address):
+                await self._fail(message.request, errno.ENODATA, "its payload was let go")
+                return
             raw = await trio.to_thread.run_sync(member.log.raw, message.address)
         except (OSError, Corruption) as error:
             await self._fail(message.request, errno.EIO, str(error))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopbackSequencer", "Order"]
 
+AHEAD_US = 1_000_000
+"""How far ahead of its own clock a leader goes to promise what is asked for: clocks differ."""
+
 _ADDRESS_FIRST = 4096
 _ADDRESS_STEP = 64
 
@@ -113,9 +116,8 @@ class Order:
                     self.append(metadata, payload, face.client, number)
 
     def _promise(self, timestamp: int) -> None:
-        if not self.is_paused and timestamp <= max(
-            self._clock.now_ns() // 1000, self._hybrid.last_us
-        ):
+        reached = max(self._clock.now_ns() // 1000, self._hybrid.last_us)
+        if not self.is_paused and timestamp <= reached + AHEAD_US:
             self._hybrid.observe(timestamp)
             self._frontier = (max(timestamp, self._frontier[0]), len(self.records))
             self._tell()

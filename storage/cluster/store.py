@@ -25,7 +25,7 @@ from storage.errors import Reason, Refused
 from storage.limits import INODES_PER_SHARD, RECORD_INODE_MAX, SHARDS_MAX
 from storage.log import Log
 from storage.namespace import REFUSED, ROOT, Counters, shard_of
-from storage.namespace.keys import MAX
+from storage.namespace.keys import HOME_XATTR, MAX
 from storage.record import Batch, Create, Unlink
 
 if TYPE_CHECKING:
@@ -42,13 +42,10 @@ if TYPE_CHECKING:
     from storage.record import Expect, Extent, Part, Record
     from storage.stream import Committed
 
-__all__ = ["HOME", "ClusterStore"]
+__all__ = ["ClusterStore"]
 
 FRONTIER_SECONDS: Final = 2.0
 """How long `settle` and `now` wait for the slowest shard."""
-
-HOME: Final = b"user.cascade.home"
-"""The extended attribute of a directory that says in which shard directories made in it will live: a number."""
 
 
 class ClusterStore:
@@ -406,10 +403,10 @@ class ClusterStore:
         return face.commit(inode, dirty, size, keep, mtime_ns, changed_ns, before, after)
 
     def allocate_inode(self, directory: int = ROOT, name: bytes = b"", mode: int = 0) -> int:
-        """See `Store`. A directory lives where HOME of its parent says, else where `choose` says, else with its parent.
+        """See `Store`. A directory lives where HOME_XATTR of its parent says, else where `choose` says, else with its parent.
 
         Raises:
-            Refused: MALFORMED, if HOME names no shard there is.
+            Refused: MALFORMED, if HOME_XATTR names no shard there is.
         """
         home = shard_of(directory)
         if name and is_directory(mode):
@@ -417,7 +414,7 @@ class ClusterStore:
         return self._face_of(home * INODES_PER_SHARD).allocate_inode()
 
     def _home(self, directory: int, name: bytes) -> int:
-        said = self.xattr(directory, HOME)
+        said = self.xattr(directory, HOME_XATTR)
         if said is not None:
             try:
                 shard = int(said)
@@ -457,10 +454,16 @@ class ClusterStore:
         return now_us
 
     def settle(self, timestamp: int) -> bool:
-        """See `Store`: False as well if some shard does not answer in time."""
+        """See `Store`.
+
+        Raises:
+            Refused: NOT_STABLE_YET, if some shard does not answer in time.
+        """
         if timestamp > max(self._clock.now_ns() // 1000, self._hybrid.last_us):
             return False
-        return self._settle(timestamp)
+        if not self._settle(timestamp):
+            raise Refused(Reason.NOT_STABLE_YET)
+        return True
 
     def _settle(self, timestamp: int) -> bool:
         faces = list(self._faces.values())

@@ -405,6 +405,14 @@ class Log:
             raise self._reader.corruption(address, what)
         return self._reader.head(frame) + payload
 
+    def is_left_out(self, address: int) -> bool:
+        """Whether the record at an address is whole but for its payload, which was let go.
+
+        Raises:
+            Corruption, OSError: as `payload`.
+        """
+        return self.payload(self.frame(address)) is None
+
     def put_back(self, address: int, raw: bytes) -> Frame:
         """Write a record that is damaged here over itself, as another replica has it; durable on return.
 

@@ -55,6 +55,8 @@ __all__ = ["Answers", "Member", "Post"]
 
 TICK_S: Final = 0.025
 
+LEAVE_OUT_S: Final = 1.0
+
 SYNC_TICKS: Final = 40
 """A log goes to the disk every so many ticks even if nobody waits for it."""
 
@@ -242,6 +244,7 @@ class Member:
             nursery.start_soon(self._sync)
             nursery.start_soon(self._keep_notes)
             nursery.start_soon(self._read_for_others)
+            nursery.start_soon(self._leave_out)
             self.pump()
 
     async def _tick(self) -> None:
@@ -310,6 +313,21 @@ class Member:
             self.counts["filled"] += len(found)
             self.replica.supply(wanted.member, [frame for frame, _ in found])
             self.pump()
+
+    async def _leave_out(self) -> None:
+        """Condense segments that were filled from condensed ones: their missing payloads are no damage from then on."""
+        while True:
+            await trio.sleep(LEAVE_OUT_S)  # noqa: TID251  # Nothing waits for it.
+            log = self.log
+            for number in {address // log.segment_bytes for address in log.left_out}:
+                # What is committed is never cut, so nothing changes this segment meanwhile.
+                is_settled = self.is_committed((number + 1) * log.segment_bytes)
+                if self.failure is not None or not is_settled or number not in log.sealed():
+                    continue
+                try:
+                    await trio.to_thread.run_sync(log.condense, number, frozenset[int](), 1)
+                except OSError as error:
+                    _log.warning("shard %d: segment %d stays long: %s", self.shard, number, error)
 
     def _read(self, log: Log, wanted: Wanted) -> list[tuple[Frame, wire.Place]]:
         """On a worker thread: frames as the core wants them, and their places."""

@@ -11,6 +11,7 @@ __all__ = [
     "CHUNK_KEY",
     "CONTENT_KEY",
     "CONTENT_ROW",
+    "HOME_XATTR",
     "MAX",
     "POLICY_XATTR",
     "ROOT",
@@ -45,6 +46,8 @@ CONTENT_ROW = struct.Struct(">QBI")
 MAX = 2**64 - 1
 BUDGET_XATTR = b"user.cascade.history_budget"
 """What says how many bytes the history below a directory may hold: who has it is noted in ``P`` rows, too."""
+HOME_XATTR = b"user.cascade.home"
+"""What says of a directory in which shard those made in it will live: a decimal number."""
 POLICY_XATTR = b"user.cascade.retention"
 """What says how long the history below a directory is kept: who has it is noted in ``P`` rows."""
 

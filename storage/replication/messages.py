@@ -211,7 +211,7 @@ def join(head: Buffer | msgspec.Raw, parts: Sequence[memoryview] = ()) -> Messag
     """
     try:
         message: Message | _Append = _decoder.decode(head)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a message of replication: {error}") from error
     if not isinstance(message, _Append):
         if parts:

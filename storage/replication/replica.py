@@ -301,7 +301,7 @@ class Replica:
         was acknowledged, which after a failed sync it does not unless the pool is durable.
         """
         self._leader = self._follower = None
-        self._broken[self._member] = why
+        self._broken[self._member] = why.encode(errors="replace").decode()  # It goes on a wire.
         self._send.clear()
         self._tell_broken(at_once=True)
 

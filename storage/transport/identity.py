@@ -62,7 +62,9 @@ def parse(uri: str) -> Identity:
     except ValueError:
         raise ValueError(f"{uri[:100]!r}: the role is none of node, mount, client") from None
     maps: dict[str, list[IdRange]] = {"uid": [], "gid": []}
-    query = parse_qsl(parts.query, strict_parsing=True) if parts.query else []
+    query = (
+        parse_qsl(parts.query, strict_parsing=True, keep_blank_values=True) if parts.query else []
+    )
     for key, value in query:
         if key not in maps:
             raise ValueError(f"{uri[:100]!r}: {key[:20]!r} is neither uid nor gid")

@@ -143,9 +143,9 @@ class Proxy:
         async for came_s, data in take:
             while way.stall or trio.current_time() < came_s + way.delay_ms / 1000:
                 wait_s = came_s + way.delay_ms / 1000 - trio.current_time()
-                await trio.sleep(LOOK_AGAIN_S if way.stall else min(wait_s, LOOK_AGAIN_S))  # noqa: TID251
+                await trio.sleep(LOOK_AGAIN_S if way.stall else min(wait_s, LOOK_AGAIN_S))
             if way.rate_bytes_s:
-                await trio.sleep(len(data) / way.rate_bytes_s)  # noqa: TID251
+                await trio.sleep(len(data) / way.rate_bytes_s)
             if way.swallow:
                 link.lost_bytes = True
                 continue
@@ -165,7 +165,7 @@ class Proxy:
     @staticmethod
     async def _taken(target: trio.SocketStream) -> None:
         # A reset overtakes what is under way; the point of a cut is that so many bytes arrive.
-        await trio.sleep(0.01)  # noqa: TID251
+        await trio.sleep(0.01)
 
 
 class ThreadProxy:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import random
 import shutil
 import stat as modes
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,19 +24,16 @@ from cascadefs.errnos import errno_of
 from cascadefs.filesystem import Caller, Changes, Filesystem, FilesystemOptions
 from cascadefs.filesystem.interface import READ, SEARCH, WRITE, may
 from cascadefs.vpath import format_time
-from storage import record
-from storage.clock import HybridClock
-from storage.cluster.face import Face
-from storage.cluster.loopback import Order
-from storage.cluster.store import ClusterStore
-from storage.distant import DistantLog
 from storage.errors import Refused
 from storage.namespace import ROOT
 from storage.store import LocalStore
-from storage.table import MemoryTable
+from tests.storage.cluster.orders import make_orders, make_store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from storage.cluster.loopback import Order
 
 START_S = 1_795_255_200
 """2026-11-21T10:00:00Z."""
@@ -49,7 +44,9 @@ READDIR_ENTRIES = 7
 LINKS_FOLLOWED_MAX = 40
 
 
-CLIENTS = itertools.count(1)
+def by_last_digit(path: bytes) -> int | None:
+    """In a cluster of several shards: where a directory lives whose name ends so."""
+    return int(path[-1:]) if path[-1:].isdigit() else None
 
 
 class FakeClock:
@@ -80,7 +77,7 @@ class Tree:
     """A mount without a kernel. Paths are relative to its root; whoever calls is `caller`, root at first."""
 
     kind = "local"
-    order: Order | None = None
+    orders: Sequence[Order] = ()
 
     def __init__(
         self, directory: Path, *, kind: str = "local", read_only: bool = False, **options
@@ -108,21 +105,25 @@ class Tree:
         )
 
     def open_cluster(self) -> None:
-        """A face of a shard in memory, as a mount has it; another one if there was one."""
-        if self.order is None:
-            self.order = Order(0, self.clock)
-            self.order.append(record.encode(record.Create(0, b"", ROOT, 0o755, 0, 0)))
-        sequencer, hybrid = self.order.sequencer(next(CLIENTS)), HybridClock()
-        face = Face(
-            sequencer,
-            DistantLog(sequencer),
-            MemoryTable(),
-            self.clock,
-            steady_ns=time.monotonic_ns,
-            hybrid=hybrid,
-        )
-        face.recover()
-        self.store = ClusterStore([face], self.clock, hybrid)
+        """Faces of shards in memory, as a mount has them; others if there were some."""
+        if not self.orders:
+            self.orders = make_orders(1, self.clock)
+        options = {"choose": by_last_digit} if len(self.orders) > 1 else {}
+        self.store = make_store(self.orders, self.clock, **options)
+
+    @classmethod
+    def on(cls, orders: Sequence[Order], clock: FakeClock, **options) -> Tree:
+        """One more mount of a cluster."""
+        made = cls.__new__(cls)
+        made.kind, made.orders, made.clock, made.caller = "cluster", orders, clock, Caller(0, 0)
+        made.open_store("boot", **options)
+        made.store.listen_to_others(made.fs.others.changed)
+        return made
+
+    def follow(self) -> list[tuple[int, bytes | None]]:
+        """Apply what others have committed; what the kernel would be told to forget."""
+        self.store.catch_up()
+        return self.fs.others.take()
 
     # --- time, and who asks ------------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class VerbsConnection:
         self._ours = False
         self._released = trio.Event()
         self._line = trio.Lock()  # senders waiting for room, in order
-        self._room = trio.lowlevel.ParkingLot()  # the first of them
+        self._room = trio.lowlevel.ParkingLot()  # the first of them; and who waits for all to leave
         self._writer = trio.lowlevel.ParkingLot()  # the writing task while nothing is queued
         self._events = trio.lowlevel.ParkingLot()  # who waits for the device
         self._receiving = False
@@ -328,34 +328,36 @@ class VerbsConnection:
         Raises:
             Broken: They do not; the message says what to look at. The connection is broken.
         """
-        mtu_bytes = self._mtu_bytes
-        for size in (8, mtu_bytes):
+        for size in (8, self._mtu_bytes):
             self._endpoint.signal_next()
             self._outgoing.put([bytes(size)], size, Kind.PROBE)
             self._push()
-            with trio.move_on_after(4 * self._fabric.silence_s + 1):
-                while not self._over.is_set() and self._endpoint.done < self._endpoint.posts:
-                    await self._completion()
-            if self._over.is_set() or self._endpoint.done < self._endpoint.posts:
-                why = self._why or Broken(f"{self._who()}: it does not answer on the RDMA network")
-                if size > 8 and "RDMA network" in str(why):
+            if not await self._arrives():
+                why = self._why or Broken(f"{self._who()}: {explain(None)}")
+                if size > 8 and explain(None) in str(why):
                     why = Broken(
                         f"{self._who()}: packets of {size} bytes do not get through and small ones do: set the MTU of every "
                         f"interface and switch between to {size + 100} or more, or choose a smaller one (mtu_bytes)"
                     )
-                self._why = None
                 self._end(why)
+                self._why = why
                 raise self._again()
         with trio.move_on_after(4 * self._fabric.silence_s + 5):
-            while self._incoming.probed < 8 + mtu_bytes:
+            while self._incoming.probed < 8 + self._mtu_bytes and not self._over.is_set():
                 self._early += self._take()
-                if self._over.is_set():
-                    raise self._again()
-                if self._incoming.probed < 8 + mtu_bytes:
+                if self._incoming.probed < 8 + self._mtu_bytes:
                     await self._completion()
-            return
-        self.close("the peer's packets do not come through")
-        raise self._again()
+        if self._incoming.probed < 8 + self._mtu_bytes:
+            self._end(Broken(f"{self._who()}: its packets do not come through"))
+        if self._why is not None:
+            raise self._again()
+
+    async def _arrives(self) -> bool:
+        """Whether everything that was posted arrives, before the queue pair gives up."""
+        with trio.move_on_after(4 * self._fabric.silence_s + 1):
+            while not self._over.is_set() and self._endpoint.done < self._endpoint.posts:
+                await self._completion()
+        return self._endpoint.done >= self._endpoint.posts
 
     def broken(self) -> Broken | None:
         """As the contract."""
@@ -398,7 +400,7 @@ class VerbsConnection:
 
     async def _all_arrived(self) -> None:
         while self._outgoing.queued() and not self._over.is_set():
-            await self._completion()
+            await self._room.park()
         if self._over.is_set():
             return
         # Everything before this one is done when it is: work requests complete in their order.

@@ -60,6 +60,8 @@ RECEIVES_MAX: Final = DOORBELLS_MAX + 2
 INLINE_BYTES: Final = 64
 """Up to this the bytes travel in the work request: the card need not fetch them. At least a credit."""
 
+CHANNEL_TRIES_MAX: Final = 100
+
 RNR_RETRIES: Final = 6
 """Where the peer has no receive posted, which it always has: then something is wrong, and 7 would mean "for ever"."""
 
@@ -75,9 +77,9 @@ def device_names() -> list[str]:
     return [device.name.decode() for device in get_device_list()]
 
 
-def explain(status: int) -> str:
-    """What a failed work completion means."""
-    if status == verbs.IBV_WC_RETRY_EXC_ERR:
+def explain(status: int | None) -> str:
+    """What a failed work completion means; None: that there was none."""
+    if status in (None, verbs.IBV_WC_RETRY_EXC_ERR):
         return "it does not answer on the RDMA network"
     if status in (
         verbs.IBV_WC_REM_ACCESS_ERR,
@@ -203,7 +205,8 @@ class _Memory:
 
 
 class Endpoint:
-    """One connection's queue pair and memory, not connected yet.
+    """One connection's queue pair and memory, not connected yet. Closed, it has no completions and no events; nothing
+    may be written then.
 
     Raises:
         Unusable: The memory cannot be registered, or the queues not be made.
@@ -221,6 +224,7 @@ class Endpoint:
         self.done = 0  # posts that are, at least
         self._armed = False
         self._events = 0
+        self._pair: Any = None
         size = fabric.ring_bytes
         try:
             # A protection domain of its own: a peer that guesses the key of another's ring cannot use it.
@@ -249,13 +253,18 @@ class Endpoint:
         return resource
 
     def _make_channel(self) -> tuple[Any, int]:
-        before = _event_descriptors()
-        channel = self._keep(CompChannel(self._device.context))
-        descriptor = getattr(channel, "fd", None)  # older releases do not tell
-        if descriptor is None:
-            (descriptor,) = _event_descriptors() - before
-        os.set_blocking(descriptor, False)
-        return channel, descriptor
+        # Older releases do not tell the descriptor, but the kernel gives the lowest number that is free (open(2)); unless
+        # another thread opens a file just then.
+        for _ in range(CHANNEL_TRIES_MAX):
+            expected = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            os.close(expected)
+            channel = CompChannel(self._device.context)
+            descriptor = getattr(channel, "fd", expected)
+            if "infinibandevent" in _target(descriptor):
+                os.set_blocking(descriptor, False)
+                return self._keep(channel), descriptor
+            channel.close()
+        raise Unusable("the completion channel's descriptor is not to be found")
 
     def _make_pair(self) -> Any:
         capacity = QPCap(
@@ -332,6 +341,8 @@ class Endpoint:
 
     def post_receives(self, count: int) -> None:
         """That many doorbells can be taken."""
+        if self._pair is None:
+            return
         for _ in range(count):
             self._pair.post_recv(self._receive)
 
@@ -345,7 +356,7 @@ class Endpoint:
         Raises:
             PyverbsError: The device is gone, or its queue full.
         """
-        request = None
+        requests: list[Any] = [None]  # pyverbs does not keep the next one of a request alive
         last = len(push.spans) - 1
         for place in range(last, -1, -1):
             offset, length = push.spans[place]
@@ -359,11 +370,12 @@ class Endpoint:
                 sg=[SGE(self._mirror.address + offset, length, self._mirror.local_key)],
                 imm_data=socket.htonl(word) if rings else 0,
                 send_flags=flags,
-                next_wr=request,
+                next_wr=requests[-1],
             )
             request.set_wr_rdma(to.key, to.ring_address + offset)
+            requests.append(request)
         self.doorbells += 1
-        self._pair.post_send(request)
+        self._pair.post_send(requests[-1])
 
     def write_credit(self, credit: bytes, to: Attributes, word: int | None) -> None:
         """Write a credit into the peer's memory, with a doorbell if there is a word for it.
@@ -402,6 +414,8 @@ class Endpoint:
 
     def poll(self) -> list[Any]:
         """Work completions there are, some at a time: `status`, `wr_id` (0: a receive), `imm_data` in network order."""
+        if self._pair is None:
+            return []
         _, completions = self._queue.poll(16)
         return completions  # type: ignore[no-any-return]  # pyverbs has no types
 
@@ -409,12 +423,14 @@ class Endpoint:
 
     def arm(self) -> None:
         """Make `descriptor` readable at the next completion. Poll once more before sleeping: one may have come just now."""
-        if not self._armed:
+        if not self._armed and self._pair is not None:
             self._queue.req_notify()
             self._armed = True
 
     def take_event(self) -> None:
         """Take what made the descriptor readable; nothing where it was somebody else's."""
+        if self._pair is None:
+            return
         try:
             self._channel.get_cq_event(self._queue)
         except PyverbsError:  # the descriptor is non-blocking, and nothing was there
@@ -429,7 +445,7 @@ class Endpoint:
 
     def revoke(self) -> None:
         """From here on no byte of the peer's arrives; what it tries fails at its side at once. Safe to repeat."""
-        if self._pair is None or not self._inbox.key:
+        if self._pair is None:
             return
         to = QPAttr(port_num=self._fabric.port)
         to.qp_access_flags = verbs.IBV_ACCESS_LOCAL_WRITE
@@ -447,18 +463,13 @@ class Endpoint:
         if queue is not None and self._events:
             queue.ack_events(self._events)
             self._events = 0
+        self._pair = None
         while self._open:
             self._open.pop().close()
-        self._pair = None
 
 
-def _event_descriptors() -> set[int]:
-    """This process's completion channels (and the like), by what proc(5) says of its descriptors."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if "infinibandevent" in os.readlink(f"/proc/self/fd/{name}"):
-                found.add(int(name))
-        except OSError:
-            continue  # closed by now, as the one of this listing
-    return found
+def _target(descriptor: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return ""

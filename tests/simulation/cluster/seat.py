@@ -15,6 +15,7 @@ from storage.replication.messages import RECORD_KIND, Frame, Message
 from storage.replication.ready import Epoch, Note, Role, Verdict, Wanted
 from storage.sequencer import open_envelope
 from tests.simulation.cluster.agenda import MICROSECOND
+from tests.simulation.cluster.checkers.violation import Violation
 from tests.simulation.cluster.platter import DiskFull
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ __all__ = ["Seat"]
 
 PUSH_RECORDS_MAX = 64
 SUPPLY_FRAMES_MAX = 32
+BACKGROUND_SYNC_PROBABILITY = 0.05
+"""At a tick; a pool in memory is synced now and then as well, for those who wait for it."""
+
 WRITE_NOTE_NS = 100 * MICROSECOND
 READ_LOG_NS = 200 * MICROSECOND
 
@@ -56,6 +60,7 @@ class Seat:
         self._cuts = 0
         self._pumping = False
         self._frontier = (0, 0)
+        self._durable = 0
         assert platter.applied <= len(platter.frames)
         platter.applied = self._known_committed()
         self._apply(1, platter.applied)
@@ -89,6 +94,8 @@ class Seat:
         """Time passes."""
         self.replica.lease_until_ns = self._node.lease_until_ns
         self.replica.tick(self._node.now_ns(), self._node.wall_ns())
+        if self._random.random() < BACKGROUND_SYNC_PROBABILITY and not self._syncing:
+            self._sync()
         self.pump()
 
     def adopt(self, epoch: Epoch) -> None:
@@ -137,6 +144,8 @@ class Seat:
             self._obey(ready)
         self._pumping = False
         if self.open and self.replica.role is Role.BROKEN:
+            if self.replica.trouble is not None:
+                raise Violation("trouble", f"{self._node.incarnation}: {self.replica.trouble}")
             self._node.seat_broke(self)
 
     def _obey(self, ready: Ready) -> None:
@@ -146,6 +155,7 @@ class Seat:
                 self._node.after(self._note_ns(), self._keep)
         if ready.cut is not None:
             self._cuts += 1
+            self._cluster.checks.counts["frames cut"] += len(self.platter.frames) - ready.cut
             self.platter.cut(ready.cut)
             self._node.may_end("after a cut")
         if ready.append and self.open:
@@ -168,6 +178,7 @@ class Seat:
             self._node.after(READ_LOG_NS, self._supply, wanted)
         if self.open:
             self._publish(ready.commit_index, ready.frontier)
+            self._check_durable(ready.durable_index)
 
     def _note_ns(self) -> int:
         return self._node.sync_ns() if self._cluster.options.durable else WRITE_NOTE_NS
@@ -214,6 +225,13 @@ class Seat:
             self.pump()
 
     # --- what is committed -------------------------------------------------------------------------------------
+
+    def _check_durable(self, index: int) -> None:
+        if index > self._durable:
+            self._durable = index
+            epoch = self.replica.epoch
+            assert epoch is not None
+            self._cluster.on_disks(self._node.incarnation, self.shard, index, epoch)
 
     def _publish(self, commit_index: int, frontier: tuple[int, int]) -> None:
         news = False

@@ -125,11 +125,9 @@ def test_acknowledged_and_lost(log: list[Committed]):
         durability.remain("a", log)
 
 
-def test_more_was_taken_than_promised_to_survive():
-    durability = Durability(0)
-    durability.committed(record(1), {"a": True})
-    durability.covered = False
-    durability.remain("a", [])
+def test_on_all_disks_but_one():
+    with pytest.raises(Violation, match="b may yet lose it"):
+        Durability(0).on_disks("a", 3, {"a": True, "b": False})
 
 
 # --- immutability -------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import errno
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from storage import record
 from storage.attributes import DIRECTORY, REGULAR
-from storage.cluster.loopback import Order
 from storage.errors import Reason
 from storage.extents import DirtyMap
 from storage.limits import CHUNK_BYTES, PIECES_PER_CHUNK_MAX
@@ -22,6 +22,9 @@ from storage.namespace.sessions import SESSION_US
 from storage.sequencer import START, Astray, Place, Unavailable
 from storage.table import MemoryTable
 from tests.storage.cluster.orders import TickingClock, make_face, make_orders
+
+if TYPE_CHECKING:
+    from storage.cluster.loopback import Order
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def test_staged_bytes_are_read_before_and_after_the_commit_that_names_them(order
 def test_bytes_written_again_beside_a_draft_are_never_older_than_what_others_wrote(
     order, make
 ) -> None:
-    one, two = make(), make()
+    one = make()
     inode = create(one, b"f")
     assert save(one, inode, bytes(4096)).reason is None
     number = 0

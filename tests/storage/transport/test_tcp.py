@@ -505,13 +505,24 @@ async def test_bytes_that_are_no_frame_break_behind_what_came_before(sent, why):
         nursery.cancel_scope.cancel()
 
 
-def mutations(count: int, seed: int):
+def client_hello() -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    written = ssl.MemoryBIO()
+    secure = context.wrap_bio(ssl.MemoryBIO(), written, server_hostname="n1")
+    with pytest.raises(ssl.SSLWantReadError):
+        secure.do_handshake()
+    return written.read()
+
+
+def conversation() -> bytes:
+    frames = b"".join(struct.pack("<I", size) + bytes(size) for size in (0, 5, 100))
+    said = greeting() + control(Kind.WELCOME) + control(Kind.HEARTBEAT)
+    return said + frames + control(Kind.GOODBYE, b"x")
+
+
+def mutations(good: bytes, count: int, seed: int):
     """What a peer of ours would send, with a few bytes changed, left out or put in, or of chance alone."""
     chance = random.Random(seed)
-    good = greeting() + control(Kind.WELCOME) + control(Kind.HEARTBEAT)
-    good += b"".join(struct.pack("<I", n) + bytes(n) for n in (0, 5, 100)) + control(
-        Kind.GOODBYE, b"x"
-    )
     for _ in range(count):
         if chance.random() < 0.2:
             yield chance.randbytes(chance.randrange(200))

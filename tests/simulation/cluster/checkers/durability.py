@@ -19,31 +19,30 @@ __all__ = ["Durability"]
 
 
 class Durability:
-    """Of one shard.
-
-    Args:
-        shard: Its number.
-        covered: Whether what happened so far is covered by the promise; the world says no once it took too much away.
-    """
+    """Of one shard."""
 
     def __init__(self, shard: int) -> None:
         self.shard = shard
-        self.covered = True
         self.acknowledged: dict[int, Committed] = {}
 
     def committed(self, record: Committed, held: Mapping[str, bool]) -> None:
         """A record is known to be committed; of each member of the epoch, whether it holds it as the pool demands."""
         if record.index in self.acknowledged:
             return
-        missing = sorted(name for name, holds in held.items() if not holds)
-        if missing and self.covered:
-            self._violated(f"{record} is committed, and {', '.join(missing)} may yet lose it")
+        self._must_hold(f"{record} is committed", held)
         self.acknowledged[record.index] = record
+
+    def on_disks(self, who: str, index: int, held: Mapping[str, bool]) -> None:
+        """Somebody holds that everything up to an index is on the disks; of each member of its epoch, whether it is."""
+        self._must_hold(f"{who} holds that {index} is on all disks", held)
+
+    def _must_hold(self, what: str, held: Mapping[str, bool]) -> None:
+        missing = sorted(name for name, holds in held.items() if not holds)
+        if missing:
+            self._violated(f"{what}, and {', '.join(missing)} may yet lose it")
 
     def remain(self, who: str, log: Sequence[Committed]) -> None:
         """At the end: what a member has, from index 1."""
-        if not self.covered:
-            return
         for index, record in self.acknowledged.items():
             if index > len(log):
                 self._violated(f"{who} has lost {record}: its log ends at {len(log)}")

@@ -1,0 +1,179 @@
+"""What is told to the processes of a cluster, and what is said of a mistake in it.
+
+Goal: a configuration that is written is read as it was; any mistake is named with file, key and remedy. Method: examples of
+each mistake; hypothesis for what is written.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascadefs.configuration import Cluster, Etcd, Mount, Node, load, spell
+from storage.errors import Unusable
+
+NODE = """
+cluster = "c0ffee"
+name = "n1"
+listen = "127.0.0.1:7400"
+[etcd]
+endpoints = ["http://127.0.0.1:2379", "https://etcd.example:2379"]
+"""
+
+
+def read(tmp_path, text, kind=Node):
+    path = tmp_path / "node.toml"
+    path.write_text(text)
+    return load(path, kind)
+
+
+def test_a_short_configuration_of_a_node(tmp_path):
+    node = read(tmp_path, NODE)
+    assert node.name == "n1"
+    assert node.etcd.prefix == "/cascadefs/"
+    assert node.data == str(tmp_path / "data")
+    assert node.credentials == str(tmp_path / "credentials")
+    assert node.log == ""
+
+
+def test_paths_are_relative_to_the_file_unless_they_are_absolute(tmp_path):
+    text = 'data = "../d"\ncredentials = "/etc/c"\nlog = "n.log"' + NODE + 'ca = "ca.crt"\n'
+    node = read(tmp_path, text)
+    assert node.data == str(tmp_path / "../d")
+    assert node.credentials == "/etc/c"
+    assert node.log == str(tmp_path / "n.log")
+    assert node.etcd.ca == str(tmp_path / "ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("name =", "nmae ="), r"nmae: there is no such key; do you mean 'name'\?"),
+        (("name =", "quux ="), r"quux: there is no such key; there are cluster, name, listen"),
+        (('name = "n1"', ""), r"name: is missing; add it"),
+        (("[etcd]", "[etdc]"), r"etdc: there is no such key; do you mean 'etcd'\?"),
+        (
+            ("endpoints", "endpoint"),
+            r"etcd\.endpoint: there is no such key; do you mean 'endpoints'\?",
+        ),
+        (
+            ('"n1"', '"Node One"'),
+            r"name: not of the form it must have, and is 'Node One'; change it",
+        ),
+        (('"n1"', "7"), r"name: expected `str`, got `int`, and is 7; change it"),
+        (("7400", "port"), r"listen: not of the form"),
+        (("7400", "74000"), r"listen: '127\.0\.0\.1:74000' has no such port"),
+        (
+            ('"http://127.0.0.1:2379"', "9"),
+            r"etcd\.endpoints\[0\]: expected `str`, got `int`, and is 9",
+        ),
+        (
+            ("etcd.example:2379", "etcd.example"),
+            r"etcd\.endpoints\[1\]: .* is no end point; write https",
+        ),
+        (
+            ("https://etcd", "http://etcd"),
+            r"etcd\.endpoints\[1\]: .* without TLS; .* etcd\.plain = true",
+        ),
+        (("127.0.0.1:7400", "0.0.0.0:7400"), r"advertise: is missing; say where others reach"),
+        (
+            ("[etcd]", 'http = "0.0.0.0:7401"\n[etcd]'),
+            r"http: '0\.0\.0\.0:7401' is no port of this machine",
+        ),
+        (
+            ("[etcd]", "lease_s = 1\n[etcd]"),
+            r"lease_s: expected `float` >= 2\.0, and is 1; change it",
+        ),
+        (("[etcd]", "[etcd]\ntimeout_s = 2"), r"etcd\.timeout_s: 2 s leave no time"),
+        (("[etcd]", '[etcd]\ncertificate = "x"'), r"etcd\.certificate and etcd\.key go together"),
+        (("[etcd]", '[etcd]\ncertificate = "x"\nkey = "y"'), r"etcd\.ca: is missing"),
+        (("[etcd]", '[etcd]\nprefix = "x"'), r"etcd\.prefix: not of the form"),
+        (("[etcd]", "[etcd"), r"no TOML: .*; mend it there"),
+        (
+            ("[etcd]", 'labels = ["a b"]\n[etcd]'),
+            r"labels\[0\]: not of the form it must have, and is 'a b'",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_what_helps(tmp_path, change, said):
+    assert change[0] in NODE
+    with pytest.raises(Unusable) as told:
+        read(tmp_path, NODE.replace(*change))
+    text = str(told.value)
+    assert text.startswith(f"{tmp_path}/node.toml: ")
+    assert re.search(said, text), text
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(Unusable, match="No such file or directory; name the file"):
+        load(tmp_path / "absent.toml", Node)
+    with pytest.raises(Unusable, match="Is a directory"):
+        load(tmp_path, Node)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(Unusable, match="no TOML"):
+        load(tmp_path / "bytes.toml", Node)
+    (tmp_path / "large.toml").write_bytes(b"#" * 2_000_000)
+    with pytest.raises(Unusable, match="larger than"):
+        load(tmp_path / "large.toml", Node)
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    with pytest.raises(Unusable, match="no TOML"):
+        load(tmp_path / "deep.toml", Node)
+
+
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0\x7f"), max_size=20)
+names = st.from_regex("^[a-z0-9][a-z0-9-]{0,31}$", fullmatch=True)
+addresses = st.builds("{}:{}".format, names, st.integers(0, 65535))
+etcds = st.builds(
+    Etcd,
+    endpoints=st.lists(st.builds("https://{}:2379".format, names), min_size=1, max_size=3).map(
+        tuple
+    ),
+    prefix=st.sampled_from(["/cascadefs/", "/ö/"]),
+    timeout_s=st.floats(0.1, 1),
+    ca=text.map("/{}".format),
+    plain=st.booleans(),
+)
+labels = st.lists(st.sampled_from(["ssd", "rack=7"])).map(tuple)
+
+
+@given(
+    st.one_of(
+        st.builds(Cluster, cluster=text, etcd=etcds, authority=text.map("/{}".format)),
+        st.builds(
+            Node,
+            cluster=text,
+            name=names,
+            listen=addresses,
+            etcd=etcds,
+            advertise=st.lists(addresses).map(tuple),
+            data=text.map("/{}".format),
+            credentials=text.map("/{}".format),
+            labels=labels,
+            lease_s=st.floats(2, 600),
+        ),
+        st.builds(
+            Mount,
+            cluster=text,
+            nodes=st.lists(addresses, min_size=1).map(tuple),
+            credentials=text.map("/{}".format),
+        ),
+    )
+)
+def test_what_is_written_is_read_as_it_was(tmp_path_factory, configuration):
+    path = tmp_path_factory.getbasetemp() / "spelled.toml"
+    path.write_text(spell(configuration))
+    expected = configuration
+    for key in ("data", "credentials", "authority"):  # "//x" is "/x" as a path
+        if hasattr(expected, key):
+            absolute = str(tmp_path_factory.getbasetemp() / getattr(expected, key))
+            expected = msgspec.structs.replace(expected, **{key: absolute})
+    if hasattr(expected, "etcd"):
+        ca = str(tmp_path_factory.getbasetemp() / expected.etcd.ca)
+        expected = msgspec.structs.replace(
+            expected, etcd=msgspec.structs.replace(expected.etcd, ca=ca)
+        )
+    assert load(path, type(configuration)) == expected

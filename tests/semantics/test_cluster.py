@@ -1,0 +1,258 @@
+"""SEMANTICS 14: several mounts of a cluster show one tree, and their kernels forget what others have changed.
+
+Method: two trees without a kernel over faces of the same three shards in memory. What one does, the other shows as soon
+as it has followed; what it would tell its kernel is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from random import Random
+
+import pytest
+
+from cascadefs.vpath import format_time
+from storage.errors import Reason, Refused
+from storage.namespace import ROOT
+from tests.semantics.conftest import FakeClock, Tree
+from tests.storage.cluster.orders import make_orders
+
+EXCHANGE = 2
+
+
+@pytest.fixture
+def cluster():
+    clock = FakeClock()
+    return make_orders(3, clock), clock
+
+
+@pytest.fixture
+def mounts(cluster):
+    """Two mounts. A directory whose name ends with a digit lives in that shard."""
+    made = [Tree.on(*cluster), Tree.on(*cluster)]
+    yield made
+    for tree in made:
+        tree.close_all()
+
+
+def known(tree: Tree, *paths: str) -> None:
+    """Have the kernel know these."""
+    for path in paths:
+        tree.open(path, os.O_RDONLY)
+
+
+def test_what_one_mount_closes_another_opens(mounts) -> None:
+    one, two = mounts
+    one.mkdir("d1")
+    one.put("d1/f", "first")
+    two.follow()
+    assert two.cat("d1/f") == b"first"
+    two.put("d1/f", "second")
+    one.follow()
+    assert one.cat("d1/f") == b"second"
+    assert one.cat("d1/f@v1") == b"first"
+    assert one.versions("d1/f") == two.versions("d1/f") == ["v1", "v2"]
+
+
+def test_the_shard_is_told(mounts) -> None:
+    one, two = mounts
+    one.mkdir("d2")
+    one.mkdir("d2/below")
+    one.put("d2/below/f", "x")
+    one.put("f", "x")
+    two.follow()
+    for path, shard in (("", "0"), ("f", "0"), ("d2", "2"), ("d2/below/f", "2")):
+        assert two.cascade(path, "shard") == shard
+    assert two.cascade("d2/below/f", "store_version").startswith("2:")
+
+
+def test_a_directory_says_where_those_made_in_it_live(mounts) -> None:
+    one, _ = mounts
+    one.mkdir("d")
+    one.setxattr("d", "user.cascade.home", "1")
+    one.mkdir("d/x")
+    assert one.cascade("d/x", "shard") == "1"
+    assert one.errno("setxattr", "d", "user.cascade.home", "seven") == "EINVAL"
+    one.put("d/f", "x")
+    assert one.errno("setxattr", "d/f", "user.cascade.home", "1") == "ENOTDIR"
+
+
+@pytest.mark.parametrize("call", ["rename", "link"])
+def test_between_shards_names_are_not_moved_or_linked(mounts, call) -> None:
+    one, _ = mounts
+    one.mkdir("d1")
+    one.mkdir("d2")
+    one.put("d1/f", "x")
+    assert one.errno(call, "d1/f", "d2/f") == "EXDEV"
+    assert one.errno(call, "d1/f", "f") == "EXDEV"
+    assert one.errno(call, "d1/f", "d1/g") is None
+    assert one.errno("rename", "d1", "d2/d1") == "EXDEV"
+    assert one.errno("rename", "d1", "moved") is None
+    assert one.cat("moved/g") == b"x"
+
+
+def test_bytes_are_copied_between_shards(mounts) -> None:
+    one, two = mounts
+    one.mkdir("d1")
+    one.mkdir("d2")
+    data = Random(1).randbytes(300_000)
+    one.put("d1/f", data)
+    one.put("d2/f", "")
+    source, target = one.open("d1/f"), one.open("d2/f", os.O_RDWR)
+    copied = 0
+    while copied < len(data):
+        copied += one.fs.ranges.copy(source.handle, copied, target.handle, copied, len(data))
+    one.close(source)
+    one.close(target)
+    two.follow()
+    assert two.cat("d2/f") == data
+
+
+def test_a_directory_of_another_shard_is_removed_when_it_is_empty(mounts) -> None:
+    one, two = mounts
+    one.mkdir("d1")
+    two.follow()
+    two.put("d1/f", "x")
+    assert one.errno("rmdir", "d1") == "ENOTEMPTY"
+    two.unlink("d1/f")
+    one.rmdir("d1")
+    assert two.errno("put", "d1/g", "late") == "ENOENT"
+    two.follow()
+    assert two.ls() == []
+
+
+def test_a_time_is_one_cut_through_all_shards(mounts) -> None:
+    one, two = mounts
+    for shard in range(3):
+        one.mkdir(f"d{shard}")
+    times = []
+    for tick in range(5):
+        for shard in range(3):
+            one.put(f"d{shard}/f", str(tick))
+        one.wait(1)
+        times.append(format_time(one.store.now()).decode())
+        one.wait(1)
+    for tick, time in enumerate(times):
+        assert {two.cat(f".@{time}/d{shard}/f") for shard in range(3)} == {b"%d" % tick}
+
+
+def test_a_time_that_a_shard_has_not_reached_is_asked_again(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    one.mkdir("d1")
+    one.wait(5)
+    time = one.now()
+    one.wait(5)
+    orders[2].pause()
+    later = format_time(one.clock.time_ns // 1000 - 1_000_000).decode()
+    assert two.errno("ls", f".@{later}") == "EAGAIN"
+    assert two.ls(f".@{time}") == ["d1"]
+    orders[2].resume()
+    assert two.ls(f".@{later}") == ["d1"]
+
+
+def test_the_kernel_forgets_what_others_have_made_and_removed(mounts) -> None:
+    one, two = mounts
+    one.put("f", "x")
+    one.follow()
+    two.follow()
+    f = two.stat("f").number
+    known(two, "f")
+    one.put("new", "x")
+    assert (ROOT, b"new") in (stale := two.follow())
+    assert (ROOT, None) in stale
+    one.put("f", "changed")
+    assert two.follow() == [(f, None)]
+    one.chmod("f", 0o600)
+    assert two.follow() == [(f, None)]
+    one.link("f", "g")
+    assert {(ROOT, b"g"), (f, None)} <= set(two.follow())
+    one.rename("f", "h")
+    assert {(ROOT, b"f"), (ROOT, b"h"), (f, None)} <= set(two.follow())
+    one.unlink("h")
+    assert {(ROOT, b"h"), (f, None)} <= set(two.follow())
+    one.mkdir(".@tag-then")
+    assert two.follow() == []
+    assert one.follow() == [], "what one did itself it has told already"
+
+
+def test_what_the_kernel_does_not_know_is_not_spoken_of(mounts) -> None:
+    one, two = mounts
+    one.mkdir("d1")
+    one.put("d1/f", "x")
+    two.follow()
+    one.put("d1/f", "y")
+    one.put("d1/g", "z")
+    assert two.follow() == []
+
+
+def test_open_files_and_unsaved_writes_go_on_whatever_others_do(mounts) -> None:
+    one, two = mounts
+    one.put("f", "0123456789")
+    two.follow()
+    file = two.open("f", os.O_RDWR)
+    two.write(file, b"AB", 2)
+    one.put("f", "other content")
+    two.follow()
+    assert two.read(file).startswith(b"otABr cont")
+    one.rename("f", "g")
+    two.follow()
+    two.write(file, b"C", 4)
+    two.close(file)
+    one.follow()
+    assert one.cat("g").startswith(b"otABC cont")
+    assert one.versions("g") == ["v1", "v2"]
+
+
+def test_a_file_removed_elsewhere_is_there_for_who_has_it_open(mounts) -> None:
+    one, two = mounts
+    one.put("f", "content")
+    two.follow()
+    file = two.open("f", os.O_RDWR)
+    one.unlink("f")
+    two.follow()
+    assert two.read(file) == b"content"
+    two.write(file, b"nobody's", 0)
+    assert two.errno("stat", "f") == "ENOENT"
+    two.close(file)
+    one.follow()
+    assert one.errno("cat", "f") == "ENOENT"
+    assert one.cat("f@v1") == b"content"
+
+
+def test_two_who_make_the_same_name_make_it_once(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    orders[0].meanwhile = lambda: two.put("f", "two")
+    assert one.errno("open", "f", os.O_CREAT | os.O_EXCL | os.O_WRONLY) == "EEXIST"
+    assert one.cat("f") == b"two"
+
+
+def test_a_condition_holds_against_other_mounts(mounts) -> None:
+    one, two = mounts
+    one.put("f", "one")
+    two.follow()
+    file = two.open("f@if=v1", os.O_WRONLY)
+    two.write(file, b"on condition")
+    one.put("f", "first")
+    with pytest.raises(Refused) as caught:
+        two.close(file)
+    assert caught.value.reason is Reason.CONDITION_FAILED
+    two.follow()
+    assert two.cat("f") == b"first"
+
+
+def test_a_pause_of_the_leader_is_a_pause_for_programs(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    one.put("f", "before")
+    orders[0].pause()
+    thread = threading.Thread(target=lambda: one.put("f", "after"))
+    thread.start()
+    two.follow()
+    assert two.cat("f") == b"before", "reading does not wait"
+    orders[0].resume()
+    thread.join()
+    two.follow()
+    assert two.cat("f") == b"after"
