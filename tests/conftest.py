@@ -20,6 +20,8 @@ from pathlib import Path, PurePath
 import hypothesis
 import pytest
 
+from tests.guest import Guests
+
 ROOT = Path(__file__).resolve().parent.parent
 PURE_CONTRACT = "pure rooms do no I/O, read no clock, draw no random number"
 MOUNTED_TIMEOUT_SECONDS = 120
@@ -53,6 +55,10 @@ def is_pure(test_file: PurePath, pure: frozenset[str]) -> bool:
     room = room_of(test_file)
     # test_extents_twin.py and a folder of tests for a package count with their room.
     return any(room == name or room.startswith((f"{name}.", f"{name}_")) for name in pure)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Guests(config), "guests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

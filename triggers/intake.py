@@ -112,6 +112,9 @@ class Intake:
             committed = next(reading, None)
             if committed is None:
                 self._feed_lost = False
+                for follower in self._registry.followers():
+                    if follower.live:
+                        follower.known_done.clear()
                 return False
             self._look(committed)
         return True
@@ -148,7 +151,8 @@ class Intake:
                     follower.scanned, follower.scanned_address = self._head, self._head_address
                 follower.live = True
                 del self._registry.behind[follower.key]
-                follower.known_done.clear()
+                if not self._feed_lost:  # else the head has still to come by what was done before the start
+                    follower.known_done.clear()
                 return False
             if is_relevant(committed.record):
                 follower.paths.observe(committed.record)

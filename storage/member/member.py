@@ -272,6 +272,8 @@ class Member:
                 self.fail(f"a sync failed: {error}")
             else:
                 self.counts["syncs"] += 1
+                if self.failure is not None:
+                    continue
                 if cuts == self._cuts and log is self.log:
                     self.replica.persisted(durable)
                 else:

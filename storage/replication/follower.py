@@ -63,6 +63,7 @@ class Follower:
         if index > holding.commit_index:
             holding.commit(index)
         durable_index = min(self._durable_index, holding.commit_index)
+        holding.others_durable = max(holding.others_durable, durable_index)
         published.durable_index = max(published.durable_index, durable_index)
         if self._frontier.index <= holding.commit_index:
             published.publish(self._frontier)

@@ -33,6 +33,7 @@ class Holding:
         persisted: So has the disk.
         commit_index: Known to be committed.
         durable: Whether having a frame means having it on the disk.
+        others_durable: All others have so much on their disks, so this one should, too.
         lineage: Of the log.
         sessions: Of the log.
     """
@@ -47,6 +48,7 @@ class Holding:
         self.persisted = self._sync_asked = holdings.durable_index
         self.commit_index = holdings.commit_index
         self.durable = durable
+        self.others_durable = 0
         self.lineage = Lineage(holdings.lineage)
         self.last_epoch = self.lineage.last_epoch
         assert bool(self.last_epoch) or not self.last_index
@@ -106,7 +108,8 @@ class Holding:
 
     def take_sync(self) -> bool:
         """Whether a sync is wanted that was not asked for yet."""
-        if not self.durable or self.appended <= max(self.persisted, self._sync_asked):
+        wanted = self.appended if self.durable else min(self.appended, self.others_durable)
+        if wanted <= max(self.persisted, self._sync_asked):
             return False
         self._sync_asked = self.appended
         return True

@@ -355,6 +355,7 @@ class Leader:
             if name not in self._others
             and peer.next_index >= first
             and peer.match >= self.start_index
+            and peer.durable >= self._published.durable_index
             and peer.flight_bytes <= self.options.caught_up_bytes
             and not self._is_silent(peer)
         )

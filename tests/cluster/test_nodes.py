@@ -5,27 +5,10 @@ Method: nodes in one process over the memory transport, on a clock that jumps (`
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from storage import wire
 from storage.sequencer import Rejected
-from tests.cluster.world import Proposer, World, inline_threads
-
-
-@pytest.fixture
-def in_world(monkeypatch):
-    """Run a test in a world of its own."""
-
-    def run(scenario, **options):
-        async def main():
-            async with trio.open_nursery() as nursery:
-                await scenario(World(nursery, **options))
-                nursery.cancel_scope.cancel()
-
-        with inline_threads(monkeypatch):
-            trio.run(main, clock=MockClock(autojump_threshold=0))
-
-    return run
+from tests.cluster.world import Proposer
 
 
 def texts(records):

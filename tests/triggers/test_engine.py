@@ -670,6 +670,29 @@ def test_what_was_not_done_is_done_after_a_restart_and_nothing_twice(cascade):
     assert traced(cascade) == [f"write in/a v{number} 0" for number in range(1, 11)]
 
 
+def test_what_was_done_out_of_order_is_not_done_again_however_far_back_the_search_begins(
+    cascade, monkeypatch
+):
+    """The search for scripts has no mark yet and reads the log a few records at a time, behind those who know theirs."""
+    monkeypatch.setattr("triggers.intake.PUMP_RECORDS", 3)
+    cascade.script("t.py", trace('"in/*", attempts=5, backoff="1h"').replace(
+        "def t(event, ctx):", "def t(event, ctx):\n    if event.name == 'b':\n        ctx.retry(3600)"
+    ))
+    idle_now(cascade)
+    for number in range(10):
+        for name in "bac":
+            cascade.put(f"in/{name}", str(number))
+    idle_now(cascade)
+    before = traced(cascade)
+    assert len(before) == 20
+    cascade.restart()
+    idle_now(cascade)
+    assert traced(cascade) == before
+    follower = cascade.operator.binding("t.py")
+    assert len(follower.queue) == 10
+    assert not follower.known_done
+
+
 def test_a_zombies_record_is_refused(cascade):
     cascade.script("copy.py", COPY)
     idle(cascade)

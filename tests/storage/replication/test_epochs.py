@@ -279,6 +279,26 @@ def test_a_learner_is_filled_in_pieces_and_keeps_up(make_shard):
     assert shard["a"].replica.caught_up == frozenset()
 
 
+def test_a_learner_syncs_what_members_have_synced_before_it_is_one_of_them(shard):
+    shard.elect("a", "ab")
+    shard.write("a", 1, 3)
+    shard.settle()
+    shard["a"].sync()
+    shard["b"].sync()
+    shard.settle()
+    shard.write("a", 4)  # Nobody asked for that one to be on a disk.
+    shard["c"].syncs = False
+    shard["a"].replica.teach(shard.now_ns, ["c"])
+    shard.run(500)
+    assert shard.same_logs()
+    assert shard["a"].replica.caught_up == frozenset()
+    assert shard["c"].sync_owed
+    shard["c"].sync()
+    shard.run(500)
+    assert shard["a"].replica.caught_up == {"c"}
+    assert shard["a"].sync_count == shard["b"].sync_count == shard["c"].sync_count == 1
+
+
 def test_a_log_that_cannot_be_read_is_asked_again(make_shard):
     shard = make_shard("ab")
     shard.elect("a", "a")
