@@ -62,11 +62,14 @@ VERSION: Final = 1
 """Of this protocol. Another number is refused in `Welcome`'s place."""
 
 WINDOW_BYTES: Final = 4 * 1024 * 1024
-"""Metadata in `Records` that a subscriber has not `Taken` yet, at most (a single larger record goes alone)."""
+"""Of `Records` that a subscriber has not `Taken` yet, at most; the last message may go over."""
+
+RECORD_BYTES: Final = 64
+"""What a record in `Records` counts for beside its metadata."""
 
 BATCH_BYTES: Final = 256 * 1024
 BATCH_RECORDS_MAX: Final = 1024
-"""Records in one message: metadata of so many bytes (a single larger record goes alone), and so many."""
+"""Records in one message: of so many bytes (the last may go over), and so many."""
 
 PROPOSALS_MAX: Final = 256
 """Proposals in one message, with payloads of at most `PROPOSAL_BYTES` together (one always goes)."""

@@ -31,19 +31,20 @@ def connect(where: str | Path) -> Client:
     """The store at `where`, for plain code.
 
     Args:
-        where: a mountpoint, or a data directory, mounted or not. One that nobody has mounted is opened by this process, which
-            keeps everybody else out until `close`.
+        where: a mountpoint; or a data directory, mounted or not: one that nobody has mounted is opened by this process, which
+            keeps everybody else out until `close`; or the ``mount.toml`` of a cluster.
 
     Raises:
         storage.errors.Unusable: it cannot be opened; the message says why and what helps.
         OSError: it cannot be reached.
     """
+    from cascadefs.client.elsewhere import elsewhere
     from cascadefs.client.embedded import Embedded
     from cascadefs.client.nearby import nearby
 
     clock = _SystemClock()
     path = Path(where).absolute()
-    remote = nearby(path)
+    remote = elsewhere(path, clock) if path.suffix == ".toml" else nearby(path)
     return Client(Embedded(path, clock) if remote is None else remote, clock)
 
 

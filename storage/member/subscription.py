@@ -137,7 +137,7 @@ class Subscription:
             return False
         self._told = told
         if records:
-            size = sum(len(record.metadata) + 64 for record in records)
+            size = sum(len(record.metadata) + wire.RECORD_BYTES for record in records)
             self._on_its_way.append((records[-1].index, size))
             self._bytes += size
         message = wire.Records(member.shard, records, timestamp, index, member.committed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from storage.errors import Corruption
 from storage.sequencer import ENVELOPED, PLAIN, START, Place, Sequenced, open_envelope
+from storage.wire import RECORD_BYTES
 
 if TYPE_CHECKING:
     from storage.log import Frame, Log
@@ -103,7 +104,7 @@ class Cursor:
             if record is None:
                 break
             found.append(record)
-            bytes_max -= len(record.metadata)
+            bytes_max -= len(record.metadata) + RECORD_BYTES
         if not found and self.place.index < committed:
             found = self._read(log, committed, records_max, bytes_max)
         if found:
@@ -119,7 +120,7 @@ class Cursor:
                     break
                 if frame.index > self.place.index:
                     found.append(of_frame(frame))
-                    bytes_max -= len(frame.metadata)
+                    bytes_max -= len(frame.metadata) + RECORD_BYTES
         except Corruption:
             if not found:
                 raise

@@ -21,26 +21,29 @@ def test_an_observer_of_any_member_gets_everything_and_goes_on_where_it_was(in_w
         proposer.propose(40)
         await proposer.wait()
         for name in epoch.members:
-            observer = await world.observer(name, name=f"m-{name}")
-            await observer.say(wire.Hello())
-            await observer.say(wire.Subscribe(0, 0, 0, 0))
-            await observer.until(lambda: len(observer.records()) == len(proposer.look()))
-            assert observer.records() == proposer.seen
-            assert observer.of(wire.Welcome) == [wire.Welcome(wire.VERSION, name)]
-            assert observer.of(wire.Epoch)[0].leader == epoch.leader
-            assert observer.of(wire.Placement)
-            at = proposer.seen[17]
-            await observer.say(wire.Subscribe(0, at.index, at.address, at.checksum))
-            observer.heard.clear()
-            proposer.propose(5)
-            await proposer.wait()
-            await observer.until(lambda: len(observer.records()) == len(proposer.look()) - 18)
-            assert observer.records() == proposer.seen[18:]
-            frontier = observer.of(wire.Records)[-1]
-            await trio.sleep(2)
-            later = observer.of(wire.Records)[-1]
-            assert later.frontier > frontier.frontier
-            assert later.frontier_index == proposer.seen[-1].index
+            await follow(world, name, proposer, epoch)
+
+    async def follow(world, name, proposer, epoch):
+        observer = await world.observer(name, name=f"m-{name}")
+        await observer.say(wire.Hello())
+        await observer.say(wire.Subscribe(0, 0, 0, 0))
+        await observer.until(lambda: len(observer.records()) == len(proposer.look()))
+        assert observer.records() == proposer.seen
+        assert observer.of(wire.Welcome) == [wire.Welcome(wire.VERSION, name)]
+        assert observer.of(wire.Epoch)[0].leader == epoch.leader
+        assert observer.of(wire.Placement)
+        at = proposer.seen[17]
+        await observer.say(wire.Subscribe(0, at.index, at.address, at.checksum))
+        observer.heard.clear()
+        proposer.propose(5)
+        await proposer.wait()
+        await observer.until(lambda: len(observer.records()) == len(proposer.look()) - 18)
+        assert observer.records() == proposer.seen[18:]
+        frontier = observer.of(wire.Records)[-1]
+        await trio.sleep(2)
+        later = observer.of(wire.Records)[-1]
+        assert later.frontier > frontier.frontier
+        assert later.frontier_index == proposer.seen[-1].index
 
     in_world(scenario)
 

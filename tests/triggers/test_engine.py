@@ -675,18 +675,17 @@ def test_what_was_done_out_of_order_is_not_done_again_however_far_back_the_searc
 ):
     """The search for scripts has no mark yet and reads the log a few records at a time, behind those who know theirs."""
     monkeypatch.setattr("triggers.intake.PUMP_RECORDS", 3)
-    cascade.script("t.py", trace('"in/*", attempts=5, backoff="1h"').replace(
-        "def t(event, ctx):", "def t(event, ctx):\n    if event.name == 'b':\n        ctx.retry(3600)"
-    ))
-    idle_now(cascade)
+    source = trace('"in/*", attempts=1, on_fail="block"')
+    cascade.script("t.py", source.replace("    line", "    assert event.name != 'b'\n    line"))
+    idle(cascade)
     for number in range(10):
         for name in "bac":
             cascade.put(f"in/{name}", str(number))
-    idle_now(cascade)
+    idle(cascade)
     before = traced(cascade)
     assert len(before) == 20
     cascade.restart()
-    idle_now(cascade)
+    idle(cascade)
     assert traced(cascade) == before
     follower = cascade.operator.binding("t.py")
     assert len(follower.queue) == 10
