@@ -20,7 +20,7 @@ from storage.membership.values import Address, Label, NodeName  # noqa: TC001  #
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CLUSTER", "MOUNT", "NODE", "Cluster", "Etcd", "Mount", "Node", "load", "spell"]
+__all__ = ["CLUSTER", "MOUNT", "NODE", "Cluster", "Etcd", "Mount", "Node", "check", "load", "spell"]
 
 CLUSTER, NODE, MOUNT = "cluster.toml", "node.toml", "mount.toml"
 """What the files are called in the directories that ``cascadefs cluster`` writes."""
@@ -107,7 +107,19 @@ def load(path: Path, kind: type[T]) -> T:
     Raises:
         Unusable: it cannot be read, or is not one; the message says file, key and remedy.
     """
-    told = _read(path)
+    return _understand(path, _read(path), kind)
+
+
+def check(path: Path, configuration: Cluster | Node | Mount) -> None:
+    """Accept a configuration that is about to be written.
+
+    Raises:
+        Unusable: `load` would not take it.
+    """
+    _understand(path, tomllib.loads(spell(configuration)), type(configuration))
+
+
+def _understand(path: Path, told: dict[str, Any], kind: type[T]) -> T:
     try:
         found = msgspec.convert(told, kind)
     except msgspec.ValidationError as error:

@@ -283,6 +283,15 @@ class Store(Protocol):
         """See `storage.stream`."""
         ...
 
+    @property
+    def shards(self) -> Sequence[int]:
+        """The shards that are here, in order."""
+        ...
+
+    def view(self, shard: int) -> Store:
+        """The same store as a follower of one shard sees it: places, listeners and deliveries are those of this shard."""
+        ...
+
     def shard_of(self, inode: int) -> int:
         """Where an inode lives. Bytes are shared, and names linked and moved, within a shard only."""
         ...
@@ -557,6 +566,16 @@ class LocalStore:
         """See `Store`."""
         del inode
         return self._shard.log.read(address, offset, length)
+
+    @property
+    def shards(self) -> Sequence[int]:
+        """See `Store`."""
+        return (0,)
+
+    def view(self, shard: int) -> Store:
+        """See `Store`."""
+        assert shard == 0
+        return self
 
     def shard_of(self, inode: int) -> int:
         """See `Store`."""

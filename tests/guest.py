@@ -55,7 +55,7 @@ class Guests:
         self.config = config
         self.nodeids: list[str] = []
         self.preparing: subprocess.Popen[bytes] | None = None
-        self.said = tempfile.TemporaryFile()
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the plug-in
         self.running: Iterator[pytest.TestReport] | None = None
         self.early: dict[str, list[pytest.TestReport]] = {}
         self.end = ""  # what the guest said last, once it has ended
@@ -145,7 +145,7 @@ class Guests:
             "--color=no",
             "-p",
             "no:cacheprovider",
-            f"--maxfail={self.config.option.maxfail}",
+            f"--maxfail={self.config.option.maxfail or 0}",
         ]
         guest = subprocess.Popen(
             [

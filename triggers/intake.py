@@ -151,7 +151,9 @@ class Intake:
                     follower.scanned, follower.scanned_address = self._head, self._head_address
                 follower.live = True
                 del self._registry.behind[follower.key]
-                if not self._feed_lost:  # else the head has still to come by what was done before the start
+                if (
+                    not self._feed_lost
+                ):  # else the head has still to come by what was done before the start
                     follower.known_done.clear()
                 return False
             if is_relevant(committed.record):

@@ -8,6 +8,7 @@ Source: docs/TRIGGERS.md 3, 10.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.record import Batch, Commit, Finish, Link, Rename, SetAttributes, Unlink
@@ -42,7 +43,7 @@ class Base:
         self.followers: dict[bytes, Follower] = {}
         self.problems: dict[bytes, Problem] = {}
         """By script."""
-        self.warnings: list[str] = []
+        self._warnings: list[str] | None = None
         self._union = Union([])
         self._since = 0
 
@@ -51,7 +52,15 @@ class Base:
         active = [follower for follower in self.followers.values() if follower.active]
         self._union = Union((follower, follower.pattern(follower.since)) for follower in active)
         self._since = max((follower.since for follower in self.followers.values()), default=0)
-        self.warnings = loops([f.newest for f in active if f.newest is not None])
+        self._warnings = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may go wrong with the active bindings together; found out when somebody asks."""
+        if self._warnings is None:
+            newest = (one.newest for one in self.followers.values() if one.active)
+            self._warnings = loops([definition for definition in newest if definition is not None])
+        return self._warnings
 
     def matching(self, path: str, timestamp: int) -> Iterator[tuple[Follower, int, Definition]]:
         """(follower, since, definition) of the bindings that a path concerns, of those fed by the head of the log."""
@@ -162,14 +171,13 @@ def loops(definitions: list[Definition]) -> list[str]:
     What a binding writes is known only as its `emit` directory, so this is a warning; the limit on hops is the fence.
     """
     bindings = [definition.binding for definition in definitions]
-    patterns = {binding.name: Pattern(binding.watch) for binding in bindings}
+    patterns = [(binding.name, Pattern(binding.watch)) for binding in bindings]
+    near = _Prefixes(patterns)
     edges = {
         binding.name: [
-            other.name
-            for other in bindings
-            if binding.emit is not None
-            and (other.name != binding.name or binding.own)
-            and _may_match(patterns[other.name], binding.emit)
+            name
+            for name, pattern in (near.of(binding.emit) if binding.emit is not None else ())
+            if (name != binding.name or binding.own) and _may_match(pattern, binding.emit or "")
         ]
         for binding in bindings
     }
@@ -181,6 +189,44 @@ def loops(definitions: list[Definition]) -> list[str]:
             way = " -> ".join([*cycle, name])
             sentences.append(f"these may fire each other for ever: {way}; say loop = true if not")
     return sentences
+
+
+class _Prefixes:
+    """Patterns by what they begin with: those that concern a directory are found without asking all."""
+
+    def __init__(self, patterns: list[tuple[str, Pattern]]) -> None:
+        self._patterns = dict(patterns)
+        self._sorted = sorted(
+            (_fixed(text), name)
+            for name, pattern in patterns
+            for text in pattern.texts
+            if not text.startswith("!")
+        )
+
+    def of(self, directory: str) -> Iterator[tuple[str, Pattern]]:
+        """Those that may match something below a directory."""
+        below = directory + "/"
+        starts = {below[:end] for end in range(len(below) + 1)}
+        found: dict[str, None] = {}
+        for start in sorted(starts, key=len):
+            exact = start != below
+            for prefix, name in self._sorted[bisect_left(self._sorted, (start, "")) :]:
+                if prefix != start if exact else not prefix.startswith(start):
+                    break
+                found[name] = None
+        return ((name, self._patterns[name]) for name in found)
+
+
+def _fixed(text: str) -> str:
+    """What every path that a pattern matches begins with."""
+    if text.startswith("re:"):
+        return ""
+    wild = next((at for at, character in enumerate(text) if character in WILD), len(text))
+    return text[:wild]
+
+
+WILD = frozenset("*?[{@+(\\")
+"""Where a pattern may begin to be more than itself; a little more than need be does no harm."""
 
 
 def _may_match(pattern: Pattern, emit: str) -> bool:

@@ -16,10 +16,10 @@ from cascadefs.client import calls
 from cascadefs.client.values import Change, Entry, Version
 from cascadefs.errnos import ERRNO, errno_of
 from storage import record
-from storage.attributes import is_directory
+from storage.attributes import DIRECTORY, is_directory
 from storage.errors import Corruption, Reason, Refused
 from storage.namespace import ROOT
-from triggers.access import READ, SEARCH, may, may_remove
+from triggers.access import READ, SEARCH, WRITE, may, may_remove
 from triggers.change import Paths, changes
 from triggers.cut import StoreCut, parts_of
 from triggers.effects import CONTROL, EffectRefused, Plan, plan
@@ -249,13 +249,15 @@ class Operations:
 
     def _write(self, call: calls.Write, buffers: list[Buffer]) -> calls.Answer:
         effects = _effects(call.parts, buffers)
+        self._make_shard_roots(call.parts)
         for _ in range(ATTEMPTS_MAX):
             made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
             removed = self._removed(call.parts)
             if not made.records and not removed:
                 return calls.Written([], self._store.now())
             once = [record.Once(call.client, call.number)] if call.client else []
-            parts: list[record.Part] = [*made.guards, *once, *made.records, *removed]
+            guards = self._guards(made, removed)
+            parts: list[record.Part] = [*guards, *once, *made.records, *removed]
             reason = self._store.propose(record.Batch(parts), made.payload).reason
             if reason is Reason.REPEATED:
                 return self._repeated(call, made)
@@ -266,6 +268,46 @@ class Operations:
                 raise Refused(reason)
             # Somebody else changed what the plan relies on: what the caller expects is looked at again.
         raise Refused(Reason.CONDITION_FAILED)
+
+    def _guards(self, made: Plan, removed: list[record.Unlink]) -> list[record.Expect]:
+        """What the plan relies on in the shard it changes; what is on the way there in others is only looked at."""
+        homes = {self._store.shard_of(part.parent) for part in removed}
+        for part in made.records:
+            homes.add(
+                self._store.shard_of(part.inode if isinstance(part, record.Commit) else part.parent)
+            )
+        return [guard for guard in made.guards if self._store.shard_of(guard.directory) in homes]
+
+    def _make_shard_roots(self, parts: list[calls.Part]) -> None:
+        """Make the missing directories that will live in another shard than the one above them: records of their own."""
+        if len(self._store.shards) == 1:
+            return
+        for part in parts:
+            if not isinstance(part, calls.Put | calls.Append):
+                continue
+            directory, attributes = ROOT, self._store.attributes(ROOT)
+            for name in parts_of(part.path)[:-1]:
+                binding = self._store.binding(directory, name)
+                if binding is not None:
+                    directory, attributes = binding.inode, self._store.attributes(binding.inode)
+                    if attributes is None or not is_directory(attributes.mode):
+                        break  # the plan says why not
+                    continue
+                inode = self._store.allocate_inode(directory, name, DIRECTORY)
+                may_make = attributes is not None and may(self._who, attributes, WRITE | SEARCH)
+                if self._store.shard_of(inode) == self._store.shard_of(directory) or not may_make:
+                    break  # the plan makes it, or says why not
+                create = record.Create(
+                    directory, name, inode, DIRECTORY | 0o755, self._who.uid, self._who.gid
+                )
+                reason = self._store.propose(create).reason
+                if reason is not None and reason is not Reason.EXISTS:
+                    raise Refused(reason)
+                self._applied([create])
+                binding = self._store.binding(directory, name)
+                if binding is None:
+                    break
+                directory, attributes = binding.inode, self._store.attributes(binding.inode)
 
     def _removed(self, parts: list[calls.Part]) -> list[record.Unlink]:
         """The directories that are to go."""
@@ -343,37 +385,52 @@ class Operations:
 
     def _watch(self, call: calls.Watch) -> calls.Watched:
         pattern = Pattern((call.glob,))
-        place = _Place.of(call.after) if call.after else self._end()
+        places = _places(call.after) if call.after else {}
+        for shard in self._store.shards:
+            if shard not in places:
+                places[shard] = self._end(self._store.view(shard))
         found: list[Change] = []
         paths = Paths(self._store)
-        for looked, committed in enumerate(self._behind(place)):
+        for shard in self._store.shards:
+            for change, place in self._told(self._store.view(shard), places[shard], paths, pattern):
+                if change is not None and len(found) >= call.limit:
+                    return calls.Watched(found, _token(places))
+                places[shard] = place
+                if change is not None:
+                    found.append(Change(*change, _token(places)))
+        return calls.Watched(found, _token(places))
+
+    def _told(
+        self, view: Store, place: _Place, paths: Paths, pattern: Pattern
+    ) -> Iterator[tuple[tuple[str, str, int, int, int] | None, _Place]]:
+        """The changes of one shard behind a place, and the place behind each; None where there was only a record."""
+        for looked, committed in enumerate(self._behind(view, place)):
             told = place.ordinal if committed.timestamp == place.timestamp else 0
             place = _Place(committed.timestamp, told, committed.address)
+            yield None, place
             for change in self._changes(committed, paths, pattern)[told:]:
-                if len(found) >= call.limit:
-                    return calls.Watched(found, place.token)
                 place = place._replace(ordinal=place.ordinal + 1)
-                found.append(Change(*change, place.token))
+                yield change, place
             if looked >= WATCH_RECORDS_MAX:
-                break
-        return calls.Watched(found, place.token)
+                return
 
-    def _end(self) -> _Place:
-        """The end of history as it is now."""
+    def _end(self, view: Store) -> _Place:
+        """The end of a shard's history as it is now."""
         now = self._store.now()
         last = _Place(now, 0, 0)
-        for committed in self._store.committed(self._store.address_of_time(now)):
+        for committed in view.committed(view.address_of_time(now)):
             last = _Place(committed.timestamp, _ORDINAL_MAX, committed.address)
         return last
 
-    def _behind(self, place: _Place) -> Iterator[Committed]:
+    @staticmethod
+    def _behind(view: Store, place: _Place) -> Iterator[Committed]:
         """The records from the one at a place on, that one included: not all of it may have been told."""
         if place.address:
             with contextlib.suppress(Corruption):  # Of a token from elsewhere.
-                if self._store.committed_at(place.address).timestamp == place.timestamp:
-                    return self._store.committed(place.address)
-        start = self._store.address_of_time(place.timestamp)
-        return self._store.committed(start, place.timestamp - 1)
+                if view.committed_at(place.address).timestamp == place.timestamp:
+                    return view.committed(place.address)
+        start = view.address_of_time(place.timestamp)
+        return view.committed(start, place.timestamp - 1)
 
     def _changes(
         self, committed: Committed, paths: Paths, pattern: Pattern
@@ -463,16 +520,23 @@ class _Place(NamedTuple):
     ordinal: int
     address: int
 
-    @property
-    def token(self) -> str:
-        return f"{self.timestamp}.{self.ordinal}.{self.address}"
 
-    @classmethod
-    def of(cls, token: str) -> _Place:
-        parts = token.split(".")
-        if len(parts) != 3 or not all(part.isascii() and part.isdecimal() for part in parts):
+def _token(places: dict[int, _Place]) -> str:
+    """Places of all shards as text; of shard 0 alone without its number."""
+    if list(places) == [0]:
+        return ".".join(map(str, places[0]))
+    return ",".join(f"{shard}:{'.'.join(map(str, place))}" for shard, place in places.items())
+
+
+def _places(token: str) -> dict[int, _Place]:
+    places = {}
+    for one in token.split(","):
+        shard, colon, text = one.rpartition(":")
+        numbers = [shard if colon else "0", *text.split(".")]
+        if len(numbers) != 4 or not all(part.isascii() and part.isdecimal() for part in numbers):
             raise ValueError(f"{token!r}: not a token that a watch gave")
-        return cls(*map(int, parts))
+        places[int(numbers[0])] = _Place(*map(int, numbers[1:]))
+    return places
 
 
 _ERRNO_OF_KIND = {

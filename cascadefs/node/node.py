@@ -33,12 +33,14 @@ from storage.membership.values import Presence, View
 from storage.namespace import ROOT
 from storage.replication import EPOCH_KIND, Options, Role
 from storage.scrub import Scrub
+from storage.sequencer import START
 from storage.transport import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
+    from cascadefs.node.faces import Faces
     from storage.clock import Clock
     from storage.codec import Buffer
     from storage.disk import Disk
@@ -86,6 +88,7 @@ class Node:
         owner: tuple[int, int] = (0, 0),
         call: Call | None = None,
         patience: Patience | None = None,
+        faces: Faces | None = None,
     ) -> None:
         """Nothing is done before `run`.
 
@@ -107,6 +110,7 @@ class Node:
             owner: user and group of the root directory, where this node makes it.
             call: executes operations of clients; None: refused.
             patience: how long to wait before membership is changed.
+            faces: keeps a face of each shard here; None: records are kept and applied by nobody.
         """
         self.name = name
         self.authority = authority
@@ -114,6 +118,7 @@ class Node:
         self.call = call
         self.links = Links(name, transport, authority, self._serve)
         self.addresses: tuple[str, ...] = ()
+        self.faces = faces
         self.extra_status: Callable[[], dict[str, object]] = dict
         self._transport = transport
         self._disk_of = disk_of
@@ -136,7 +141,6 @@ class Node:
         self._opened: dict[int, trio.Event] = {}
         self._lines: dict[int, set[Line]] = {}
         self._applied: dict[int, Callable[[], int]] = {}
-        self._last_numbers: dict[int, Callable[[int], int]] = {}
         self._mending: dict[tuple[int, int], trio.Event] = {}
         self._scrubs: dict[int, Scrub] = {}
         self._sessions = 0
@@ -234,13 +238,17 @@ class Node:
             self._lease_until_ns,
             self._has_room,
         )
+        place, sessions = START, dict[int, int]()
+        if self.faces is not None:
+            place, sessions = await trio.to_thread.run_sync(self.faces.prepare, shard)
         seat = Seat(
             ground,
             shard,
             self._disk_of(shard),
             Options(durable=pool.durability == "disk", replicas_min=pool.replicas_min),
-            lambda: self._applied.get(shard, _nothing)(),
-            lambda client: self._last_numbers.get(shard, _nothing_of)(client),
+            place,
+            lambda: self._applied[shard]() if shard in self._applied else 0,
+            lambda client: sessions.get(client, 0),
         )
         self._seats[shard] = seat
         try:
@@ -252,7 +260,18 @@ class Node:
         member.followers.add(lambda: self._publish(shard))
         member.on_epoch.add(lambda: self._epoch_changed(shard))
         nursery.start_soon(self._run_seat, seat, member)
+        if self.faces is not None:
+            nursery.start_soon(self._attach_face, self.faces, shard)
         self._opened.setdefault(shard, trio.Event()).set()
+
+    async def _attach_face(self, faces: Faces, shard: int) -> None:
+        line = self.line(shard)
+        try:
+            face = await trio.to_thread.run_sync(faces.attach, line)
+        except (OSError, Corruption) as error:
+            _log.critical("shard %d: no index can be made: %s", shard, error)
+            return
+        self._applied[shard] = lambda: face.applied_index
 
     async def _run_seat(self, seat: Seat, member: Member) -> None:
         steward = Steward(
@@ -311,20 +330,8 @@ class Node:
 
     # --- faces here -------------------------------------------------------------------------------------------
 
-    def line(
-        self,
-        shard: int,
-        *,
-        applied: Callable[[], int] | None = None,
-        last_number: Callable[[int], int] | None = None,
-    ) -> Line:
-        """A face's sequencer over the replica here; the loop's thread makes it, the face's uses it.
-
-        Args:
-            shard: one that is here (`wait_seat`).
-            applied: the last record the face has applied; any thread may ask.
-            last_number: the last number of a client the face has applied; likewise.
-        """
+    def line(self, shard: int) -> Line:
+        """A face's sequencer over the replica of a shard that is here (`wait_seat`); another thread may use it."""
         member = self.members[shard]
         token = trio.lowlevel.current_trio_token()
 
@@ -336,10 +343,6 @@ class Node:
 
         line = Line(member, self._random.getrandbits(63) | 1, kick, mend)
         self._lines.setdefault(shard, set()).add(line)
-        if applied is not None:
-            self._applied[shard] = applied
-        if last_number is not None:
-            self._last_numbers[shard] = last_number
         self._publish(shard)
         return line
 
@@ -543,18 +546,10 @@ class Node:
                     }
                     for shard, member in sorted(self.members.items())
                 ],
+                "faces": self.faces.status() if self.faces is not None else None,
                 **self.extra_status(),
             }
         )
-
-
-def _nothing() -> int:
-    return 0
-
-
-def _nothing_of(client: int) -> int:
-    del client
-    return 0
 
 
 def _is_blank(member: Member) -> bool:

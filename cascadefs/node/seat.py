@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from storage.disk import Disk
     from storage.member.member import Post
     from storage.replication import Epoch
+    from storage.sequencer import Place
 
 __all__ = ["Ground", "Seat"]
 
@@ -59,6 +60,7 @@ class Seat:
         shard: int,
         disk: Disk,
         options: Options,
+        place: Place,
         applied: Callable[[], int],
         last_number: Callable[[int], int],
     ) -> None:
@@ -69,7 +71,8 @@ class Seat:
             shard: its number.
             disk: its directory.
             options: of its pool.
-            applied: the last record the face here has applied.
+            place: the last record the face here has applied, as its table says.
+            applied: its index, later.
             last_number: see `Member`.
         """
         self.shard = shard
@@ -79,6 +82,7 @@ class Seat:
         self.damaged = 0
         self._ground = ground
         self._disk = disk
+        self._place = place
         self._applied = applied
         self._last_number = last_number
 
@@ -109,7 +113,7 @@ class Seat:
             ground.post,
             options=self.options,
             note=note,
-            applied=self._applied(),
+            applied=self._place.index if log.recovery.resumed else 0,
             last_number=self._last_number,
         )
         self.member.lease_until_ns = ground.lease_until_ns
@@ -132,10 +136,10 @@ class Seat:
             )
             return log, notes
         try:
-            log = Log.open(disk, ground.identity)
+            log = self._open_log(keep_prefix=False)
         except Unusable as error:
             _log.error("shard %d: %s", self.shard, error)
-            log = Log.open(disk, ground.identity, keep_prefix=True)
+            log = self._open_log(keep_prefix=True)
         for sentence in log.recovery.sentences:
             _log.warning("shard %d: recovery: %s", self.shard, sentence)
         if log.recovery.durable_lost or log.recovery.broken:
@@ -144,6 +148,17 @@ class Seat:
         # A segment begun for a record that was never written ends again: the next one goes where it fits.
         log.truncate_after(log.last_index)
         return log, notes
+
+    def _open_log(self, *, keep_prefix: bool) -> Log:
+        place = self._place
+        return Log.open(
+            self._disk,
+            self._ground.identity,
+            from_address=place.address or None,
+            expected_index=place.index,
+            checksum=place.checksum,
+            keep_prefix=keep_prefix,
+        )
 
     async def run(self, epoch: Callable[[], Epoch | None]) -> None:
         """Serve until cancelled, and begin again when the log broke and there is room."""

@@ -14,13 +14,14 @@ One thread at a time, as for every `Store`: whoever holds it applies (`storage.c
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from storage import stream
 from storage.attributes import is_directory
 from storage.cluster.histories import Histories
 from storage.cluster.roots import Roots
 from storage.cluster.routing import shards_of
+from storage.cluster.view import ShardView
 from storage.errors import Reason, Refused
 from storage.limits import INODES_PER_SHARD, RECORD_INODE_MAX, SHARDS_MAX
 from storage.log import Log
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from storage.namespace import Namespace, Outcome, Version
     from storage.namespace.deliveries import Deliveries
     from storage.record import Expect, Extent, Part, Record
+    from storage.store import Store
     from storage.stream import Committed
 
 __all__ = ["ClusterStore"]
@@ -105,6 +107,16 @@ class ClusterStore:
         self._spaces[shard] = face.namespace
         self.retention.add(face)
         face.listener, face.on_others = self._listener, self._on_others
+
+    @property
+    def shards(self) -> Sequence[int]:
+        """See `Store`."""
+        return sorted(self._faces)
+
+    def view(self, shard: int) -> Store:
+        """See `Store`."""
+        view: Any = ShardView(self, self._faces[shard])
+        return cast("Store", view)
 
     @property
     def faces(self) -> dict[int, Face]:

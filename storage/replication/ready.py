@@ -21,6 +21,8 @@ class Epoch(msgspec.Struct, frozen=True, array_like=True):
     number: int
     leader: str
     members: tuple[str, ...]
+    forced: bool = False
+    """Nobody in sync was left: the leader's log counts as the truth, whatever it lacks (CLUSTER, "Coming back")."""
 
     def __post_init__(self) -> None:
         assert self.number >= 1

@@ -14,10 +14,10 @@ What decides who leads is elsewhere (`storage.membership`). What it has to keep 
 CLUSTER to hold:
 
 1. Epochs are numbered 1, 2, 3 ... by compare-and-swap; each names one leader.
-2. An epoch made by the leader of the last one has members out of that one's and `caught_up` learners. An epoch made by
-   another of its members has members only out of that one's. Whoever makes one has `in_sync` and will
-   be in it; it need not be the one that leads.
-3. The leader of the new epoch is a member of the last one that is in sync.
+2. Whoever makes the next epoch serves in the last one, is `in_sync` and will be in the new one; it need not be the one that
+   leads. The leader of the last one may take in `caught_up` learners; anybody else makes the new
+   members out of the old ones.
+3. The leader of the new epoch is a member of the last one that is in sync; unless nobody is, then the epoch is `forced`.
 4. A replica is told only of epochs that the authority holds, and the newest at its start.
 """
 
@@ -115,6 +115,8 @@ class Replica:
             return
         self._now(now_ns)
         self._enter(epoch)
+        if epoch.leader == self._member and epoch.forced:
+            self._in_sync = True
         if epoch.leader == self._member and self._in_sync:
             self._follower = None
             self._leader = Leader(

@@ -257,8 +257,8 @@ class MemoryConnection:
                     return self._take(now_s)
                 if self._why is not None and not self._inbox:
                     raise Broken(*self._why.args)
-                wait_s = self._inbox[0][0] - now_s if self._inbox else float("inf")
-                with trio.move_on_after(wait_s):
+                arrives_s = self._inbox[0][0] if self._inbox else float("inf")
+                with trio.move_on_at(arrives_s):
                     await self._arrival.park()
         finally:
             self._receiving = False

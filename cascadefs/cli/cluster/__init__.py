@@ -1,15 +1,18 @@
 """`cascadefs cluster ...`: making a cluster, its nodes and pools, and saying how they are (OPERATIONS).
 
 Each command reads a configuration, asks etcd, changes it in one transaction or not at all, and says what it did. None needs a
-running node. `asking` is what they share; `founding` makes files and certificates, `nodes` and `pools` change the placement
-map, `status` and `figures` look.
+running node. `asking` and `files` are what they share; `founding` and `admission` make certificates and configurations, `nodes`
+and `pools` change the placement map, `status` looks, and `figures` asks the nodes themselves.
 """
 
 from __future__ import annotations
 
 import typer
 
-from cascadefs.cli.cluster import founding, nodes, pools, status
+from cascadefs.cli.cluster import nodes, pools
+from cascadefs.cli.cluster.admission import add, permit
+from cascadefs.cli.cluster.founding import init
+from cascadefs.cli.cluster.status import status
 
 __all__ = ["register"]
 
@@ -19,8 +22,10 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="cluster", help="Several machines: nodes, pools, shards.", no_args_is_help=True
     )
-    founding.register(group)
-    status.register(group)
+    group.command()(init)
+    group.command()(status)
+    group.command()(add)
+    group.command()(permit)
     nodes.register(group)
     pools.register(group)
     app.add_typer(group)

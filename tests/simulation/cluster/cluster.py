@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from storage.membership.contract import Change
-from storage.membership.values import Shard
+from storage.membership.reconfigure import Patience
+from storage.membership.values import Node, Pool, Shard
 from storage.replication import Options, Replica
 from storage.replication.messages import RECORD_KIND, Frame, Message
-from storage.replication.ready import Epoch
 from storage.sequencer import open_envelope
 from tests.simulation.cluster.agenda import MICROSECOND, MILLISECOND, SECOND, Agenda
 from tests.simulation.cluster.authority import Authority
@@ -30,6 +30,9 @@ from tests.simulation.cluster.network import Network, Weather
 from tests.simulation.cluster.node import Machine
 from tests.simulation.cluster.trouble import Trouble
 from tests.simulation.cluster.workload import Reader, Ticker, Writer
+
+if TYPE_CHECKING:
+    from storage.replication.ready import Epoch
 
 __all__ = ["Cluster", "Plan"]
 
@@ -52,6 +55,7 @@ class Plan(NamedTuple):
     writers: int
     readers: int
     ttl_ns: int
+    patience: Patience
     options: Options
 
     @classmethod
@@ -68,6 +72,14 @@ class Plan(NamedTuple):
             writers=random.choice((1, 2, 3)),
             readers=1,
             ttl_ns=random.choice((500, 1000)) * MILLISECOND,
+            patience=Patience(
+                stagger_ns=100 * MILLISECOND,
+                silent_leader_ns=random.choice((0, 600)) * MILLISECOND,
+                detached_ns=2 * SECOND,
+                settle_ns=300 * MILLISECOND,
+                home_ns=random.choice((1, 5)) * SECOND,
+                replace_ns=random.choice((1, 20)) * SECOND,
+            ),
             options=Options(
                 durable=random.random() < 0.5,
                 replicas_min=1 if random.random() < 0.8 else min(2, replicas),
@@ -114,12 +126,11 @@ class Cluster:
         self.machines = {
             name: Machine(self, name, Random(random.random())) for name in self.node_names
         }
-        for shard in self.shards:
-            wished = [
-                self.node_names[(shard + at) % self.plan.nodes] for at in range(self.plan.replicas)
-            ]
-            made = Shard(shard=shard, pool="p", wished=tuple(wished))
-            self.authority.decide([Change(None, made)])
+        durability = "disk" if self.options.durable else "memory"
+        pool = Pool("p", "/", self.plan.replicas, self.options.replicas_min, durability)
+        made = [pool, *(Shard(shard, "p") for shard in self.shards)]
+        made += [Node(name, ()) for name in self.node_names]
+        self.authority.decide([Change(None, value) for value in made])
         self.mounts: list[Mount] = []
 
     # --- the run -----------------------------------------------------------------------------------------------
@@ -178,7 +189,11 @@ class Cluster:
     def _complete(self, shard: int) -> bool:
         view = self.authority.view
         epoch = view.epochs.get(shard)
-        return epoch is not None and set(epoch.members) == set(view.shards[shard].wished)
+        return (
+            epoch is not None
+            and len(epoch.members) == self.plan.replicas
+            and set(epoch.members) == set(view.shards[shard].wished)
+        )
 
     def rest(self) -> bool:
         """No more faults: everything asked for gets done. False if too much was taken for that."""

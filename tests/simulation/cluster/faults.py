@@ -18,7 +18,7 @@ KINDS = {
     "kill": 4,
     "power cut": 3,
     "wiped disk": 1,
-    "replaced node": 1,
+    "drained node": 2,
     "leader cut off": 3,
     "partition": 4,
     "one-way cut": 3,

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from storage.membership.contract import Change
+from storage.membership.reconfigure import Reconfigurer, Replica
 from storage.membership.values import Epoch, Presence, View
 from storage.replication.ready import Epoch as ReplicaEpoch
-from storage.replication.ready import Note
+from storage.replication.ready import Note, Role
 from tests.simulation.cluster.agenda import MILLISECOND
 from tests.simulation.cluster.clocks import Clocks
 from tests.simulation.cluster.platter import Platter
-from tests.simulation.cluster.reconfigure import Situation, next_epoch
 from tests.simulation.cluster.seat import Seat
 
 if TYPE_CHECKING:
+    from storage.membership.contract import Change
     from storage.replication.messages import Message
     from tests.simulation.cluster.cluster import Cluster
     from tests.simulation.cluster.mount import Mount
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "Node"]
 
 TICK_NS = 25 * MILLISECOND
-RECONFIGURE_NS = 60 * MILLISECOND
+DECIDE_NS = 60 * MILLISECOND
 ANSWER_NS = 400 * MILLISECOND
 """After so long an answer of the authority is not waited for any more."""
 
@@ -104,9 +104,9 @@ class Node:
         self._presence = Presence(machine.name, machine.starts, ())
         self._answer_until_ns: dict[int, int] = {}
         self._broken: set[int] = set()
-        self._leader_lost_ns: dict[int, int] = {}
+        self._reconfigurer = Reconfigurer(self.name, self.cluster.plan.patience)
         self.after(self.random.randrange(TICK_NS), self._tick)
-        self.after(self.random.randrange(RECONFIGURE_NS), self._reconfigure)
+        self.after(self.random.randrange(DECIDE_NS), self._decide)
         self._keep_lease()
 
     def end(self) -> None:
@@ -241,6 +241,7 @@ class Node:
         if view.revision < self.view.revision:
             return
         self.view = view
+        self._reconfigurer.see(self.now_ns(), view)
         for shard in view.shards:
             self._arrange(shard, fresh)
             if not self.alive:
@@ -249,28 +250,25 @@ class Node:
     def _arrange(self, shard: int, fresh: bool) -> None:
         """Have a seat where one is needed, in the epoch there is."""
         view, seat = self.view, self.seats.get(shard)
-        wished, epoch = view.shards[shard].wished, view.epochs.get(shard)
-        needed = self.name in (epoch.members if epoch else wished[:1]) or self.name in wished
+        epoch = view.epochs.get(shard)
+        if epoch is None:
+            return
+        needed = self.name in epoch.members or self.name in view.shards[shard].wished
         if seat is None:
             if needed and fresh and shard not in self._broken:
-                self.seats[shard] = seat = self._open(shard, epoch)
-        elif not needed:
+                self.seats[shard] = self._open(shard, epoch)
+        elif needed:
+            seat.adopt(_of(epoch))
+        else:
             seat.open = False
             del self.seats[shard]
-            return
-        elif epoch is not None:
-            seat.adopt(_of(epoch))
-        if seat is not None and seat.open and epoch is not None and epoch.leader == self.name:
-            seat.teach(sorted(set(wished) - set(epoch.members)))
 
     def _open(self, shard: int, epoch: Epoch | None) -> Seat:
         platter = self.machine.platter(shard)
-        note = platter.note
-        if note is None:
-            creator = epoch is None and self.view.shards[shard].wished[0] == self.name
-            note = Note(0, creator)
-            platter.keep(note)
-        return Seat(self, shard, platter, _of(epoch) if epoch else None, note)
+        if platter.note is None:
+            platter.keep(Note(0, False))
+        assert platter.note is not None
+        return Seat(self, shard, platter, _of(epoch) if epoch else None, platter.note)
 
     def seat_broke(self, seat: Seat) -> None:
         """Its log took nothing more: it is opened again after a while."""
@@ -295,45 +293,51 @@ class Node:
             self._hear_epoch(seat)
         self.after(TICK_NS, self._tick)
 
-    def _reconfigure(self) -> None:
-        for shard, seat in list(self.seats.items()):
-            epoch = self._wanted_epoch(shard, seat)
-            if epoch is not None:
-                self._change(shard, epoch)
-        self.after(RECONFIGURE_NS, self._reconfigure)
+    def _decide(self) -> None:
+        for shard in self.view.shards:
+            if self._answer_until_ns.get(shard, 0) <= self.cluster.agenda.now_ns:
+                self._decide_for(shard, self.seats.get(shard))
+            if not self.alive:
+                return
+        self.after(DECIDE_NS, self._decide)
 
-    def _wanted_epoch(self, shard: int, seat: Seat) -> Epoch | None:
-        now, replica = self.now_ns(), seat.replica
-        if self._answer_until_ns.get(shard, 0) > self.cluster.agenda.now_ns:
-            return None
-        situation = Situation(
-            me=self.name,
-            shard=self.view.shards[shard],
-            epoch=self.view.epochs.get(shard),
-            live=frozenset(self.view.live),
-            role=replica.role,
-            in_sync=replica.in_sync,
+    def _decide_for(self, shard: int, seat: Seat | None) -> None:
+        decision = self._reconfigurer.decide(
+            self.now_ns(), shard, self._knows(seat) if seat is not None else Replica()
+        )
+        if seat is not None and seat.replica.role is Role.LEADER:
+            seat.teach(decision.learners)
+        change = decision.change
+        if change is None or not self.alive:
+            return
+        if change.old is None and seat is None:
+            # So that a crash behind the change leaves somebody who may go on.
+            self.machine.platter(shard).keep(Note(0, True))
+            self.seats[shard] = self._open(shard, None)
+        self._ask_for(shard, change, decision.why)
+
+    def _knows(self, seat: Seat) -> Replica:
+        replica = seat.replica
+        return Replica(
             serves=replica.epoch.number if replica.epoch else 0,
-            silent=replica.silent(now),
-            broken=frozenset(replica.broken),
-            absent=replica.absent,
+            leads=replica.role is Role.LEADER,
+            in_sync=replica.in_sync,
+            silent=replica.silent(self.now_ns()),
+            lost=frozenset(replica.broken) | replica.absent,
             caught_up=replica.caught_up,
         )
-        return next_epoch(situation, self.random)
 
-    def _change(self, shard: int, epoch: Epoch) -> None:
+    def _ask_for(self, shard: int, change: Change, why: str) -> None:
         self._answer_until_ns[shard] = self.cluster.agenda.now_ns + ANSWER_NS
-        self.cluster.say(f"{self.name} asks for {epoch}")
+        self.cluster.say(f"{self.name} asks for {change.new}: {why}")
 
         def answered(done: bool, view: View) -> None:
             self._answer_until_ns[shard] = 0
-            self.cluster.checks.counts["epochs made" if done else "epochs refused"] += 1
+            self.cluster.checks.counts["changes made" if done else "changes refused"] += 1
             self._see(view, fresh=True)
 
         self.cluster.authority.change(
-            self.name,
-            [Change(self.view.epochs.get(shard), epoch)],
-            lambda done, view: self.enter(answered, done, view),
+            self.name, [change], lambda done, view: self.enter(answered, done, view)
         )
 
 

@@ -186,19 +186,16 @@ class Trouble:
 
     # --- people ------------------------------------------------------------------------------------------------
 
-    def _replaced_node(self) -> None:
-        """An operator wishes a shard elsewhere."""
+    def _drained_node(self) -> None:
+        """An operator wants a node empty, or has it back."""
         cluster, view = self._cluster, self._cluster.authority.view
-        shard = self._random.choice(cluster.shards)
-        wished = view.shards[shard].wished
-        others = [name for name in cluster.node_names if name not in wished]
-        if not others:
+        node = view.nodes[self._random.choice(cluster.node_names)]
+        active = [n for n in view.nodes.values() if n.state == "active"]
+        if node.state == "active" and len(active) <= cluster.plan.replicas:
             return
-        left = self._random.choice(wished)
-        new = tuple(self._random.choice(others) if name == left else name for name in wished)
-        cluster.say(f"shard {shard} wished on {new}")
-        old = view.shards[shard]
-        cluster.authority.decide([Change(old, msgspec.structs.replace(old, wished=new))])
+        state = "draining" if node.state == "active" else "active"
+        cluster.say(f"{node.name} is {state}")
+        cluster.authority.decide([Change(node, msgspec.structs.replace(node, state=state))])
 
     def _mount_killed(self) -> None:
         """Not the ticker's, the first; and another takes its place."""

@@ -226,6 +226,26 @@ def test_a_member_that_lost_its_log_may_not_lead_and_is_told_of(shard):
     assert shard["c"].replica.role is Role.IDLE
 
 
+def test_when_nobody_is_in_sync_an_epoch_is_forced(shard):
+    shard.write("a", 1, 3)
+    shard.settle()
+    for node, left in zip(shard.nodes.values(), (2, 4, 3), strict=True):
+        del node.log[left:]  # The power went, and durability is memory.
+        node.durable = node.committed = min(node.committed, left)
+        node.note = Note(0, False)
+        node.start(shard.epoch)
+    shard.elect("b")
+    assert shard["b"].replica.role is Role.IDLE
+    shard.epoch = Epoch(3, "b", ("a", "b", "c"), forced=True)
+    for node in shard.nodes.values():
+        node.replica.adopt(shard.now_ns, shard.epoch)
+    shard.settle()
+    assert shard.leads("b")
+    assert all(node.replica.in_sync for node in shard.nodes.values())
+    assert shard.same_logs()
+    assert shard["a"].committed == 5
+
+
 def test_a_lost_member_comes_back_as_a_learner(shard):
     shard.write("a", 1, 3)
     shard.settle()

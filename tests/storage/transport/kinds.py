@@ -129,7 +129,6 @@ def verbs(request) -> Kind:
 
 
 KINDS = {"memory": memory, "plain": plain, "unix": unix, "tls": tls, "verbs": verbs}
-SOCKET_KINDS = ("plain", "unix", "tls")
 
 
 async def take(connection: Connection, count: int) -> list[bytes]:

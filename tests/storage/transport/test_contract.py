@@ -119,7 +119,7 @@ async def test_a_turns_messages_leave_in_one_call(kind):
         for number in range(500):
             await near.send([b"%d" % number])
         assert await take(far, 500) == [b"%d" % number for number in range(500)]
-        assert near.counters.sent_calls - before <= -2  # a heartbeat may come between
+        assert near.counters.sent_calls - before <= 2  # a heartbeat may come between
         assert far.counters.received_calls <= 3
 
 

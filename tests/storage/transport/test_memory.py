@@ -1,6 +1,7 @@
 """The faults of the transport in memory, which tests of everything above rely on.
 
-Goal: each fault does what it says and nothing else. Method: on trio's mock clock, which jumps to where something happens.
+Goal: each fault does what it says and nothing else. Method: on trio's mock clock, which jumps to where
+something happens (each test names it: pytest-trio looks for it there).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ SILENCE_S = 3
 
 
 @pytest.fixture
-async def world(autojump_clock, nursery):
+async def world(nursery):
     network = MemoryNetwork()
     listener = await network.transport(node("n1")).listen(nursery, "n1")
     near = await network.transport(node("n2")).connect(nursery, "n1", role=Role.NODE)
     return network, near, await listener.accept()
 
 
-async def test_what_is_swallowed_vanishes_and_is_noticed_where_it_is_missed(world):
+async def test_what_is_swallowed_vanishes_and_is_noticed_where_it_is_missed(autojump_clock, world):
     network, near, far = world
     network.swallow("n2", "n1")
     await near.send([b"lost"])
@@ -36,7 +37,7 @@ async def test_what_is_swallowed_vanishes_and_is_noticed_where_it_is_missed(worl
         await near.receive()
 
 
-async def test_a_short_swallow_is_only_a_loss(world):
+async def test_a_short_swallow_is_only_a_loss(autojump_clock, world):
     network, near, far = world
     network.swallow("n2", "n1")
     await near.send([b"lost"])
@@ -49,7 +50,7 @@ async def test_a_short_swallow_is_only_a_loss(world):
     assert far.broken() is None
 
 
-async def test_a_delay_keeps_the_order(world):
+async def test_a_delay_keeps_the_order(autojump_clock, world):
     network, near, far = world
     network.delay("n2", "n1", 500)
     start_s = trio.current_time()
@@ -60,7 +61,7 @@ async def test_a_delay_keeps_the_order(world):
     assert trio.current_time() - start_s == pytest.approx(0.5)
 
 
-async def test_severed_both_ends_break(world):
+async def test_severed_both_ends_break(autojump_clock, world):
     network, near, far = world
     network.sever("n1", "n2")
     for end in (near, far):
@@ -69,7 +70,7 @@ async def test_severed_both_ends_break(world):
     assert not network.connections
 
 
-async def test_a_close_that_is_not_heard_is_noticed_all_the_same(world):
+async def test_a_close_that_is_not_heard_is_noticed_all_the_same(autojump_clock, world):
     network, near, far = world
     network.swallow("n2", "n1")
     near.close()
@@ -79,7 +80,7 @@ async def test_a_close_that_is_not_heard_is_noticed_all_the_same(world):
         await far.receive()
 
 
-async def test_a_close_that_is_heard_late(world):
+async def test_a_close_that_is_heard_late(autojump_clock, world):
     network, near, far = world
     network.swallow("n2", "n1")
     near.close()
@@ -89,7 +90,7 @@ async def test_a_close_that_is_heard_late(world):
         await far.receive()
 
 
-async def test_dialling_what_is_refused_or_cut_off(world, nursery):
+async def test_dialling_what_is_refused_or_cut_off(autojump_clock, world, nursery):
     network, _, _ = world
     dialler = network.transport(node("n3"))
     network.refuse("n1")
@@ -103,7 +104,7 @@ async def test_dialling_what_is_refused_or_cut_off(world, nursery):
     await dialler.connect(nursery, "n1", role=Role.NODE)
 
 
-async def test_an_address_is_listened_at_once(world, nursery):
+async def test_an_address_is_listened_at_once(autojump_clock, world, nursery):
     network, _, _ = world
     with pytest.raises(OSError, match="in use"):
         await network.transport(node("n4")).listen(nursery, "n1")

@@ -1,0 +1,164 @@
+"""`cluster add` and `permit`: who may take part. A node, a mount, a program: a certificate for each, and what it is told.
+
+Files are written first and etcd is told last: a command that failed in between is given again.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from cascadefs.cli.cluster.asking import Config, converse, founded, operator
+from cascadefs.cli.cluster.files import checked, issue, lay
+from cascadefs.cli.complaint import Complaint
+
+if TYPE_CHECKING:
+    from cascadefs.configuration import Cluster
+    from storage.membership.contract import Authority
+    from storage.transport import IdMap
+    from storage.transport.certificates import Authority as Signer
+
+__all__ = ["add", "permit"]
+
+Directory = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Where the files go; made if missing.", show_default=False)
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+
+_RANGE = re.compile(r"(\d{1,10})(?:-(\d{1,10}))?(?::(\d{1,10}))?")
+
+
+def add(
+    name: Name,
+    directory: Directory,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where its links listen.", show_default=False)],
+    advertise: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Where others reach it, if not there; once for each.", show_default=False),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="What it is or has, for pools to ask for.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it keeps its shards; else DIR/data.", show_default=False)
+    ] = None,
+    http: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Metrics and status, for this machine.", show_default=False)
+    ] = "",
+    lease_s: Annotated[
+        float, typer.Option("--lease", metavar="SECONDS", min=2, max=600, help="How long others wait for it.")
+    ] = 3.0,
+    config: Config = None,
+) -> None:
+    """Add a node: node.toml and its credentials in DIR, for that machine; its name in etcd.
+
+    Given again for a node there is, it issues a new certificate and changes addresses and labels.
+
+    Example: cascadefs cluster add n1 ./n1 --listen 10.0.0.1:7400
+    """
+    from cascadefs.configuration import NODE, Node
+    from storage.membership import values
+    from storage.membership.contract import Change
+    from storage.transport import Identity, Role
+
+    cluster = operator(config)
+    node = Node(
+        cluster=cluster.cluster,
+        name=name,
+        listen=listen,
+        etcd=cluster.etcd,
+        advertise=tuple(advertise or ()),
+        data=str(data.resolve()) if data is not None else "data",
+        labels=tuple(label or ()),
+        http=http,
+        lease_s=lease_s,
+    )
+    checked(directory / NODE, node)
+    signer = _signer(cluster)
+
+    async def tell(authority: Authority) -> bool:
+        known = founded(authority.view, cluster.cluster).nodes.get(name)
+        issue(signer, Identity(cluster.cluster, Role.NODE, name), directory / "credentials")
+        lay(directory / NODE, node)
+        wanted = values.Node(name, node.advertise or (listen,), node.labels)
+        if known is not None:
+            wanted = msgspec.structs.replace(wanted, state=known.state)
+        if known != wanted and not await authority.change([Change(known, wanted)]):
+            raise Complaint(f"node {name}: somebody else changed it just now; try again")
+        return known is None
+
+    is_new = converse(cluster.etcd, tell)
+    typer.echo(f"Node {name} {'added' if is_new else 'changed'}: {directory / NODE}")
+    typer.echo(f"Next, on its machine: cascadefs serve --config {directory / NODE}")
+
+
+def permit(
+    name: Name,
+    directory: Directory,
+    mount: Annotated[bool, typer.Option("--mount", help="For a machine's mount, which speaks for all its users.")] = False,
+    uid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIRST[-LAST][:HERE]", help="Users it may speak for; once for each.", show_default=False),
+    ] = None,
+    gid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIRST[-LAST][:HERE]", help="Groups it may speak for.", show_default=False),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Let a mount or a program in: mount.toml and credentials in DIR.
+
+    A program speaks for the users it is given with --uid; a mount for everybody, unless some are given.
+
+    Examples: cascadefs cluster permit desk ./desk --mount;
+    cascadefs cluster permit ingest ./ingest --uid 1000 --gid 100
+    """
+    from cascadefs.configuration import MOUNT, Mount
+    from storage.transport import EVERYBODY, Identity, Role
+
+    if not mount and not uid:
+        raise typer.BadParameter("say --mount, or for whom a program speaks with --uid")
+    cluster = operator(config)
+    signer = _signer(cluster)
+    uids = _ids(uid) if uid else EVERYBODY
+    gids = EVERYBODY if mount and not gid else _ids(gid or [])
+    identity = Identity(cluster.cluster, Role.MOUNT if mount else Role.CLIENT, name, uids, gids)
+
+    async def addresses(authority: Authority) -> tuple[str, ...]:
+        view = founded(authority.view, cluster.cluster)
+        return tuple(node.addresses[0] for node in view.nodes.values())
+
+    nodes = converse(cluster.etcd, addresses)
+    if not nodes:
+        raise Complaint("the cluster has no node yet; add one with `cascadefs cluster add`")
+    issue(signer, identity, directory / "credentials")
+    lay(directory / MOUNT, Mount(cluster.cluster, nodes))
+    typer.echo(f"{identity} permitted: {directory / MOUNT}")
+
+
+def _signer(cluster: Cluster) -> Signer:
+    from storage.errors import Unusable
+    from storage.transport.certificates import Authority as Signer
+
+    try:
+        return Signer.load(Path(cluster.authority))
+    except Unusable as error:
+        raise Complaint(f"{error}; certificates are made where the cluster was founded") from error
+
+
+def _ids(ranges: list[str]) -> IdMap:
+    from storage.transport import IdMap, IdRange
+
+    found = []
+    for text in ranges:
+        parts = _RANGE.fullmatch(text)
+        last = int(parts[2] or parts[1]) if parts else -1
+        if parts is None or last < int(parts[1]) or last >= 2**32 - 1:
+            raise typer.BadParameter(f"{text!r} is no range of numbers; write 1000, 1000-1999 or 1000-1999:5000")
+        first = int(parts[1])
+        found.append(IdRange(first, int(parts[3] or first), last - first + 1))
+    return IdMap(tuple(found))

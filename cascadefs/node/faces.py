@@ -1,0 +1,195 @@
+"""The faces of the shards on a node: their tables, kept up with what is committed, under one lock.
+
+Whoever holds the lock may ask and propose; the follower, a thread of its own, takes it when something was committed and
+nobody applied it. A table that is not of its log any more is made anew from the log, as always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from storage.clock import HybridClock
+from storage.cluster.face import Face
+from storage.distant import DistantLog
+from storage.errors import Corruption
+from storage.index import CLEAN, read_mark, why_not, write_mark
+from storage.namespace.sessions import Sessions
+from storage.sequencer import START, Astray, Place, Unavailable
+from storage.shard import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from storage.clock import Clock
+    from storage.disk import Disk
+    from storage.index import Index
+    from storage.sequencer import Sequencer
+    from storage.table import Table
+
+__all__ = ["Faces"]
+
+LOOK_S: Final = 1.0
+"""How long the follower sleeps when nothing is told to it; then it publishes, and tries again what failed."""
+
+_log = logging.getLogger("cascadefs.node")
+
+
+class Faces:
+    """See the module."""
+
+    def __init__(
+        self,
+        disk_of: Callable[[int], Disk],
+        index_of: Callable[[int], Index],
+        clock: Clock,
+        steady_ns: Callable[[], int],
+        boot_id: str,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            disk_of: a shard's directory, where the boot mark of its table is.
+            index_of: where its table is.
+            clock: the wall clock.
+            steady_ns: the monotonic clock.
+            boot_id: the machine's, as text.
+        """
+        self.hybrid = HybridClock()
+        self.trouble: dict[int, str] = {}
+        """Why a face is behind its log, by shard."""
+        self.on_face: Callable[[Face], None] | None = None
+        """Called, with the lock held, with each face that is brought up."""
+        self._disk_of = disk_of
+        self._index_of = index_of
+        self._clock = clock
+        self._steady_ns = steady_ns
+        self._boot_id = boot_id
+        self._lock = threading.RLock()
+        self._news = threading.Event()
+        self._over = False
+        self._tables: dict[int, tuple[Table, Position | None]] = {}
+        self._faces: dict[int, Face] = {}
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[dict[int, Face]]:
+        """The faces by shard, for one thread at a time."""
+        with self._lock:
+            yield self._faces
+
+    # --- opening, on worker threads ---
+
+    def prepare(self, shard: int) -> tuple[Place, dict[int, int]]:
+        """Open a shard's table: how far it has come, and the last number it knows of each client."""
+        disk, index = self._disk_of(shard), self._index_of(shard)
+        mark = read_mark(disk)
+        why = why_not(mark, self._boot_id) if mark is not None else "there is none"
+        table: Table | None = None
+        position: Position | None = None
+        if why is None:
+            try:
+                table = index.open()
+                position = Position.load(table)
+            except Corruption as error:
+                why = str(error)
+        if why is not None:
+            if mark is not None:
+                _log.warning("shard %d: the index is made again: %s", shard, why)
+            table, position = self._renewed(index, table), None
+        assert table is not None
+        write_mark(disk, self._boot_id.encode())
+        self._tables[shard] = table, position
+        if position is None:
+            return START, {}
+        place = Place(position.index, position.address, position.checksum)
+        return place, Sessions(table).all()
+
+    def _renewed(self, index: Index, table: Table | None) -> Table:
+        if table is not None:
+            table.close()
+        return index.renew()
+
+    def attach(self, line: Sequencer) -> Face:
+        """Bring up the face of a shard whose table was prepared, and keep it up from now on."""
+        table, position = self._tables.pop(line.shard)
+        if position is not None and position.identity != line.identity:
+            _log.warning("shard %d: the index is of something else; it is made again", line.shard)
+            table = self._renewed(self._index_of(line.shard), table)
+        line.on_more = self._news.set
+        face = self._face(line, table)
+        try:
+            face.recover()
+        except (Astray, Corruption) as error:
+            _log.warning("shard %d: the index is made again: %s", line.shard, error)
+            table.close()
+            face = self._face(line, self._index_of(line.shard).renew())
+            face.recover()
+        with self._lock:
+            self._faces[line.shard] = face
+            if self.on_face is not None:
+                self.on_face(face)
+        self._news.set()
+        return face
+
+    def _face(self, line: Sequencer, table: Table) -> Face:
+        return Face(
+            line,
+            DistantLog(line),
+            table,
+            self._clock,
+            steady_ns=self._steady_ns,
+            hybrid=self.hybrid,
+        )
+
+    # --- following, on a thread of its own ---
+
+    def follow(self) -> None:
+        """Apply what is committed until `stop`."""
+        while not self._over:
+            came = self._news.wait(LOOK_S)
+            self._news.clear()
+            with self._lock:
+                for shard, face in self._faces.items():
+                    self._catch_up(shard, face, publish=not came)
+
+    def _catch_up(self, shard: int, face: Face, *, publish: bool) -> None:
+        try:
+            face.catch_up()
+            if publish:
+                face.publish()
+            self.trouble.pop(shard, None)
+        except Unavailable:
+            pass  # The node is stopping.
+        except (OSError, Corruption) as error:
+            if self.trouble.get(shard) != str(error):
+                _log.error("shard %d: its index is behind the log: %s", shard, error)
+            self.trouble[shard] = str(error)
+
+    def stop(self) -> None:
+        """Have `follow` end soon. Any thread."""
+        self._over = True
+        self._news.set()
+
+    def close(self) -> None:
+        """Close all tables; those that have everything need no look at the next start."""
+        with self._lock:
+            for table, _ in self._tables.values():
+                table.close()
+            for shard, face in self._faces.items():
+                try:
+                    if face.close(keep=True):
+                        write_mark(self._disk_of(shard), CLEAN)
+                except OSError as error:
+                    _log.error("shard %d: its index is not saved: %s", shard, error)
+            self._faces.clear()
+
+    def status(self) -> dict[str, object]:
+        """Figures for people and programs, JSON-able."""
+        return {
+            "applied": {
+                str(shard): face.applied_index for shard, face in list(self._faces.items())
+            },
+            "trouble": {str(shard): why for shard, why in self.trouble.items()},
+        }
