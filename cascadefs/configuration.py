@@ -110,7 +110,7 @@ def load(path: Path, kind: type[T]) -> T:
     return _understand(path, _read(path), kind)
 
 
-def check(path: Path, configuration: Cluster | Node | Mount) -> None:
+def check(path: Path, configuration: T) -> None:
     """Accept a configuration that is about to be written.
 
     Raises:

@@ -14,24 +14,28 @@ is the truth, and the next start recovers from it.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import logging
-import logging.handlers
 import os
 import random
-import resource
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
+from cascadefs.machine import (
+    SystemClock,
+    boot_id,
+    log_handler,
+    raise_descriptor_limit,
+    set_up_logging,
+)
 from storage.errors import Corruption, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from cascadefs.filesystem import Filesystem
     from cascadefs.fuse.door import Door
@@ -41,11 +45,6 @@ if TYPE_CHECKING:
     from storage.store import LocalStore
 
 __all__ = ["NotStarted", "Report", "Settings", "SystemClock", "run", "start_detached"]
-
-LOG_BYTES_MAX: Final = 1024 * 1024
-"""Of daemon.log before it becomes daemon.log.1; with LOG_FILES_MAX, what a daemon may say on a disk in all."""
-
-LOG_FILES_MAX: Final = 2
 
 SCRUB_RECORDS_MAX: Final = 2000
 """Read again in a second, whatever their size: some 20 ms of it."""
@@ -92,6 +91,8 @@ class Settings:
     """Whose scripts run: "off" nobody's, "owner" those of users this process may run as, "root" root's only."""
     inproc: tuple[str, ...] = ()
     """Directories, as paths from the root of the store, whose scripts may run in this process (`sandbox = "inproc"`)."""
+    cgroup: Path | None = None
+    """A delegated control group (version 2), below which scripts' processes get groups of their own."""
 
     @property
     def log_file(self) -> Path | None:
@@ -101,14 +102,6 @@ class Settings:
         if self.data is None or (self.read_only and not os.access(self.data, os.W_OK)):
             return None
         return self.data / "daemon.log"
-
-
-class SystemClock:
-    """The wall clock."""
-
-    def now_ns(self) -> int:
-        """See `storage.clock.Clock`."""
-        return time.time_ns()
 
 
 class Report(Protocol):
@@ -195,7 +188,7 @@ def _detach_and_run(settings: Settings, writing: int) -> NoReturn:
         os.umask(0o022)
         try:
             _redirect(settings.log_file, keep=writing)
-            code = run(settings, report, _log_handler(settings.log_file))
+            code = run(settings, report, log_handler(settings.log_file))
         except NotStarted as error:
             report.say(error=str(error))
         except OSError as error:
@@ -221,47 +214,6 @@ def _redirect(log_file: Path | None, *, keep: int) -> None:
         os.dup2(descriptor, target)
     os.close(null)
     os.close(output)
-
-
-# --- The log ------------------------------------------------------------------------------------------------------
-
-
-class _OneLine(logging.Formatter):
-    """UTC, and one line an event: a traceback is joined with bars."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    def formatTime(self, entry: logging.LogRecord, datefmt: str | None = None) -> str:
-        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(entry.created))
-        return f"{second}.{int(entry.msecs):03}Z"
-
-    def format(self, entry: logging.LogRecord) -> str:
-        return " | ".join(line for line in super().format(entry).splitlines() if line.strip())
-
-
-class _RotatingLog(logging.handlers.RotatingFileHandler):
-    """Standard error goes along: what libfuse and a crash say there lands in the same file."""
-
-    def doRollover(self) -> None:
-        super().doRollover()
-        if self.stream is None:
-            return
-        os.dup2(self.stream.fileno(), 1)
-        os.dup2(self.stream.fileno(), 2)
-
-
-def _log_handler(log_file: Path | None) -> logging.Handler:
-    if log_file is None:
-        return logging.NullHandler()
-    return _RotatingLog(log_file, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_MAX - 1)
-
-
-def _set_up_logging(handler: logging.Handler) -> None:
-    handler.setFormatter(_OneLine())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.captureWarnings(True)
-    faulthandler.enable()
 
 
 # --- Running ------------------------------------------------------------------------------------------------------
@@ -339,6 +291,7 @@ class _Mount:
             random.Random(),
             mode=self.settings.triggers,
             inproc=self.settings.inproc,
+            cgroup=self.settings.cgroup,
             path=self.settings.mountpoint,
             exclusive=self.door.exclusive,
             notify=self.door.notify,
@@ -501,8 +454,8 @@ def run(settings: Settings, report: Report, log: logging.Handler) -> int:
     Raises:
         NotStarted: nothing is mounted, and the data directory is free again.
     """
-    _set_up_logging(log)
-    _raise_descriptor_limit()
+    set_up_logging(log)
+    raise_descriptor_limit()
     clock = SystemClock()
     with _opened_store(settings, clock, report) as store:
         return _mount_and_serve(settings, store, clock, report)
@@ -522,7 +475,7 @@ def _opened_store(settings: Settings, clock: SystemClock, report: Report) -> Ite
                 data,
                 clock,
                 random.SystemRandom(),
-                boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+                boot_id=boot_id(),
                 owner=owner,
                 read_only=settings.read_only,
                 recover=settings.recover,
@@ -601,9 +554,3 @@ def _remove_dead_mount(path: Path) -> None:
             mountpoint.unmount(path, lazy=True)
         except mountpoint.UnmountFailed as error:
             _log.error("a dead mount stays at %s: %s", path, error)
-
-
-def _raise_descriptor_limit() -> None:
-    """As many open files as we may have: segments of the log are kept open."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -57,6 +57,7 @@ class Host:
         *,
         mode: str,
         inproc: tuple[str, ...],
+        cgroup: Path | None,
         path: Path,
         exclusive: Callable[[], AbstractContextManager[None]],
         notify: Callable[[], None],
@@ -72,6 +73,7 @@ class Host:
             random: for jitter.
             mode: "owner": scripts of any user that this process may run as; "root": of root only.
             inproc: directories whose scripts may run in this process, if they ask for it.
+            cgroup: a control group below which workers get theirs; None: they have none of their own.
             path: where the store is mounted.
             exclusive: keeps requests out while it is entered.
             notify: tells the kernel what it must forget.
@@ -87,6 +89,7 @@ class Host:
         self._steady_ns = steady_ns
         self._mode = mode
         self._inproc = inproc
+        self._cgroup = cgroup
         self._path = path
         self._random = random
         self._workers = max(2, os.cpu_count() or 1)
@@ -110,7 +113,11 @@ class Host:
         """Until cancelled."""
         engine = Engine(self._store, self._clock, self._random, self._options, watcher=self)
         self._store.retention.wanted_since = engine.lag.wanted_since
-        settings = PoolSettings(allow_root=self._mode == "root", allow_inproc=bool(self._inproc))
+        settings = PoolSettings(
+            allow_root=self._mode == "root",
+            allow_inproc=bool(self._inproc),
+            cgroup=str(self._cgroup or ""),
+        )
         async with open_pool(settings, self._clock.now_ns, self._steady_ns) as runner:
             self._runner = runner
             dispatcher = self._dispatcher = Dispatcher(engine, runner, self._held, self._hurry)

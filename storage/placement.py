@@ -71,7 +71,8 @@ def check_rule(rule: str) -> None:
         options.log_errors = False
         re2.compile(rule.encode(), options)
     except re2.error as error:
-        raise RuleError(str(error)) from error
+        (why,) = error.args
+        raise RuleError(why.decode() if isinstance(why, bytes) else str(why)) from error
 
 
 def home_shard(pool: str, key: bytes, shards: Iterable[int]) -> int:

@@ -19,6 +19,7 @@ PACKAGES = ("cascadefs", "triggers", "storage")
 SCRIPTS = (
     ".ci/run",
     "scripts/check",
+    "scripts/cluster",
     "scripts/reliability",
     "scripts/run",
     "scripts/setup",

@@ -228,7 +228,7 @@ def _key(value: object) -> str:
 
 
 def _gang(value: object) -> int:
-    if _count(1, GANG_MAX)(value) > 1:  # type: ignore[arg-type]  # it looks itself
+    if _count(1, GANG_MAX)(value) > 1:
         raise ValueError(
             "1: several workers for one event are not built yet; start them in the handler"
         )

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher"]
 
+IDLE_TURNS = 8
+"""So many turns in a row about commits that concern no binding, and the next commits are gathered before they are looked at."""
+
+GATHER_MS = 2
+"""How long commits are gathered then: the most that an event among many commits that are none is later for it."""
+
 SLEEP_MS_MAX = 60_000
 """Without any reason to wake up: the wall clock may have been set meanwhile."""
 
@@ -72,12 +78,15 @@ class Dispatcher:
         self._hurry = hurry
         self._awake = trio.Event()
         self._woken = False
+        self._idle_turns = 0
+        self._gathers = False
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def run(self) -> None:
         """Until cancelled: runs under way are killed then, have no effect, and run again after the next start."""
         self._token = trio.lowlevel.current_trio_token()
         self.engine.wake = self.wake
+        self.engine.told = self._told
         with self._held():
             self.engine.open()
         try:
@@ -102,6 +111,11 @@ class Dispatcher:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._awake.set, idempotent=True)
 
+    def _told(self) -> None:
+        """There was a commit. A writer should not pay for a turn about what concerns nobody, turn after turn."""
+        if not self._gathers:
+            self.wake()
+
     def _is_here(self) -> bool:
         """Whether this is the loop's own thread."""
         try:
@@ -120,8 +134,10 @@ class Dispatcher:
     async def _turn(self, nursery: trio.Nursery) -> None:
         self._awake = trio.Event()
         self._woken = False
+        engine = self.engine
         with self._held():
-            more = self.engine.pump()
+            queued, had_news = engine.intake.queued, engine.intake.has_news
+            more = engine.pump()
             jobs = self.loading.jobs()
             started = self.engine.start()
             self.operator.replays.finish()
@@ -134,13 +150,26 @@ class Dispatcher:
             nursery.start_soon(self._execute, one)
         for script_id in unused:
             nursery.start_soon(self.runner.retire, script_id)
+        is_idle = not (more or started or jobs or engine.intake.queued > queued)
+        self._idle_turns = self._idle_turns + had_news if is_idle else 0
+        self._gathers = self._idle_turns >= IDLE_TURNS
         if more or started:
             await trio.lowlevel.checkpoint()
+            return
+        if self._gathers and await self._gather():
             return
         self._hurry(bool(self.engine.running) or not self.loading.is_idle)
         delay_ms = SLEEP_MS_MAX if due_ms is None else min(max(due_ms - now_ms, 1), SLEEP_MS_MAX)
         with trio.move_on_after(delay_ms / 1000):
             await self._awake.wait()
+
+    async def _gather(self) -> bool:
+        """Let commits gather for a moment; whether there is something to look at after it."""
+        self._hurry(False)
+        with trio.move_on_after(GATHER_MS / 1000):
+            await self._awake.wait()
+        self._gathers = False  # before looking: who commits from here on wakes us
+        return self._woken or self.engine.intake.has_news
 
     async def _load(self, job: Job) -> None:
         tables: list[dict[str, object]] | LoadFailed

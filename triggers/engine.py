@@ -81,14 +81,16 @@ class Engine:
         self.schedule = Schedule()
         self.running: dict[str, Started] = {}
         self.wake: Callable[[], None] = lambda: None
-        """Called, from any thread, when `pump` has something new to look at."""
+        """Called, from any thread, when somebody asked for something that `start` should know of at once."""
+        self.told: Callable[[], None] = lambda: None
+        """Called, from any thread, when `pump` has something new to look at; by whoever commits, so it must be cheap."""
         self.point = point
         self.intake = Intake(
             store,
             self.registry,
             self.report,
             self.options.node,
-            lambda: self.wake(),
+            lambda: self.told(),
             self.schedule.add,
         )
         self.replays: set[Key] = set()

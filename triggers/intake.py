@@ -65,6 +65,8 @@ class Intake:
         self._paths = Paths(store)
         self.noted = 0
         """Commits looked at since somebody set it to 0."""
+        self.queued = 0
+        """Events queued since the start."""
 
     @property
     def head(self) -> tuple[int, int]:
@@ -74,6 +76,11 @@ class Intake:
     @head.setter
     def head(self, head: tuple[int, int]) -> None:
         self._head, self._head_address = head
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there are commits that nobody has looked at."""
+        return bool(self._feed) or self._feed_lost
 
     def observe(self, timestamp: int, address: int, committed: Record) -> None:
         """A commit was applied. From any thread; costs a look at its type."""
@@ -203,6 +210,7 @@ class Intake:
             pending.attempts = attempted.attempts
             pending.not_before_ms = attempted.not_before_ms
         follower.queue.add(pending)
+        self.queued += 1
         self._queued(follower.key)
         if follower.live and follower.is_full and follower not in self._filled:
             self._filled.append(follower)

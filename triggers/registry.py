@@ -9,6 +9,7 @@ Source: docs/TRIGGERS.md 3, 10.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.record import Batch, Commit, Finish, Link, Rename, SetAttributes, Unlink
@@ -182,13 +183,11 @@ def loops(definitions: list[Definition]) -> list[str]:
         for binding in bindings
     }
     silent = {binding.name for binding in bindings if binding.loop}
-    sentences = []
-    for name in edges:
-        cycle = _cycle(edges, name)
-        if cycle is not None and name == min(cycle) and not silent & set(cycle):
-            way = " -> ".join([*cycle, name])
-            sentences.append(f"these may fire each other for ever: {way}; say loop = true if not")
-    return sentences
+    return [
+        f"these may fire each other for ever: {' -> '.join([*cycle, cycle[0]])}; say loop = true if not"
+        for cycle in _cycles(edges)
+        if not silent & set(cycle)
+    ]
 
 
 class _Prefixes:
@@ -241,16 +240,54 @@ def _may_match(pattern: Pattern, emit: str) -> bool:
     return any(pattern.matches(probe) for probe in probes)
 
 
-def _cycle(edges: dict[str, list[str]], start: str) -> list[str] | None:
-    """A way from `start` back to it."""
-    stack = [(start, [start])]
-    seen = set()
-    while stack:
-        name, way = stack.pop()
-        for following in edges[name]:
-            if following == start:
-                return way
-            if following not in seen:
-                seen.add(following)
-                stack.append((following, [*way, following]))
-    return None
+def _cycles(edges: dict[str, list[str]]) -> Iterator[list[str]]:
+    """A shortest way round for each knot of names that lead to each other, from its first name on.
+
+    Source: Tarjan, "Depth-first search and linear graph algorithms" (1972), without recursion.
+    """
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    open_: dict[str, None] = {}
+    for root in edges:
+        if root in order:
+            continue
+        work = [(root, iter(edges[root]))]
+        order[root] = low[root] = len(order)
+        open_[root] = None
+        while work:
+            name, following = work[-1]
+            for other in following:
+                if other not in order:
+                    order[other] = low[other] = len(order)
+                    open_[other] = None
+                    work.append((other, iter(edges[other])))
+                    break
+                if other in open_:
+                    low[name] = min(low[name], order[other])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[name])
+                if low[name] == order[name]:
+                    knot = set()
+                    while name not in knot:
+                        knot.add(open_.popitem()[0])
+                    if len(knot) > 1 or name in edges[name]:
+                        yield _way_round(edges, knot)
+
+
+def _way_round(edges: dict[str, list[str]], knot: set[str]) -> list[str]:
+    """The shortest way from the first name of a knot back to it."""
+    start = min(knot)
+    came_from: dict[str, str] = {}
+    front = deque([start])
+    while start not in came_from:
+        name = front.popleft()
+        for other in edges[name]:
+            if other in knot and other not in came_from:
+                came_from[other] = name
+                front.append(other)
+    way = [came_from[start]]
+    while way[-1] != start:
+        way.append(came_from[way[-1]])
+    return way[::-1]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cascadefs import __version__
-from cascadefs.cli import fsck, history, keeping, mount, trigger
+from cascadefs.cli import cluster, fsck, history, keeping, mount, serve, trigger
 from cascadefs.cli.complaint import Complaint
 
 __all__ = ["app", "main"]
@@ -29,6 +29,8 @@ fsck.register(app)
 history.register(app)
 trigger.register(app)
 keeping.register(app)
+serve.register(app)
+cluster.register(app)
 
 
 def _print_version(asked: bool) -> None:

@@ -8,17 +8,24 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cascadefs.cli.complaint import Complaint
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterator
 
-__all__ = ["command", "events_of", "mount_of", "provenance", "status_of"]
+__all__ = ["command", "events_of", "follow", "mount_of", "provenance", "status_of"]
 
 FROM: Final = "user.cascade.from"
+EVENTS_BYTES: Final = 1024 * 1024
+"""Of `events`, read in one go; as much as is kept."""
+
+QUIET_SECONDS: Final = 10.0
+"""More than a run that is told to end may take for it."""
 
 
 def mount_of(path: Path) -> Path:
@@ -74,6 +81,30 @@ def events_of(where: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in stream.read_bytes().splitlines()]
     except OSError as error:
         raise Complaint(f"{stream}: {error.strerror}") from error
+
+
+def follow(where: Path) -> Iterator[dict[str, Any]]:
+    """What happens from now on in a directory with scripts; ends when nothing did for `QUIET_SECONDS`.
+
+    Raises:
+        Complaint: there is none, or it may not be read.
+    """
+    stream = _base_of(where) / ".cascade/events"
+    try:
+        file = stream.open("rb", buffering=0)
+    except OSError as error:
+        raise Complaint(f"{stream}: {error.strerror}") from error
+    while file.read(EVENTS_BYTES):
+        pass
+    return _lines_of(file)
+
+
+def _lines_of(file: io.FileIO) -> Iterator[dict[str, Any]]:
+    rest = b""
+    with file:
+        while select.select([file], [], [], QUIET_SECONDS)[0]:
+            *lines, rest = (rest + file.read(EVENTS_BYTES)).split(b"\n")
+            yield from map(json.loads, lines)
 
 
 def provenance(path: Path | str | bytes) -> dict[str, Any] | None:

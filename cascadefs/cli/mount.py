@@ -129,6 +129,14 @@ def mount(
             show_default=False,
         ),
     ] = None,
+    cgroup: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Bound each script's processes by a control group (version 2) below this one, which is theirs alone.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Mount a file system; return when it answers."""
     from cascadefs import daemon
@@ -146,6 +154,10 @@ def mount(
         raise typer.BadParameter(
             "triggers need a past and somewhere to write: not with --volatile or --ro"
         )
+    if cgroup is not None and not (cgroup / "cgroup.controllers").is_file():
+        raise typer.BadParameter(
+            f"{cgroup} is no control group of version 2; make one below /sys/fs/cgroup and delegate it (cgroups(7))"
+        )
     settings = daemon.Settings(
         mountpoint=_checked_mountpoint(mountpoint),
         data=None if data is None else Path(os.path.realpath(data)),
@@ -161,6 +173,7 @@ def mount(
         log=None if log is None else log.absolute(),
         triggers=triggers,
         inproc=tuple(path.strip("/") for path in inproc or []),
+        cgroup=None if cgroup is None else cgroup.absolute(),
     )
     _check_device()
     if settings.data is not None:

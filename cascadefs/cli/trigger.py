@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cascadefs.cli.base import command, events_of, mount_of, provenance, status_of
+from cascadefs.cli.base import command, events_of, follow, mount_of, provenance, status_of
 from cascadefs.cli.complaint import Complaint
 from cascadefs.cli.remake import remake
 from cascadefs.cli.standing import HEADINGS, is_number, plain, rows
@@ -58,12 +58,12 @@ def register(app: typer.Typer) -> None:
     group.command("test")(test)
     group.command("replay")(replay)
     group.command("retry")(retry)
+    group.command("kill")(kill)
     for word, said in (
         ("drop", "Forget a dead letter."),
         ("skip", "Let an event that waits count as done."),
         ("pause", "Start no more runs of a binding; its events wait."),
         ("resume", "Go on with a binding that was paused."),
-        ("kill", "End a run; its event becomes a dead letter."),
     ):
         group.command(word, help=said)(_teller(word))
     app.add_typer(group)
@@ -108,6 +108,22 @@ def retry(
 ) -> None:
     """Run a dead letter again, with the newest script."""
     command(where, f"retry {'--as-was ' if as_was else ''}{name}")
+
+
+def kill(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="As `top` and .cascade/status show it.")
+    ],
+    where: Where = Path(),
+) -> None:
+    """End a run; its event becomes a dead letter. Returns when it has ended, and says how."""
+    happening = follow(where)
+    command(where, f"kill {run}")
+    told = next((line for line in happening if line.get("run") == run), None)
+    if told is None:
+        raise Complaint(f"{run}: told to end, and it has not yet; see .cascade/events")
+    killed = told["event"] == "failed" and told.get("kind") == "killed"
+    typer.echo(plain(f"{run}: {'ended' if killed else 'had ended by itself'}"))
 
 
 def replay(

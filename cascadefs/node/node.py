@@ -79,6 +79,7 @@ class Node:
         random: Random,
         *,
         address: str,
+        advertise: tuple[str, ...] = (),
         boot_id: bytes,
         segment_bytes: int = SEGMENT_BYTES,
         lease_s: float = LEASE_S,
@@ -101,6 +102,7 @@ class Node:
             steady_ns: the monotonic clock, the one the authority's leases are measured by.
             random: for jitter, and names of faces.
             address: where to listen.
+            advertise: where others reach it, if not there.
             boot_id: the machine's, 16 bytes.
             segment_bytes: of logs made here; the same on all nodes.
             lease_s: how long others wait for a node that says nothing.
@@ -126,6 +128,7 @@ class Node:
         self._steady_ns = steady_ns
         self._random = random
         self._address = address
+        self._advertise = advertise
         self._boot_id = boot_id
         self._segment_bytes = segment_bytes
         self._lease_s = lease_s
@@ -159,7 +162,7 @@ class Node:
         self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             listener = await self._transport.listen(nursery, self._address)
-            self.addresses = (listener.address,)
+            self.addresses = self._advertise or (listener.address,)
             self._presence = msgspec.structs.replace(self._presence, addresses=self.addresses)
             async with self.authority.hold(self._presence, self._lease_s) as lease:
                 self._lease = lease
@@ -345,6 +348,10 @@ class Node:
         self._lines.setdefault(shard, set()).add(line)
         self._publish(shard)
         return line
+
+    def lines(self) -> list[Line]:
+        """Of all faces here."""
+        return [line for lines in self._lines.values() for line in lines]
 
     def drop_line(self, line: Line) -> None:
         """A face ended."""

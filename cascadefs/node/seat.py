@@ -17,6 +17,7 @@ from storage.errors import Corruption, Unusable
 from storage.log import Log
 from storage.log.segments import Segments
 from storage.member import Member, NoteFile
+from storage.member.member import requests_behind
 from storage.replication import Note, Options
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from storage.clock import Clock
     from storage.disk import Disk
-    from storage.member.member import Post
+    from storage.member.member import Post, Requests
     from storage.replication import Epoch
     from storage.sequencer import Place
 
@@ -102,6 +103,8 @@ class Seat:
         if note is not None:
             await trio.to_thread.run_sync(lambda: notes.keep(note, durable=True))
         ground = self._ground
+        applied = self._place.index if log.recovery.resumed else 0
+        requests = await trio.to_thread.run_sync(_looked_through, log, applied)
         self.member = Member(
             self.shard,
             ground.node,
@@ -113,7 +116,8 @@ class Seat:
             ground.post,
             options=self.options,
             note=note,
-            applied=self._place.index if log.recovery.resumed else 0,
+            applied=applied,
+            requests=requests,
             last_number=self._last_number,
         )
         self.member.lease_until_ns = ground.lease_until_ns
@@ -187,11 +191,18 @@ class Seat:
         await trio.to_thread.run_sync(_closed, member)
         try:
             log, notes = await trio.to_thread.run_sync(self._open)
+            applied = self._applied()
+            requests = await trio.to_thread.run_sync(_looked_through, log, applied)
         except (OSError, Unusable, Corruption) as error:
             _log.error("shard %d: cannot begin again: %s", self.shard, error)
             return
-        member.reopen(log, notes, epoch(), self._applied())
+        member.reopen(log, notes, epoch(), applied, requests)
         _log.info("shard %d: begins again at record %d", self.shard, log.last_index)
+
+
+def _looked_through(log: Log, applied: int) -> Requests:
+    log.epochs()  # Found once, and then kept.
+    return requests_behind(log, applied)
 
 
 def _closed(member: Member) -> None:

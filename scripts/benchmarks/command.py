@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from benchmarks import chart, doors, machine, pipeline, table, triggers
+from benchmarks import chart, doors, machine, pipeline, table, transports, triggers
 from benchmarks.bench import FULL, QUICK, Bench, prepare_work
 from benchmarks.client import Client
 from benchmarks.experiments import EXPERIMENTS, chosen
@@ -33,6 +33,7 @@ BEGIN, END = "<!-- table: scripts/bench -->\n", "<!-- end of table -->\n"
 DOORS_DOCUMENT = ROOT / "docs/KERNEL_DOOR.md"
 TRIGGERS_BEGIN = "<!-- table: scripts/bench --triggers -->\n"
 DOORS_BEGIN = "<!-- table: scripts/bench --doors -->\n"
+TRANSPORTS_BEGIN = "<!-- table: scripts/bench --transports -->\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
         return _measure_doors(options)
     if options.triggers:
         return _measure_triggers(options)
+    if options.transports:
+        return _measure_transports(options)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.redraw:
         run = json.loads(options.redraw[0].read_text())
@@ -79,6 +82,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--doors", action="store_true", help="the two doors beside C, request by request")
     add("--triggers", action="store_true", help="from a put to a handler, beside others' watches")
+    add("--transports", action="store_true", help="messages between processes, each transport")
     add("--quick", action="store_true", help="small sizes and two rounds: about a minute")
     add("--rows", metavar="GLOB", action="append", default=[], help="only these; may be repeated")
     add("--rounds", metavar="N", type=int, help="interleaved rounds (5; quick 2)")
@@ -233,6 +237,27 @@ def _measure_triggers(options: argparse.Namespace) -> int:
     print(said)
     if options.document:
         _fill_in(DOCUMENT, said, TRIGGERS_BEGIN)
+    return 0
+
+
+def _measure_transports(options: argparse.Namespace) -> int:
+    """The table of `transports`."""
+    work = prepare_work(options.work)
+    rounds = options.rounds or (2 if options.quick else 5)
+    try:
+        figures = transports.measure(work, rounds)
+        about = machine.describe(work)
+    finally:
+        remove(work)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"machine": about, "figures": figures}, indent=2) + "\n")
+    said = (
+        f"{transports.markdown(figures)}\n\n{about['kind']}, {about['processors']} shared processors, {about['kernel']}, "
+        f"Python {about['python']}; medians of {rounds} interleaved rounds; load {os.getloadavg()[1]:.1f}\n"
+    )
+    print(said)
+    if options.document:
+        _fill_in(DOCUMENT, said, TRANSPORTS_BEGIN)
     return 0
 
 

@@ -18,7 +18,7 @@ import errno
 import logging
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import trio
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from storage.member.note import NoteFile
     from storage.replication import Frontier, Message, Options
 
-__all__ = ["Answers", "Member", "Post"]
+__all__ = ["Answers", "Member", "Post", "requests_behind"]
 
 TICK_S: Final = 0.025
 
@@ -59,6 +59,11 @@ LEAVE_OUT_S: Final = 1.0
 
 SYNC_TICKS: Final = 40
 """A log goes to the disk every so many ticks even if nobody waits for it."""
+
+REQUESTS_MAX: Final = 65_536
+"""Records at the end of the log whose clients are all told to the core; more than any cut takes away."""
+
+Requests: TypeAlias = tuple[tuple[int, int, int], ...]
 
 PLACES_MAX: Final = 65_536
 """Frames whose places are remembered to be sent; of others the log is asked."""
@@ -121,6 +126,7 @@ class Member:
         options: Options,
         note: Note | None = None,
         applied: int = 0,
+        requests: Requests | None = None,
         last_number: Callable[[int], int] = lambda client: 0,
     ) -> None:
         """A replica on its log.
@@ -137,6 +143,7 @@ class Member:
             options: of the core.
             note: what to begin with instead of what the file says.
             applied: the last record any face here has applied: it surely was committed.
+            requests: what `requests_behind` says of it, if that was asked already.
             last_number: the last number of a client that the face here has applied; asked for clients not met yet.
         """
         self.shard = shard
@@ -175,9 +182,11 @@ class Member:
         self._wanted: deque[Wanted] = deque()
         self._wanted_news = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
-        self.replica = self._new_replica(epoch, note, applied)
+        self.replica = self._new_replica(epoch, note, applied, requests)
 
-    def _new_replica(self, epoch: Epoch | None, note: Note | None, applied: int) -> Replica:
+    def _new_replica(
+        self, epoch: Epoch | None, note: Note | None, applied: int, requests: Requests | None = None
+    ) -> Replica:
         log = self.log
         holdings = Holdings(
             last_index=log.last_index,
@@ -185,7 +194,7 @@ class Member:
             durable_index=log.durable_index,
             commit_index=min(applied, log.last_index),
             lineage=tuple((number, first) for first, number in log.epochs()),
-            requests=_requests_behind(log, min(applied, log.last_index)),
+            requests=requests_behind(log, applied) if requests is None else requests,
             note=note or self._trusted_note(),
         )
         return Replica(
@@ -210,7 +219,14 @@ class Member:
 
     # --- life -------------------------------------------------------------------------------------------------
 
-    def reopen(self, log: Log, notes: NoteFile, epoch: Epoch | None, applied: int) -> None:
+    def reopen(
+        self,
+        log: Log,
+        notes: NoteFile,
+        epoch: Epoch | None,
+        applied: int,
+        requests: Requests,
+    ) -> None:
         """Begin again on a log opened anew, after `close`; followers stay. Not while `run` runs."""
         self.log, self._notes = log, notes
         self.failure = None
@@ -221,7 +237,7 @@ class Member:
             kept.clear()
         self._waiting_bytes = 0
         self.committed = 0
-        self.replica = self._new_replica(epoch, None, applied)
+        self.replica = self._new_replica(epoch, None, applied, requests)
 
     def trust(self) -> None:
         """The authority says that what this log has is the truth, whatever it may have lost."""
@@ -272,8 +288,8 @@ class Member:
                 self.fail(f"a sync failed: {error}")
             else:
                 self.counts["syncs"] += 1
-                if self.failure is not None:
-                    continue
+                if self._failed.is_set():
+                    continue  # Meanwhile.
                 if cuts == self._cuts and log is self.log:
                     self.replica.persisted(durable)
                 else:
@@ -640,10 +656,17 @@ class Member:
         }
 
 
-def _requests_behind(log: Log, index: int) -> tuple[tuple[int, int, int], ...]:
-    found = []
-    for frame in log.frames(index=index + 1):
+def requests_behind(log: Log, index: int) -> Requests:
+    """(index, client, number) of the clients' records behind one, in order; of very many the older ones once a client.
+
+    Reads all heads there: for a worker thread, if there may be many.
+    """
+    found: list[tuple[int, int, int]] = []
+    for frame in log.frames(index=min(index, log.last_index) + 1):
         if frame.kind == ENVELOPED:
             client, number, _ = open_envelope(frame.kind, frame.metadata)
             found.append((frame.index, client, number))
+            if len(found) >= 2 * REQUESTS_MAX:
+                older = {it[1]: it for it in found[:REQUESTS_MAX]}
+                found[:REQUESTS_MAX] = sorted(older.values())
     return tuple(found)

@@ -165,8 +165,9 @@ async def open_gateway(
     """
     limits = httpx.Limits(max_connections=16, max_keepalive_connections=8)
     # No proxies from the environment: the way to etcd is in the configuration alone.
+    verify = tls or any(endpoint.startswith("https:") for endpoint in endpoints)
     async with httpx.AsyncClient(
-        verify=tls or True, limits=limits, trust_env=False, timeout=httpx.Timeout(timeout_s)
+        verify=verify, limits=limits, trust_env=False, timeout=httpx.Timeout(timeout_s)
     ) as client:
         yield HttpGateway(client, endpoints, prefix, timeout_s)
 

@@ -7,15 +7,13 @@ of one revision of the authority. Nothing here waits or decides.
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003  # msgspec reads the annotations
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from storage import limits
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = [
     "NOTHING",

@@ -415,7 +415,7 @@ class Replica:
 
     @property
     def frontier(self) -> Frontier:
-        """The newest that is published here. Never goes back."""
+        """The newest that is published here. Never goes back in the life of this object; a driver that makes another keeps the greater."""
         return self._published.frontier
 
     def silent(self, now_ns: int) -> frozenset[str]:

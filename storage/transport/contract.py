@@ -118,7 +118,10 @@ class Broken(Exception):
 
 
 class Rejected(Broken):
-    """The peer, or we, did not accept the other: authority, role, cluster, version. Dialling again will not help."""
+    """The peer, or we, did not accept the other: authority, role, cluster, version.
+
+    Dialling again will not help before somebody has changed something.
+    """
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Messages as bytes on a stream, to the byte (FORMAT, "On the wire"). Pure: no socket, no clock.
+"""Messages as bytes on a stream, to the byte (FORMAT, "Transport"). Pure: no socket, no clock.
 
 A stream begins with a `Greeting` in each direction; frames follow: a head of four bytes, kind and length, and the body.
 `Outbox` turns messages into buffers to write, `Inbox` bytes read into messages; both are bounded, neither waits.

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Stranger", "explain", "greet"]
 
 SO_PEERGROUPS = 59
-GROUPS_MAX = 64
+GROUPS_MAX = 256
+"""What `socket.getsockopt` can take."""
 
 FAREWELL_S = 0.5
 """How long a peer that is turned away has to read why."""
@@ -82,8 +83,6 @@ def explain(error: ssl.SSLError) -> str:
     """What an error of TLS means, in words for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return VERIFY_CODES.get(error.verify_code, f"its certificate: {error.verify_message}")
-    if isinstance(error, ssl.SSLEOFError):
-        return "it hung up during the TLS handshake"
     reason = error.reason or ""
     if reason in (
         "WRONG_VERSION_NUMBER",
@@ -131,6 +130,9 @@ async def greet(
             await _handshake(secure)
             certified = _certified(secure)
         peer, peer_silence_ms = await _exchange(wire, who, silence_ms, certified, check)
+    except ssl.SSLEOFError as error:
+        wire.socket.close()
+        raise ConnectionError("it hung up during the TLS handshake") from error
     except ssl.SSLError as error:
         # TLS has sent its alert, unless what came was none of its records.
         why = explain(error)
@@ -216,11 +218,15 @@ def _credited(connected: socket.socket, said: Identity) -> Identity:
     _, uid, gid = struct.unpack("3i", credentials)
     if uid in (0, os.geteuid()):
         return said
-    groups = connected.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * GROUPS_MAX)
+    try:
+        groups = connected.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * GROUPS_MAX)
+    except OSError as error:
+        raise Stranger(f"user {uid} is in more than {GROUPS_MAX} groups") from error
     gids = {gid, *(g for (g,) in struct.iter_unpack("=I", groups))}
     return replace(
         said,
         role=Role.CLIENT,
+        name=f"uid-{uid}",
         uids=IdMap((IdRange(uid, uid, 1),)),
         gids=IdMap(tuple(IdRange(g, g, 1) for g in sorted(gids))),
     )
@@ -253,7 +259,7 @@ async def _read(wire: Wire, length: int) -> bytes:
     while have < length:
         count = await _read_some(wire, memoryview(data)[have:])
         if not count:
-            raise Stranger("it hung up before it said who it is")
+            raise ConnectionError("it hung up before it said who it is")
         have += count
     return bytes(data)
 

@@ -210,9 +210,6 @@ class StreamConnection:
             return
         except OSError as error:
             self._stop_sending(self._lost(error))
-        except trio.Cancelled:
-            self.close("its nursery was cancelled")
-            raise
 
     # --- Receiving
 
@@ -313,11 +310,16 @@ class StreamConnection:
             pause_s = min(2 * pause_s, 0.02)
 
     async def _watch(self) -> None:
+        try:
+            await self._listen_for_silence()
+        finally:
+            self.close("its nursery was cancelled")
+
+    async def _listen_for_silence(self) -> None:
         calls, reads, heard_s = 0, 0, trio.current_time()
         while True:
             with trio.move_on_after(self._beat_s):
                 await self._over.wait()
-            if self._over.is_set():  # perhaps in the very turn in which the time was up
                 return
             counters, now_s = self.counters, trio.current_time()
             if counters.sent_calls == calls and not self._outbox.size and self._why is None:

@@ -188,7 +188,7 @@ class World:
                 values.Cluster(f"{IDENTITY:016x}", 1),
                 values.Pool("main", "/", replicas=replicas, durability=durability, **pool),
                 values.Shard(0, "main"),
-                *[values.Node(name, (name,)) for name in names],
+                *[values.Node(name, (f"{name}:1",)) for name in names],
             ]
         )
         self.disks = {}
@@ -210,7 +210,7 @@ class World:
                 TrioClock(),
                 steady_ns,
                 random.Random(name),
-                address=name,
+                address=f"{name}:1",
                 boot_id=b"%016d" % self.boots,
                 segment_bytes=SEGMENT_BYTES,
                 has_room=lambda name=name: self.room[name],
@@ -303,7 +303,7 @@ class World:
 
     async def observer(self, node, *, role=Role.MOUNT, name="m1"):
         transport = self.network.transport(Identity(CLUSTER, role, name))
-        connection = await transport.connect(self.nursery, node, role=Role.NODE)
+        connection = await transport.connect(self.nursery, f"{node}:1", role=Role.NODE)
         observer = Observer(connection)
         self.nursery.start_soon(_until_broken, observer)
         return observer

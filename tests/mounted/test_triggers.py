@@ -390,6 +390,42 @@ def test_files_are_always_ready_to_who_polls(farm):
         assert select.select([file], [file], [file], 0) == ([file], [file], [])
 
 
+def test_control_groups_bound_workers_where_there_are_some(make_mount):
+    groups = next(
+        (
+            Path(line.split()[1])
+            for line in Path("/proc/self/mounts").read_text().splitlines()
+            if line.split()[2] == "cgroup2"
+        ),
+        None,
+    )
+    if groups is None or not os.access(groups, os.W_OK):
+        pytest.skip("no cgroup2 that tests may write to on this machine")
+    ours = groups / f"cascadefs-test-{os.getpid()}"
+    ours.mkdir()
+    mount = make_mount(MODE, "--cgroup", str(ours))
+    try:
+        install(mount, "log.py", APPEND)
+        workers = mount.status()["triggers"]["workers"]
+        assert workers["bounds"] == "each worker with all it starts, by control groups"
+        (group,) = [path for path in ours.iterdir() if path.is_dir()]
+        assert (group / "cgroup.procs").read_text().split()
+        (mount.path / "farm/in").mkdir()
+        (mount.path / "farm/in/a").write_text("x")
+        wait_for(lambda: lines(mount.path / "farm/log") == ["in/a v1 x"], "line")
+    finally:
+        mount.umount()
+        wait_for(lambda: not [path for path in ours.iterdir() if path.is_dir()], "end of groups")
+        ours.rmdir()
+
+
+def test_without_control_groups_the_status_says_so(farm, tmp_path):
+    workers = farm.status()["triggers"]["workers"]
+    assert "--cgroup" in workers["bounds"]
+    said = cascadefs("mount", tmp_path, "--volatile", "--cgroup", tmp_path, expect=2).stderr
+    assert "cgroups(7)" in said
+
+
 def test_without_the_option_nothing_runs_and_nothing_is_served(make_mount):
     mount = make_mount()
     (mount.path / "farm").mkdir()
@@ -487,6 +523,30 @@ def work(event, ctx):
     with (control / "ctl").open("wb", buffering=0) as ctl:
         ctl.write(b"retry w\xff.py:work/" + letter.encode() + b"\n")
     wait_for(lambda: (base / "out" / name).read_text() == "bad", "second try")
+
+
+def test_a_run_is_killed_from_the_command_line_which_waits_for_it(farm):
+    install(
+        farm,
+        "slow.py",
+        """
+import trio
+from cascadefs.triggers import watch
+
+@watch("in/*", attempts=1)
+async def slow(event, ctx):
+    print("begun", flush=True)
+    await trio.sleep(3600)
+""",
+    )
+    (farm.farm / "in/a").write_text("x")
+    wait_for(lambda: bindings(farm)["slow.py:slow"]["running"], "run")
+    (run,) = farm.status()["triggers"]["running"]
+    said = cascadefs("trigger", "kill", run["run"], "--in", farm.farm).stdout
+    assert said == f"{run['run']}: ended\n"
+    assert len(os.listdir(farm.farm / ".cascade/failed/slow.py:slow")) == 1, "it has ended"
+    said = cascadefs("trigger", "kill", run["run"], "--in", farm.farm, expect=1).stderr
+    assert "no run" in said
 
 
 def test_top_shows_what_the_mount_says_and_kills_what_runs(farm):

@@ -164,7 +164,9 @@ class PoolRunner:
         if bubblewrap.find() is None:
             problems.append("bubblewrap is not installed: executables are refused")
         if self.settings.allow_root and not self.settings.cgroup:
-            problems.append("scripts of root's may start any number of processes: no control group")
+            problems.append(
+                "scripts of root's may start any number of processes: no control group (--cgroup)"
+            )
         return State(
             0 if ready is None else ready.landlock,
             ready is not None and ready.seccomp,
@@ -174,6 +176,9 @@ class PoolRunner:
             self.spawner.forks,
             self.copies.count,
             self.copies.size_bytes,
+            "each worker with all it starts, by control groups"
+            if self.settings.cgroup and not any("none is used" in said for said in problems)
+            else "each process, by rlimits; with mount --cgroup DIR each worker with all it starts",
             self._memory(),
         )
 

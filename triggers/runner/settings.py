@@ -45,5 +45,8 @@ class State(msgspec.Struct, frozen=True):
     forks: int
     copies: int
     copied_bytes: int
+    bounds: str = ""
+    """What memory and the number of processes are bounded of."""
+
     memory: dict[str, int] = {}
     """By script version: bytes resident in its workers, what they share with each other counted in each."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["add", "permit"]
 
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Where the files go; made if missing.", show_default=False)
+    Path,
+    typer.Argument(metavar="DIR", help="Where the files go; made if missing.", show_default=False),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 
@@ -35,22 +36,40 @@ _RANGE = re.compile(r"(\d{1,10})(?:-(\d{1,10}))?(?::(\d{1,10}))?")
 def add(
     name: Name,
     directory: Directory,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where its links listen.", show_default=False)],
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where its links listen.", show_default=False)
+    ],
     advertise: Annotated[
         list[str] | None,
-        typer.Option(metavar="HOST:PORT", help="Where others reach it, if not there; once for each.", show_default=False),
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where others reach it, if not there; once for each.",
+            show_default=False,
+        ),
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="WORD", help="What it is or has, for pools to ask for.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            metavar="WORD", help="What it is or has, for pools to ask for.", show_default=False
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where it keeps its shards; else DIR/data.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where it keeps its shards; else DIR/data.", show_default=False
+        ),
     ] = None,
     http: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Metrics and status, for this machine.", show_default=False)
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Metrics and status, for this machine.", show_default=False
+        ),
     ] = "",
     lease_s: Annotated[
-        float, typer.Option("--lease", metavar="SECONDS", min=2, max=600, help="How long others wait for it.")
+        float,
+        typer.Option(
+            "--lease", metavar="SECONDS", min=2, max=600, help="How long others wait for it."
+        ),
     ] = 3.0,
     config: Config = None,
 ) -> None:
@@ -99,14 +118,22 @@ def add(
 def permit(
     name: Name,
     directory: Directory,
-    mount: Annotated[bool, typer.Option("--mount", help="For a machine's mount, which speaks for all its users.")] = False,
+    mount: Annotated[
+        bool, typer.Option("--mount", help="For a machine's mount, which speaks for all its users.")
+    ] = False,
     uid: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIRST[-LAST][:HERE]", help="Users it may speak for; once for each.", show_default=False),
+        typer.Option(
+            metavar="FIRST[-LAST][:HERE]",
+            help="Users it may speak for; once for each.",
+            show_default=False,
+        ),
     ] = None,
     gid: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIRST[-LAST][:HERE]", help="Groups it may speak for.", show_default=False),
+        typer.Option(
+            metavar="FIRST[-LAST][:HERE]", help="Groups it may speak for.", show_default=False
+        ),
     ] = None,
     config: Config = None,
 ) -> None:
@@ -158,7 +185,9 @@ def _ids(ranges: list[str]) -> IdMap:
         parts = _RANGE.fullmatch(text)
         last = int(parts[2] or parts[1]) if parts else -1
         if parts is None or last < int(parts[1]) or last >= 2**32 - 1:
-            raise typer.BadParameter(f"{text!r} is no range of numbers; write 1000, 1000-1999 or 1000-1999:5000")
+            raise typer.BadParameter(
+                f"{text!r} is no range of numbers; write 1000, 1000-1999 or 1000-1999:5000"
+            )
         first = int(parts[1])
         found.append(IdRange(first, int(parts[3] or first), last - first + 1))
     return IdMap(tuple(found))

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from storage.membership.contract import Authority
     from storage.membership.values import View
 
-__all__ = ["Config", "Lost", "converse", "described", "etcd_of", "founded", "operator"]
+__all__ = [
+    "Config",
+    "Lost",
+    "converse",
+    "credentials_of",
+    "described",
+    "etcd_of",
+    "founded",
+    "operator",
+]
 
 ENVIRONMENT = "CASCADEFS_CLUSTER"
 PLACES = (Path("cluster.toml"), Path("/etc/cascadefs/cluster.toml"))
@@ -51,7 +60,7 @@ def _path(config: Path | None) -> Path:
         config = next((place for place in PLACES if place.exists()), None)
     if config is None:
         raise Complaint(
-            f"no cluster.toml here or in /etc/cascadefs; name it with --config, or found a cluster with `cascadefs cluster init`"
+            "no cluster.toml here or in /etc/cascadefs; name it with --config, or found a cluster with `cascadefs cluster init`"
         )
     return config / CLUSTER if config.is_dir() else config
 
@@ -82,6 +91,14 @@ def etcd_of(config: Path | None) -> tuple[Etcd, str]:
     except Unusable as error:
         raise Complaint(str(error)) from error
     return found.etcd, found.cluster
+
+
+def credentials_of(config: Path | None) -> Path | None:
+    """Where the operator's credentials lie; None if the configuration is a node's, whose name is not to be used."""
+    from cascadefs.configuration import NODE
+
+    path = _path(config)
+    return None if path.name == NODE else path.parent / "credentials"
 
 
 def converse(etcd: Etcd, work: Callable[[Authority], Awaitable[T]]) -> T:
@@ -128,7 +145,9 @@ def converse(etcd: Etcd, work: Callable[[Authority], Awaitable[T]]) -> T:
     try:
         trio.run(talk)
     except (OSError, ssl.SSLError) as error:
-        raise Lost(f"etcd's certificates ({etcd.ca}): {error}; mend [etcd] in the configuration") from error
+        raise Lost(
+            f"etcd's certificates ({etcd.ca}): {error}; mend [etcd] in the configuration"
+        ) from error
     if troubles:
         raise troubles[0]
     return answers[0]
@@ -141,7 +160,9 @@ def founded(view: View, identity: str | None = None) -> View:
         Complaint: it is none, or another.
     """
     if view.cluster is None:
-        raise Complaint("etcd: knows no cluster at this prefix; found one with `cascadefs cluster init`")
+        raise Complaint(
+            "etcd: knows no cluster at this prefix; found one with `cascadefs cluster init`"
+        )
     if identity is not None and view.cluster.identity != identity:
         raise Complaint(
             f"etcd: holds cluster {view.cluster.identity} and not {identity}; is this the right etcd and prefix?"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cascadefs.cli.complaint import Complaint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cascadefs.configuration import Cluster, Mount, Node
     from storage.transport import Identity
     from storage.transport.certificates import Authority
+
+T = TypeVar("T", "Cluster", "Node", "Mount")
 
 __all__ = ["checked", "issue", "lay", "now_ns"]
 
@@ -23,7 +26,7 @@ def now_ns() -> int:
     return time.time_ns()  # noqa: TID251  # at the edge, see above
 
 
-def checked(path: Path, configuration: Cluster | Node | Mount) -> None:
+def checked(path: Path, configuration: T) -> None:
     """See that what is about to be written would be read.
 
     Raises:

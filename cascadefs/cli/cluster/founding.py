@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["init"]
 
 Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Where the files go; made if missing.", show_default=False)
+    Path,
+    typer.Argument(metavar="DIR", help="Where the files go; made if missing.", show_default=False),
 ]
 
 
@@ -29,15 +30,22 @@ def init(
     directory: Directory,
     endpoints: Annotated[
         list[str],
-        typer.Option("--etcd", metavar="URL", help="An end point of etcd; once for each.", show_default=False),
+        typer.Option(
+            "--etcd", metavar="URL", help="An end point of etcd; once for each.", show_default=False
+        ),
     ],
-    shards: Annotated[int, typer.Option(min=1, max=100, help="Shards of the pool of everything.")] = 1,
+    shards: Annotated[
+        int, typer.Option(min=1, max=100, help="Shards of the pool of everything.")
+    ] = 1,
     replicas: Annotated[int, typer.Option(min=1, max=7, help="Nodes that hold each shard.")] = 1,
     replicas_min: Annotated[
         int, typer.Option("--replicas-min", min=1, max=7, help="With fewer, writes pause.")
     ] = 1,
     durability: Annotated[
-        str, typer.Option(metavar="disk|memory", help="What a node must have done before a write counts.")
+        str,
+        typer.Option(
+            metavar="disk|memory", help="What a node must have done before a write counts."
+        ),
     ] = "disk",
     spread: Annotated[
         int,
@@ -45,7 +53,8 @@ def init(
     ] = 1,
     prefix: Annotated[str, typer.Option(help="What all keys in etcd begin with.")] = "/cascadefs/",
     ca: Annotated[
-        Path | None, typer.Option("--etcd-ca", metavar="FILE", help="What signed etcd's certificates.")
+        Path | None,
+        typer.Option("--etcd-ca", metavar="FILE", help="What signed etcd's certificates."),
     ] = None,
     certificate: Annotated[
         Path | None, typer.Option("--etcd-certificate", metavar="FILE", help="What etcd is shown.")
@@ -65,11 +74,8 @@ def init(
     from storage.membership import values
     from storage.membership.contract import Change
 
-    pool = accepted(
-        values.Pool(
-            ROOT_POOL, "/", replicas, replicas_min, durability, spread=spread  # type: ignore[arg-type]  # checked
-        )
-    )
+    asked = {"replicas": replicas, "replicas_min": replicas_min, "durability": durability}
+    pool = accepted({"name": ROOT_POOL, "path": "/", "spread": spread, **asked})
     identity = secrets.token_hex(8)
     etcd = Etcd(
         endpoints=tuple(endpoints),

@@ -29,7 +29,9 @@ def register(group: typer.Typer) -> None:
 
 def drain(
     name: Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Return when nothing is left on it.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when nothing is left on it.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Have a node hand over its leaderships, then its shards, to others; it can then be stopped, or removed."""
@@ -47,7 +49,9 @@ def drain(
 
     left = converse(etcd, tell)
     if left:
-        typer.echo(f"Node {name} drains: {described(left, 'shard')} left. Watch `cascadefs cluster status`.")
+        typer.echo(
+            f"Node {name} drains: {described(left, 'shard')} left. Watch `cascadefs cluster status`."
+        )
     else:
         typer.echo(f"Node {name} holds nothing")
 
@@ -121,7 +125,9 @@ def recover(
         if old is None:
             raise Complaint(f"shard {shard}: has never begun; there is nothing to recover")
         if name not in old.members:
-            raise Complaint(f"shard {shard}: {name} is none of its members {', '.join(old.members)}; name one")
+            raise Complaint(
+                f"shard {shard}: {name} is none of its members {', '.join(old.members)}; name one"
+            )
         if name not in view.live:
             raise Complaint(f"node {name}: is not alive; start it first")
         if not lose:
@@ -150,12 +156,16 @@ async def _state(authority: Authority, identity: str, name: str, state: str) -> 
 def _known(view: View, name: str) -> Node:
     node = view.nodes.get(name)
     if node is None:
-        raise Complaint(f"node {name}: there is none; there are {', '.join(sorted(view.nodes)) or 'no nodes'}")
+        raise Complaint(
+            f"node {name}: there is none; there are {', '.join(sorted(view.nodes)) or 'no nodes'}"
+        )
     return node
 
 
 def _held(view: View, name: str) -> list[Epoch]:
-    return [view.epochs[shard] for shard in sorted(view.epochs) if name in view.epochs[shard].members]
+    return [
+        view.epochs[shard] for shard in sorted(view.epochs) if name in view.epochs[shard].members
+    ]
 
 
 def _listed(shards: list[int]) -> str:

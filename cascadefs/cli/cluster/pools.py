@@ -21,23 +21,49 @@ __all__ = ["ROOT_POOL", "accepted", "register"]
 ROOT_POOL = "root"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
-Shards = Annotated[int | None, typer.Option(min=1, max=100, help="How many; never fewer than there are.", show_default=False)]
-Replicas = Annotated[int | None, typer.Option(min=1, max=7, help="Nodes that hold each shard.", show_default=False)]
+Shards = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help="How many; never fewer than there are.", show_default=False),
+]
+Replicas = Annotated[
+    int | None, typer.Option(min=1, max=7, help="Nodes that hold each shard.", show_default=False)
+]
 ReplicasMin = Annotated[
-    int | None, typer.Option("--replicas-min", min=1, max=7, help="With fewer, writes pause.", show_default=False)
+    int | None,
+    typer.Option(
+        "--replicas-min", min=1, max=7, help="With fewer, writes pause.", show_default=False
+    ),
 ]
 Durability = Annotated[
-    str | None, typer.Option(metavar="disk|memory", help="What a node must have done before a write counts.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="disk|memory",
+        help="What a node must have done before a write counts.",
+        show_default=False,
+    ),
 ]
 Affinity = Annotated[
     str | None,
-    typer.Option(metavar="REGEX", help="What it finds in a directory's path is kept together.", show_default=False),
+    typer.Option(
+        metavar="REGEX",
+        help="What it finds in a directory's path is kept together.",
+        show_default=False,
+    ),
 ]
 Spread = Annotated[
-    int | None, typer.Option(min=0, max=64, help="Directories down to this level get a shard each.", show_default=False)
+    int | None,
+    typer.Option(
+        min=0, max=64, help="Directories down to this level get a shard each.", show_default=False
+    ),
 ]
 Labels = Annotated[
-    list[str] | None, typer.Option("--label", metavar="WORD", help="What its nodes must have; once for each.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="WORD",
+        help="What its nodes must have; once for each.",
+        show_default=False,
+    ),
 ]
 
 _COLUMNS = [
@@ -99,12 +125,19 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
 
 def create(
     name: Name,
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Seen from the root of the file system.", show_default=False)],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="Seen from the root of the file system.", show_default=False
+        ),
+    ],
     shards: Shards = 1,
     replicas: Replicas = None,
     replicas_min: ReplicasMin = None,
     durability: Durability = None,
-    volatile: Annotated[bool, typer.Option("--volatile", help="Keep only what is newest, in memory.")] = False,
+    volatile: Annotated[
+        bool, typer.Option("--volatile", help="Keep only what is newest, in memory.")
+    ] = False,
     affinity: Affinity = None,
     spread: Spread = None,
     label: Labels = None,
@@ -114,10 +147,9 @@ def create(
 
     Example: cascadefs cluster pools create scratch /scratch --volatile --replicas 1
     """
-    from storage.membership.values import Pool
-
     asked = _asked(replicas, replicas_min, durability, affinity, spread, label)
-    pool = accepted(Pool(name, path.rstrip("/") or "/", volatile=volatile, **asked))
+    place = {"name": name, "path": path.rstrip("/") or "/", "volatile": volatile}
+    pool = accepted({**place, **asked})
     etcd, identity = etcd_of(config)
 
     async def make(authority: Authority) -> list[Shard]:
@@ -126,7 +158,9 @@ def create(
         if name in view.pools or taken is not None:
             there = view.pools.get(name) or taken
             assert there is not None
-            raise Complaint(f"pool {there.name}: has {there.path} already; change it with `cascadefs cluster pools set`")
+            raise Complaint(
+                f"pool {there.name}: has {there.path} already; change it with `cascadefs cluster pools set`"
+            )
         return await _change(authority, view, None, pool, shards or 1)
 
     made = converse(etcd, make)
@@ -157,11 +191,15 @@ def set_(
         view = founded(authority.view, identity)
         old = view.pools.get(name)
         if old is None:
-            raise Complaint(f"pool {name}: there is none; there are {', '.join(sorted(view.pools))}")
+            raise Complaint(
+                f"pool {name}: there is none; there are {', '.join(sorted(view.pools))}"
+            )
         count = len(_shards(view, old))
         if shards is not None and shards < count:
-            raise Complaint(f"pool {name}: has {described(count, 'shard')}, and what is in one cannot go to another; ask for more")
-        new = accepted(msgspec.structs.replace(old, **asked))
+            raise Complaint(
+                f"pool {name}: has {described(count, 'shard')}, and what is in one cannot go to another; ask for more"
+            )
+        new = accepted({**msgspec.structs.asdict(old), **asked})
         if new.durability != old.durability:
             raise Complaint(f"pool {name}: its logs are for {old.durability}; make a new pool")
         return await _change(authority, view, old, new, shards or count)
@@ -170,8 +208,8 @@ def set_(
     typer.echo(f"Pool {name} changed" + (f", {described(len(made), 'shard')} more" if made else ""))
 
 
-def accepted(pool: Pool) -> Pool:
-    """A pool whose values fit together.
+def accepted(told: dict[str, Any]) -> Pool:
+    """The pool that was asked for, its values allowed and fitting together.
 
     Raises:
         Complaint: they do not.
@@ -180,20 +218,26 @@ def accepted(pool: Pool) -> Pool:
     from storage.placement import RuleError, check_rule
 
     try:
-        msgspec.convert(msgspec.to_builtins(pool), Pool)
+        pool = msgspec.convert(told, Pool)
     except msgspec.ValidationError as error:
         what, _, at = str(error).partition(" - at `$.")
-        raise Complaint(f"pool {pool.name}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}; choose another") from error
+        raise Complaint(
+            f"pool {told['name']}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}; choose another"
+        ) from error
     if pool.replicas_min > pool.replicas:
         raise Complaint(
             f"pool {pool.name}: {pool.replicas} replicas can never be {pool.replicas_min}; lower --replicas-min"
         )
     if "//" in pool.path or any(part in (".", "..") for part in pool.path.split("/")):
-        raise Complaint(f"pool {pool.name}: {pool.path!r} is no plain path from the root; write /a/b")
+        raise Complaint(
+            f"pool {pool.name}: {pool.path!r} is no plain path from the root; write /a/b"
+        )
     try:
         check_rule(pool.affinity)
     except RuleError as error:
-        raise Complaint(f"pool {pool.name}: --affinity: {error}; it is RE2, without back-references") from error
+        raise Complaint(
+            f"pool {pool.name}: --affinity: {error}; it is RE2, without back-references"
+        ) from error
     return pool
 
 
@@ -231,7 +275,9 @@ async def _change(
     missing = count - (len(_shards(view, old)) if old is not None else 0)
     free = [number for number in range(limits.SHARDS_MAX) if number not in view.shards]
     if missing > len(free):
-        raise Complaint(f"pool {new.name}: {len(free)} shards are left in this cluster; ask for fewer")
+        raise Complaint(
+            f"pool {new.name}: {len(free)} shards are left in this cluster; ask for fewer"
+        )
     made = [Shard(number, new.name) for number in free[:missing]]
     changes = [Change(old, new)] if old != new else []
     changes += [Change(None, shard) for shard in made]

@@ -201,6 +201,7 @@ class Outgoing:
         if padding := padded(length) - length:
             self._backlog.append(memoryview(bytes(padding)))
         self.backlog_bytes += need
+        self.copied_bytes += length
         self._lay()
 
     def _lay(self) -> None:
@@ -219,7 +220,6 @@ class Outgoing:
             self.tail += count
             room -= count
             self.backlog_bytes -= count
-            self.copied_bytes += count
         # A message ends at a multiple of eight, and so does room: nothing is ever pushed that ends inside a word.
         assert self.tail % ALIGNMENT_BYTES == 0
 
@@ -370,7 +370,7 @@ class Incoming:
             return
         self._sequence = sequence
         self.read += at - begin
-        self.copied_bytes += at - begin - HEAD_BYTES * len(found)
+        self.copied_bytes += sum(end - start for start, end in found)
         shared = memoryview(bytes(ring[begin:at]))
         messages += [shared[start:end] for start, end in found]
 

@@ -46,6 +46,7 @@ class Authority:
 
     Attributes:
         view: What it keeps; the truth.
+        made_epoch: Told of each new epoch.
         asked: Requests it has heard.
     """
 
@@ -53,6 +54,7 @@ class Authority:
         self.view = View(revision=1)
         self.ttl_ns = ttl_ns
         self.asked = 0
+        self.made_epoch: Callable[[Epoch], None] = lambda _epoch: None
         self._agenda = agenda
         self._network = network
         self._available = True
@@ -121,6 +123,9 @@ class Authority:
                     self._check_epoch(change.old, change.new)
                 new[key] = change.new
         self._set(**made)
+        for change in changes:
+            if isinstance(change.new, Epoch):
+                self.made_epoch(change.new)
         return True
 
     @staticmethod

@@ -22,12 +22,14 @@ OFFSETS_NS = (0, MILLISECOND, 50 * MILLISECOND, SECOND, 5 * SECOND)
 class Clocks:
     """Monotonic and wall clock of one node."""
 
-    def __init__(self, agenda: Agenda, random: Random, drift_ppm_max: int) -> None:
+    def __init__(self, agenda: Agenda, random: Random, drift_ppm_max: int, skewed: bool) -> None:
         self._agenda = agenda
         self._random = random
         self._drift_ppm = random.randint(-drift_ppm_max, drift_ppm_max)
         self._origin_ns = random.randrange(1000 * SECOND)
         self._wall_offset_ns = 0
+        if skewed:
+            self.jump()
 
     def monotonic_ns(self) -> int:
         """Never goes back while the machine is up."""

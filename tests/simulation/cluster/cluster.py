@@ -359,7 +359,7 @@ class Cluster:
             machine.cut_power()
         else:
             machine.kill()
-        self.agenda.after(self.faults.lasts_ns(), self.start_again, machine)
+        self.agenda.after(self.faults.restarts_ns(), self.start_again, machine)
 
     def start_again(self, machine: Machine) -> None:
         """Somebody starts the process, unless it runs."""

@@ -25,6 +25,7 @@ KINDS = {
     "authority away": 2,
     "authority unreachable": 2,
     "clock jump": 2,
+    "blackout": 1,
     "pause": 3,
     "slow disk": 1,
     "full disk": 1,
@@ -45,6 +46,12 @@ class Faults:
     lasts_ms_max: int = 1500
     """How long a partition, a pause, an absence lasts."""
     drift_ppm_max: int = 100
+    skewed: bool = False
+    """Wall clocks are wrong from the beginning."""
+    quick_restart_probability: float = 0.0
+    """Of a process or machine that is back before anybody missed it."""
+    end_after_epoch_probability: float = 0.0
+    """A member ends just when it, or another, has got a new epoch."""
     sync_us_mean: int = 300
     refused_sync_probability: float = 0.0
     end_at_step_probability: float = 0.0
@@ -62,6 +69,9 @@ class Faults:
             every_ms_mean=random.choice((150, 400, 1000)),
             lasts_ms_max=random.choice((300, 1500, 3000)),
             drift_ppm_max=random.choice((0, 100, 500)),
+            skewed=random.random() < 0.5,
+            quick_restart_probability=random.choice((0.0, 0.5, 0.9)),
+            end_after_epoch_probability=random.choice((0.0, 0.0, 0.1, 0.4)),
             sync_us_mean=random.choice((50, 300, 5000)),
             refused_sync_probability=random.choice((0.0, 0.0, 0.0, 0.01)),
             end_at_step_probability=random.choice((0.0, 0.0, 0.0005, 0.002)),
@@ -86,6 +96,12 @@ class Faults:
     def lasts_ns(self) -> int:
         """How long one lasts."""
         return int(self.random.random() * self.lasts_ms_max * MILLISECOND)
+
+    def restarts_ns(self) -> int:
+        """Until something that ended is back."""
+        if self.random.random() < self.quick_restart_probability:
+            return int(self.random.random() * 30 * MILLISECOND)
+        return self.lasts_ns()
 
     def draw(self) -> str:
         """The kind of the next."""

@@ -50,7 +50,9 @@ class Machine:
         self.name = name
         self.random = random
         self.cluster = cluster
-        self.clocks = Clocks(cluster.agenda, random, cluster.faults.drift_ppm_max)
+        self.clocks = Clocks(
+            cluster.agenda, random, cluster.faults.drift_ppm_max, cluster.faults.skewed
+        )
         self.platters: dict[int, Platter] = {}
         self.node: Node | None = None
         self.starts = 0

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from storage.membership.contract import Change
+from tests.simulation.cluster.agenda import MILLISECOND
 from tests.simulation.cluster.authority import AUTHORITY
 from tests.simulation.cluster.network import Weather
 from tests.simulation.cluster.workload import Reader, Writer
 
 if TYPE_CHECKING:
+    from storage.membership.values import Epoch
     from tests.simulation.cluster.cluster import Cluster
     from tests.simulation.cluster.node import Machine
 
@@ -32,6 +34,7 @@ class Trouble:
 
     def begin(self) -> None:
         """From now on bad things happen."""
+        self._cluster.authority.made_epoch = self._epoch_made
         if self._cluster.faults.kinds:
             self._cluster.agenda.after(self._cluster.faults.next_ns(), self._happen)
 
@@ -68,6 +71,28 @@ class Trouble:
             return cluster.machines[random.choice((epoch.leader, *epoch.members))]
         return cluster.machines[random.choice(cluster.node_names)]
 
+    def _back(self, machine: Machine) -> None:
+        self._cluster.agenda.after(
+            self._cluster.faults.restarts_ns(), self._cluster.start_again, machine
+        )
+
+    def _epoch_made(self, epoch: Epoch) -> None:
+        faults = self._cluster.faults
+        if faults.happens("ends at an epoch", faults.end_after_epoch_probability):
+            name = self._random.choice((epoch.leader, *epoch.members))
+            delay_ns = int(self._random.random() * 20 * MILLISECOND)
+            self._cluster.agenda.after(delay_ns, self._end, self._cluster.machines[name])
+
+    def _end(self, machine: Machine) -> None:
+        if self._over:
+            return
+        self._cluster.say(f"{machine.name} ends at an epoch")
+        if self._random.random() < 0.5 and self._cluster.may_lose_memory(machine):
+            machine.cut_power()
+        else:
+            machine.kill()
+        self._back(machine)
+
     def _later(self, call, *arguments: object) -> None:
         self._cluster.agenda.after(self._cluster.faults.lasts_ns(), call, *arguments)
 
@@ -77,21 +102,32 @@ class Trouble:
         machine = self._machine()
         self._cluster.say(f"kill {machine.name}")
         machine.kill()
-        self._later(self._cluster.start_again, machine)
+        self._back(machine)
 
     def _power_cut(self) -> None:
         machine = self._machine()
         if self._cluster.may_lose_memory(machine):
             self._cluster.say(f"power cut {machine.name}")
             machine.cut_power()
-            self._later(self._cluster.start_again, machine)
+            self._back(machine)
+
+    def _blackout(self) -> None:
+        """All machines at once; where the pools survive that, their power, else their processes."""
+        cut = self._cluster.options.durable and self._random.random() < 0.7
+        self._cluster.say("blackout, " + ("power" if cut else "processes"))
+        for machine in self._cluster.machines.values():
+            if cut:
+                machine.cut_power()
+            else:
+                machine.kill()
+            self._back(machine)
 
     def _wiped_disk(self) -> None:
         machine = self._machine()
         if self._cluster.may_lose_disk(machine):
             self._cluster.say(f"wipe {machine.name}")
             machine.wipe()
-            self._later(self._cluster.start_again, machine)
+            self._back(machine)
 
     def _pause(self) -> None:
         machine = self._machine()

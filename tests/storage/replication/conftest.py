@@ -240,7 +240,7 @@ class Shard:
         return all(log == logs[0] for log in logs)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_shard():
     return Shard
 

@@ -1,4 +1,4 @@
-"""The bytes of the wire (FORMAT, "On the wire").
+"""The bytes of the wire (FORMAT, "Transport").
 
 Goal: whatever the pieces in which bytes are written and read, the messages are the same; and what is held is bounded, whatever
 comes. Method: properties against the plain list of messages, pieces chosen by hypothesis.

@@ -6,6 +6,8 @@ the listener lives on. Method: the chaos proxy between two ends, and sockets tha
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import random
 import socket
@@ -92,6 +94,40 @@ async def test_half_open_is_noticed_while_nobody_receives(tcp_kind):
         assert "nothing heard" in str(world.near.broken())
 
 
+SO_ATTACH_FILTER = 26
+
+
+def deafen(connection) -> None:
+    """Have the kernel drop what arrives for a connection, acknowledgements too: a host that is gone, or a cable.
+
+    A filter that keeps no byte of any packet (socket(7), SO_ATTACH_FILTER; "ret #0" in the classic language).
+    """
+    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    pointer = struct.pack("HxxxxxxP", 1, ctypes.addressof(program))
+    connection._wire.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+async def test_a_host_that_is_gone_is_noticed_by_who_only_sends(tcp_kind, unread):
+    async with tcp_kind.pair(SILENCE_MS) as (near, far), trio.open_nursery() as nursery:
+        if unread:
+            await far.send([b"never read"])
+            await pause(0.05)
+        deafen(near)
+        deafen(far)
+
+        @nursery.start_soon
+        async def send():
+            with contextlib.suppress(Broken):
+                while True:
+                    await near.send([bytes(100_000)])
+
+        with trio.fail_after(WAIT_S):
+            while near.broken() is None:
+                await pause(0.01)
+        assert "nothing heard" in str(near.broken())
+
+
 async def test_a_slow_receiver_is_not_taken_for_a_dead_one(tcp_kind):
     async with Through(tcp_kind) as world, trio.open_nursery() as nursery:
         # Nothing is received for five times the silence that is borne, with every buffer between full.
@@ -136,11 +172,14 @@ async def test_a_reset_breaks_both_ends(tcp_kind):
         for end in (world.near, world.far):
             with trio.fail_after(WAIT_S), pytest.raises(Broken):
                 await end.receive()
-        world.proxy.refuse = True
-        with pytest.raises(Broken):
-            await tcp_kind.make(node("n3"), 1000).connect(
-                world.nursery, world.proxy.address, role=Role.NODE
-            )
+        # While dialling too: that is no rejection, and dialling again is right.
+        dialler = tcp_kind.make(node("n3"), 1000)
+        for fault in ("refuse", "gone"):
+            world.proxy.refuse = fault == "refuse"
+            world.proxy.forth.cut_after_bytes = 10 if fault == "gone" else None
+            with pytest.raises(Broken) as told:
+                await dialler.connect(world.nursery, world.proxy.address, role=Role.NODE)
+            assert not isinstance(told.value, Rejected)
 
 
 async def test_what_came_before_the_end_is_received_though_sending_failed(tcp_kind):
@@ -455,7 +494,7 @@ async def test_on_a_unix_socket_the_kernel_says_who_it_is(tmp_path):
             command = [sys.executable, "-c", OTHER, f"{directory}/s", said.hex()]
             process = await nursery.start(partial(trio.run_process, command, check=False))
             far = await listener.accept()
-            assert far.peer.role is Role.CLIENT
+            assert (far.peer.role, far.peer.name) == (Role.CLIENT, "uid-4343")
             assert far.peer.uids == IdMap((IdRange(4343, 4343, 1),))
             assert {g for g in (23, 42, 4242, 0) if far.peer.gids.translate(g) == g} == {
                 23,

@@ -1,0 +1,70 @@
+"""What nodes say of themselves: each is asked over its link, as the operator, for as long as a person likes to wait."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from storage import wire
+from storage.errors import Unusable
+from storage.transport import Broken, Role, TcpTransport
+from storage.transport.certificates import Credentials
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from storage.membership.values import Presence, View
+    from storage.transport import Transport
+
+__all__ = ["figures"]
+
+ANSWER_S = 3.0
+"""A node that says nothing for so long is shown as one."""
+
+
+async def figures(view: View, credentials: Path | None, now_ns: int) -> dict[str, dict[str, Any]]:
+    """What each living node answers to "status"; nodes that give no answer are left out.
+
+    Nobody is asked where there are no credentials to show: figures are an extra.
+    """
+    if credentials is None:
+        return {}
+    try:
+        ours = Credentials.load(credentials, now_ns=now_ns)
+    except Unusable:
+        return {}
+    transport = TcpTransport(ours.identity, ours.contexts())
+    found: dict[str, dict[str, Any]] = {}
+    async with trio.open_nursery() as nursery:
+        for presence in view.live.values():
+            nursery.start_soon(_ask, transport, presence, found)
+    return found
+
+
+async def _ask(transport: Transport, presence: Presence, found: dict[str, dict[str, Any]]) -> None:
+    with trio.move_on_after(ANSWER_S):
+        for address in presence.addresses:
+            try:
+                async with trio.open_nursery() as nursery:
+                    found[presence.name] = await _answer(nursery, transport, address, presence.name)
+                    nursery.cancel_scope.cancel()
+            except* (Broken, OSError, ValueError, IndexError, wire.Malformed, msgspec.MsgspecError):
+                pass  # another address may do
+            if presence.name in found:
+                return
+
+
+async def _answer(
+    nursery: trio.Nursery, transport: Transport, address: str, name: str
+) -> dict[str, Any]:
+    connection = await transport.connect(nursery, address, role=Role.NODE, name=name)
+    async with connection:
+        await connection.send(wire.encode(wire.Hello()))
+        await connection.send(wire.encode(wire.Ask(1, "status")))
+        while True:
+            for data in await connection.receive():
+                message, parts = wire.decode(data)
+                if isinstance(message, wire.Answer):
+                    return dict(msgspec.json.decode(parts[0]))

@@ -1,0 +1,206 @@
+"""`cluster status`: the nodes, the shards, and what is wrong with them, as etcd has it and as the nodes say.
+
+Exit status: 0 every shard is led and has all the members it should, 1 something is not as it should be, 2 etcd does not answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cascadefs.cli.cluster.asking import (
+    Config,
+    converse,
+    credentials_of,
+    described,
+    etcd_of,
+    founded,
+)
+from cascadefs.cli.cluster.files import now_ns
+from cascadefs.cli.history.commands.options import AsJson, report
+from cascadefs.cli.history.report import Column
+
+if TYPE_CHECKING:
+    from storage.membership.contract import Authority
+    from storage.membership.values import Shard, View
+
+__all__ = ["status"]
+
+Figures = dict[str, dict[str, Any]]
+"""What each node says of itself."""
+
+_NODES = [
+    Column("node"),
+    Column("state"),
+    Column("address"),
+    Column("leads", right=True),
+    Column("holds", right=True),
+    Column("labels"),
+]
+_SHARDS = [
+    Column("shard", right=True),
+    Column("pool"),
+    Column("epoch", right=True),
+    Column("leader"),
+    Column("members"),
+    Column("lag", right=True),
+    Column("is"),
+]
+
+
+def status(config: Config = None, as_json: AsJson = False) -> None:
+    """How a cluster is: its nodes, its shards, what is wrong.
+
+    "lag" counts the records that a shard's slowest member lacks, as the nodes themselves say.
+
+    Exit status: 0 all is well, 1 something is not as it should be, 2 etcd does not answer.
+    """
+    from cascadefs.cli.cluster.figures import figures
+
+    etcd, identity = etcd_of(config)
+
+    async def look(authority: Authority) -> tuple[View, Figures]:
+        view = founded(authority.view, identity)
+        return view, await figures(view, credentials_of(config), now_ns())
+
+    view, said = converse(etcd, look)
+    nodes = [_node(view, name) for name in sorted({*view.nodes, *view.live})]
+    shards = [_shard(view, view.shards[number], said) for number in sorted(view.shards)]
+    troubles = [node["trouble"] for node in nodes if node["trouble"]]
+    troubles += [
+        f"shard {shard['shard']}: {shard['is']}" for shard in shards if shard["is"] != "well"
+    ]
+    if as_json:
+        document = {"cluster": identity, "nodes": nodes, "shards": shards, "troubles": troubles}
+        report(as_json=True).lines([msgspec.json.encode(document)])
+    else:
+        _print(identity, nodes, shards, troubles)
+    sys.exit(1 if troubles else 0)
+
+
+def _print(
+    identity: str, nodes: list[dict[str, Any]], shards: list[dict[str, Any]], troubles: list[str]
+) -> None:
+    shown = report(as_json=False)
+    shown.lines([f"cluster {identity}".encode(), b""])
+    shown.table(
+        _NODES,
+        [
+            (
+                [
+                    node["node"],
+                    node["state"],
+                    " ".join(node["addresses"]),
+                    str(len(node["leads"])),
+                    str(len(node["holds"])),
+                    " ".join(node["labels"]),
+                ],
+                node,
+            )
+            for node in nodes
+        ],
+    )
+    shown.lines([b""])
+    shown.table(
+        _SHARDS,
+        [
+            (
+                [
+                    str(shard["shard"]),
+                    shard["pool"],
+                    str(shard["epoch"] or "-"),
+                    shard["leader"] or "-",
+                    " ".join(shard["members"]),
+                    "?" if shard["lag"] is None else str(shard["lag"]),
+                    shard["is"],
+                ],
+                shard,
+            )
+            for shard in shards
+        ],
+    )
+    shown.lines([b"", *(trouble.encode() for trouble in troubles)] if troubles else [])
+
+
+def _node(view: View, name: str) -> dict[str, Any]:
+    node, presence = view.nodes.get(name), view.live.get(name)
+    held = [epoch for epoch in view.epochs.values() if name in epoch.members]
+    state = ("draining" if node.state == "draining" else "alive") if node else "not added"
+    trouble = None
+    if presence is None:
+        state += ", away" if state == "draining" else ""
+        state = state.replace("alive", "away")
+        if held or state == "away":
+            trouble = f"node {name}: is away" + (
+                f", and holds {described(len(held), 'shard')}" if held else ""
+            )
+    elif node is None:
+        trouble = f"node {name}: is alive, but was removed or never added; stop it, or add it"
+    addresses = presence.addresses if presence else node.addresses if node else ()
+    return {
+        "node": name,
+        "state": state,
+        "addresses": list(addresses),
+        "labels": list(node.labels) if node else [],
+        "leads": sorted(epoch.shard for epoch in held if epoch.leader == name),
+        "holds": sorted(epoch.shard for epoch in held),
+        "trouble": trouble,
+    }
+
+
+def _shard(view: View, shard: Shard, said: Figures) -> dict[str, Any]:
+    epoch, pool = view.epochs.get(shard.shard), view.pools.get(shard.pool)
+    members = epoch.members if epoch else ()
+    ends = {}
+    for name in members:
+        for figure in said.get(name, {}).get("shards", ()):
+            if figure.get("shard") == shard.shard:
+                ends[name] = figure
+    last = {name: figure["last_index"] for name, figure in ends.items() if "last_index" in figure}
+    lag = None
+    if epoch is not None and members and set(last) == set(members):
+        lag = max(0, last[epoch.leader] - min(last.values()))
+    return {
+        "shard": shard.shard,
+        "pool": shard.pool,
+        "epoch": epoch.epoch if epoch else 0,
+        "leader": epoch.leader if epoch else None,
+        "members": list(members),
+        "wished": list(shard.wished),
+        "replicas": pool.replicas if pool else 0,
+        "lag": lag,
+        "said": ends,
+        "is": _standing(view, shard),
+    }
+
+
+def _standing(view: View, shard: Shard) -> str:
+    """How a shard is, in words; "well" is the one that is no trouble."""
+    epoch, pool = view.epochs.get(shard.shard), view.pools.get(shard.pool)
+    if pool is None:
+        return f"its pool {shard.pool} is not there"
+    if epoch is None:
+        return "not begun: no node that its pool allows is alive" if not view.live else "not begun"
+    away = [name for name in epoch.members if name not in view.live]
+    stranded = [
+        name
+        for name in epoch.members
+        if name in view.live
+        and any(s.shard == shard.shard and s.epoch == epoch.epoch for s in view.live[name].stranded)
+    ]
+    if epoch.leader in away:
+        return f"without a leader: {epoch.leader} is away"
+    if stranded:
+        return (
+            f"{', '.join(stranded)} lost something; waiting for {', '.join(away) or 'one another'}"
+        )
+    if len(epoch.members) < pool.replicas_min:
+        return f"writes pause: {len(epoch.members)} of at least {pool.replicas_min} members"
+    if away:
+        return f"waiting for {', '.join(away)}"
+    if len(epoch.members) < pool.replicas:
+        return f"{len(epoch.members)} of {pool.replicas} members"
+    moving = sorted(set(shard.wished) - set(epoch.members))
+    return f"moving to {', '.join(moving)}" if moving else "well"

@@ -1,0 +1,210 @@
+"""Reading, for a program: bytes, names, versions; of the newest or of one instant, with the rights of one user.
+
+The reads of the past are those of a trigger's cut. Source: SEMANTICS 4 (access then and now), 13.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from cascadefs.client import calls
+from cascadefs.client.values import Entry, Version
+from storage.attributes import is_directory
+from storage.errors import Reason, Refused
+from storage.namespace import ROOT
+from triggers.access import READ, SEARCH, may
+from triggers.cut import StoreCut, parts_of
+from triggers.effects import CONTROL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from storage.attributes import Attributes
+    from storage.binding import Binding
+    from storage.store import Store
+    from triggers.access import Identity
+    from triggers.run import Buffer, Content
+
+__all__ = ["Reading", "there"]
+
+
+class Reading:
+    """See the module."""
+
+    def __init__(self, store: Store, who: Identity) -> None:
+        self._store = store
+        self._who = who
+
+    def cut(self, timestamp: int) -> StoreCut:
+        """The tree as of a timestamp, with the rights of this user."""
+        return StoreCut(self._store, ROOT, timestamp, self._who)
+
+    def instant(self, at: int | None) -> int:
+        """A timestamp that is final.
+
+        Raises:
+            Refused: NOT_STABLE_YET.
+        """
+        if at is None:
+            return self._store.now()
+        if not self._store.settle(at):
+            raise Refused(Reason.NOT_STABLE_YET)
+        return at
+
+    def get(self, call: calls.Get) -> tuple[calls.Answer, Sequence[Buffer]]:
+        """Bytes of a version."""
+        content: Content | None
+        if call.version is not None:
+            content = self.cut(self.instant(call.at)).version(call.path, call.version)
+        elif call.at is not None:
+            content = self.cut(self.instant(call.at)).get(call.path)
+        else:
+            content = self.cut(0).get(call.path, latest=True)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such file or version")
+        version = Version(content.path, content.version, content.timestamp, content.size)
+        return calls.Got(version), _part(content.parts, call.offset, call.length)
+
+    def stat(self, call: calls.Stat) -> Entry:
+        """What a path is or was."""
+        names = parts_of(call.path) if call.path else []
+        if call.version is not None:
+            content = self.cut(self.instant(call.at)).version(call.path, call.version)
+            if content is None:
+                raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such version")
+            name = call.path.rpartition("/")[2]
+            return Entry(name, False, 0o444, content.version, content.timestamp, content.size)
+        timestamp = None if call.at is None else self.instant(call.at)
+        if not names:
+            return _entry("", None, there(self._attributes(ROOT, timestamp), call.path))
+        inode, _ = self.directory(names[:-1], timestamp, call.path)
+        binding = self._binding(inode, names[-1], timestamp)
+        if binding is None:
+            raise FileNotFoundError(errno.ENOENT, f"{call.path}: no such file or directory")
+        row = there(self._attributes(binding.inode, timestamp), call.path)
+        return _entry(names[-1].decode(errors="surrogateescape"), binding, row)
+
+    def directory(
+        self, names: list[bytes], timestamp: int | None, path: str
+    ) -> tuple[int, Attributes]:
+        """The directory at the end of a way that may be gone.
+
+        Raises:
+            OSError: FileNotFoundError, NotADirectoryError, PermissionError.
+        """
+        inode, attributes = ROOT, there(self._attributes(ROOT, timestamp), path)
+        for name in names:
+            self._check(inode, attributes, SEARCH, path)
+            binding = self._binding(inode, name, timestamp)
+            if binding is None:
+                raise FileNotFoundError(errno.ENOENT, f"{path}: no such directory")
+            inode = binding.inode
+            attributes = there(self._attributes(inode, timestamp), path)
+            if not is_directory(attributes.mode):
+                raise NotADirectoryError(errno.ENOTDIR, f"{path}: not a directory")
+        self._check(inode, attributes, SEARCH, path)
+        return inode, attributes
+
+    def _binding(self, directory: int, name: bytes, timestamp: int | None) -> Binding | None:
+        if timestamp is None:
+            return self._store.binding(directory, name)
+        return self._store.binding_at(directory, name, timestamp)
+
+    def list(self, call: calls.List) -> calls.Listed:
+        """What is in a directory."""
+        timestamp = None if call.at is None else self.instant(call.at)
+        names = parts_of(call.path) if call.path else []
+        inode, attributes = self.directory(names, timestamp, call.path)
+        self._check(inode, attributes, READ, call.path)
+        after = call.after.encode(errors="surrogateescape")
+        rows = (
+            self._store.children(inode, after)
+            if timestamp is None
+            else self._store.children_at(inode, timestamp, after)
+        )
+        entries: list[Entry] = []
+        for name, binding in rows:
+            if len(entries) >= call.limit:
+                return calls.Listed(entries, more=True)
+            row = self._attributes(binding.inode, timestamp)
+            if row is not None and not (inode == ROOT and name == CONTROL):
+                entries.append(_entry(name.decode(errors="surrogateescape"), binding, row))
+        return calls.Listed(entries, more=False)
+
+    def match(self, call: calls.Match) -> calls.Matched:
+        """The files a pattern matches."""
+        return calls.Matched(self.cut(self.instant(call.at)).files(call.glob))
+
+    def versions(self, call: calls.Versions) -> calls.VersionsFound:
+        """The versions of a path."""
+        until = None if call.until is None else self.instant(call.until)
+        found = self.cut(until or self._store.now()).history(
+            call.path, since=call.since, until=until, limit=call.limit
+        )
+        return calls.VersionsFound(
+            [Version(stat.path, stat.version, stat.timestamp, stat.size) for stat in found]
+        )
+
+    def scan(self, call: calls.Scan) -> calls.Scanned:
+        """The versions of all files a pattern matches."""
+        cut = self.cut(self.instant(call.at))
+        found: list[tuple[str, int, int, int, int]] = []
+        for path in cut.files(call.glob):
+            if path < call.after[0]:
+                continue
+            *above, name = parts_of(path)
+            directory, _ = self.directory(above, call.at, path)
+            for stat in cut.history(path, since=call.since, until=call.until):
+                if (path, stat.version) <= call.after:
+                    continue
+                if len(found) >= call.limit:
+                    return calls.Scanned(found, more=True)
+                event = self._store.event_of(directory, name, stat.version)
+                when = stat.timestamp if event is None else event
+                found.append((path, stat.version, stat.timestamp, when, stat.size))
+        return calls.Scanned(found, more=False)
+
+    def _attributes(self, inode: int, timestamp: int | None) -> Attributes | None:
+        if timestamp is None:
+            return self._store.attributes(inode)
+        row = self._store.attributes_at(inode, timestamp)
+        return row[1] if row is not None else None
+
+    def _check(self, inode: int, then: Attributes | None, want: int, path: str) -> None:
+        now = self._store.attributes(inode)
+        for bits in (then, now):
+            if bits is not None and not may(self._who, bits, want):
+                raise PermissionError(
+                    errno.EACCES, f"{path or '/'}: user {self._who.uid} may not read it"
+                )
+
+
+def _part(parts: list[memoryview], offset: int, length: int | None) -> list[memoryview]:
+    """The bytes [offset, offset + length) of parts, not copied."""
+    end = sum(map(len, parts)) if length is None else offset + length
+    found, at = [], 0
+    for part in parts:
+        piece = part[max(offset - at, 0) : max(end - at, 0)]
+        if len(piece):
+            found.append(piece)
+        at += len(part)
+    return found
+
+
+def there(attributes: Attributes | None, path: str) -> Attributes:
+    """What was found; raises FileNotFoundError where it is none."""
+    if attributes is None:
+        raise FileNotFoundError(errno.ENOENT, f"{path or '/'}: was not there yet")
+    return attributes
+
+
+def _entry(name: str, binding: Binding | None, row: Attributes) -> Entry:
+    directory = is_directory(row.mode)
+    versioned = binding is not None and not directory and row.content
+    number = binding.version_of(row.content) if binding is not None and versioned else 0
+    return Entry(name, directory, row.mode & 0o7777, number, row.content_timestamp, row.size)
+
+
+def _spelled(call: calls.Get | calls.Stat) -> str:
+    return call.path if call.version is None else f"{call.path}@v{call.version}"

@@ -1,0 +1,215 @@
+"""Writing, for a program: files and directories, all at one instant or none, with the rights of one user.
+
+What is asked is planned as the effects of a trigger's run are, and becomes one record. Source: SEMANTICS 6, 13.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from cascadefs.client import calls
+from cascadefs.client.reading import there
+from storage import record
+from storage.attributes import DIRECTORY, is_directory
+from storage.errors import Reason, Refused
+from storage.namespace import ROOT
+from triggers.access import SEARCH, WRITE, may, may_remove
+from triggers.cut import parts_of
+from triggers.effects import CONTROL, Plan, plan
+from triggers.run import Append, Delete, Put, PutIf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cascadefs.client.reading import Reading
+    from storage.clock import Clock
+    from storage.store import Store
+    from triggers.access import Identity
+    from triggers.run import Buffer, Effect
+
+__all__ = ["Writing"]
+
+ATTEMPTS_MAX = 100
+"""Of a write that others come before again and again; each time one of them got something done."""
+
+
+class Writing:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        who: Identity,
+        reading: Reading,
+        reserved: Callable[[int, bytes], bool],
+        applied: Callable[[Sequence[record.Part]], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._who = who
+        self._reading = reading
+        self._reserved = reserved
+        self._applied = applied
+
+    def write(self, call: calls.Write, buffers: list[Buffer]) -> calls.Answer:
+        """Make the changes, planned again as often as others come first."""
+        effects = _effects(call.parts, buffers)
+        self._make_shard_roots(call.parts)
+        for _ in range(ATTEMPTS_MAX):
+            made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
+            removed = self._removed(call.parts)
+            if not made.records and not removed:
+                return calls.Written([], self._store.now())
+            once = [record.Once(call.client, call.number)] if call.client else []
+            guards = self._guards(made, removed)
+            parts: list[record.Part] = [*guards, *once, *made.records, *removed]
+            reason = self._store.propose(record.Batch(parts), made.payload).reason
+            if reason is Reason.REPEATED:
+                return self._repeated(call, made)
+            if reason is None:
+                self._applied([*made.records, *removed])
+                return self._written(made)
+            if reason is not Reason.CONDITION_FAILED:
+                raise Refused(reason)
+            # Somebody else changed what the plan relies on: what the caller expects is looked at again.
+        raise Refused(Reason.CONDITION_FAILED)
+
+    def _guards(self, made: Plan, removed: list[record.Unlink]) -> list[record.Expect]:
+        """What the plan relies on in the shard it changes; what is on the way there in others is only looked at."""
+        homes = {self._store.shard_of(part.parent) for part in removed}
+        for part in made.records:
+            homes.add(
+                self._store.shard_of(part.inode if isinstance(part, record.Commit) else part.parent)
+            )
+        return [guard for guard in made.guards if self._store.shard_of(guard.directory) in homes]
+
+    def _make_shard_roots(self, parts: list[calls.Part]) -> None:
+        """Make the missing directories that will live in another shard than the one above them: records of their own."""
+        if len(self._store.shards) == 1:
+            return
+        for part in parts:
+            if not isinstance(part, calls.Put | calls.Append):
+                continue
+            directory, attributes = ROOT, self._store.attributes(ROOT)
+            for name in parts_of(part.path)[:-1]:
+                binding = self._store.binding(directory, name)
+                if binding is not None:
+                    directory, attributes = binding.inode, self._store.attributes(binding.inode)
+                    if attributes is None or not is_directory(attributes.mode):
+                        break  # the plan says why not
+                    continue
+                inode = self._store.allocate_inode(directory, name, DIRECTORY)
+                may_make = attributes is not None and may(self._who, attributes, WRITE | SEARCH)
+                if self._store.shard_of(inode) == self._store.shard_of(directory) or not may_make:
+                    break  # the plan makes it, or says why not
+                create = record.Create(
+                    directory, name, inode, DIRECTORY | 0o755, self._who.uid, self._who.gid
+                )
+                reason = self._store.propose(create).reason
+                if reason is not None and reason is not Reason.EXISTS:
+                    raise Refused(reason)
+                self._applied([create])
+                binding = self._store.binding(directory, name)
+                if binding is None:
+                    break
+                directory, attributes = binding.inode, self._store.attributes(binding.inode)
+
+    def _removed(self, parts: list[calls.Part]) -> list[record.Unlink]:
+        """The directories that are to go."""
+        records = []
+        for part in parts:
+            if not isinstance(part, calls.RemoveDirectory):
+                continue
+            *above, name = parts_of(part.path)
+            try:
+                parent, attributes = self._reading.directory(above, None, part.path)
+            except FileNotFoundError:
+                continue
+            binding = self._store.binding(parent, name)
+            if binding is None:
+                continue
+            row = there(self._store.attributes(binding.inode), part.path)
+            if not is_directory(row.mode):
+                raise NotADirectoryError(errno.ENOTDIR, f"{part.path}: not a directory")
+            if not may_remove(self._who, attributes, row) or CONTROL in (*above, name):
+                raise PermissionError(
+                    errno.EACCES, f"{part.path}: user {self._who.uid} may not remove it"
+                )
+            records.append(record.Unlink(parent, name, directory=True))
+        return records
+
+    def _repeated(self, call: calls.Write, made: Plan) -> calls.Answer:
+        """What became of a request that is asked again."""
+        number, timestamp = self._store.request_done(self._home(call, made), call.client)
+        if number != call.number:
+            raise ValueError(f"request {call.number} was followed by {number}; ask in order")
+        versions = []
+        for part in call.parts:
+            stat = self._reading.cut(timestamp).stat(part.path)
+            if isinstance(part, calls.RemoveDirectory):
+                continue
+            if stat is not None:
+                versions.append((part.path, stat.version, stat.size))
+            else:
+                versions.append((part.path, self._tombstone(part.path, timestamp), 0))
+        return calls.Written(versions, timestamp)
+
+    def _home(self, call: calls.Write, made: Plan) -> int:
+        """A directory of the shard that was to be changed."""
+        if made.guards:
+            return made.guards[0].directory
+        removed = self._removed(call.parts)
+        return removed[0].parent if removed else ROOT
+
+    def _tombstone(self, path: str, timestamp: int) -> int:
+        """The number under which a path was deleted at a timestamp."""
+        *above, name = parts_of(path)
+        directory = ROOT
+        for one in above:
+            binding = self._store.binding_at(directory, one, timestamp)
+            if binding is None:
+                return 0
+            directory = binding.inode
+        entry = self._store.entry_at(directory, name, timestamp)
+        return 0 if entry is None or entry[2] is None else entry[2].number
+
+    def _written(self, made: Plan) -> calls.Written:
+        """What was just committed; nobody has changed the store since."""
+        sizes = [
+            part.size if isinstance(part, record.Commit) else 0
+            for part in made.records
+            if not isinstance(part, record.Create)
+        ]
+        commits = [part.inode for part in made.records if isinstance(part, record.Commit)]
+        attributes = self._store.attributes(commits[0]) if commits else None
+        timestamp = attributes.content_timestamp if attributes is not None else self._store.now()
+        versions = [(*one, size) for one, size in zip(made.outputs, sizes, strict=True)]
+        return calls.Written(versions, timestamp)
+
+
+def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:
+    """The parts with their buffers.
+
+    Raises:
+        ValueError: there are more or fewer buffers than parts that need one.
+    """
+    needed = sum(isinstance(part, calls.Put | calls.Append) for part in parts)
+    if needed != len(buffers):
+        raise ValueError(f"{needed} parts need bytes, and {len(buffers)} buffers came")
+    rest = iter(buffers)
+    effects: list[Effect] = []
+    for part in parts:
+        match part:
+            case calls.Put(expect=None):
+                effects.append(Put(part.path, next(rest), part.mode))
+            case calls.Put(expect=int(expect)):
+                effects.append(PutIf(part.path, next(rest), expect))
+            case calls.Append():
+                effects.append(Append(part.path, next(rest)))
+            case calls.Delete():
+                effects.append(Delete(part.path))
+            case calls.RemoveDirectory():
+                pass  # behind all others
+    return effects

@@ -1,0 +1,231 @@
+"""The process of a node: real clocks, disks, sockets and etcd around a `Node`, signals, and a clean stop.
+
+It stays in the foreground, for whoever keeps services keeps it; its log goes to standard error or to the file that
+node.toml names. Ready is said once, on a descriptor, when others can reach the node. SIGTERM, SIGINT and SIGHUP end it
+in order: connections close, logs are synced and marked, indexes are saved. A kill -9 at any point is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cascadefs.machine import (
+    SystemClock,
+    boot_id,
+    log_handler,
+    raise_descriptor_limit,
+    set_up_logging,
+)
+from cascadefs.node.faces import Faces
+from cascadefs.node.node import Node
+from storage.disk import RealDisk
+from storage.errors import Unusable
+from storage.index import LmdbIndex
+from storage.limits import SEGMENT_BYTES
+from storage.membership.contract import Unavailable
+from storage.membership.etcd import open_etcd
+from storage.membership.http import open_gateway, tls_context
+from storage.superblock import DirectoryLock
+from storage.transport.certificates import Credentials
+from storage.transport.tcp import TcpTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cascadefs.configuration import Etcd
+    from cascadefs.configuration import Node as Settings
+    from storage.membership.contract import Authority
+    from storage.transport import Transport
+
+__all__ = ["NotStarted", "serve"]
+
+SPARE_SEGMENTS: Final = 2
+"""The room below which a disk counts as full: for the next segment, and for one being written again."""
+
+AUTHORITY_S: Final = 1.0
+"""Between two attempts to read an authority that is away when a node starts."""
+
+_log = logging.getLogger("cascadefs")
+
+
+class NotStarted(Exception):
+    """There is no node; the message is "thing: why; remedy"."""
+
+
+def serve(settings: Settings, *, ready_fd: int | None = None, insecure: bool = False) -> int:
+    """Serve in this process until a signal ends it; the exit status.
+
+    Args:
+        settings: of node.toml, its paths absolute.
+        ready_fd: gets ``ready`` and a line feed when others can reach the node, and is closed.
+        insecure: no certificates; the node listens on loopback only.
+
+    Raises:
+        NotStarted: the directory is in use or of another cluster, certificates are missing ...
+    """
+    handler = log_handler(Path(settings.log)) if settings.log else logging.StreamHandler(sys.stderr)
+    set_up_logging(handler)
+    raise_descriptor_limit()
+    data = Path(settings.data)
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = DirectoryLock(data)
+        try:
+            transport = _transport(settings, insecure=insecure)
+            return trio.run(_run, settings, data, transport, ready_fd)
+        finally:
+            lock.release()
+    except* (Unusable, ValueError) as errors:
+        raise NotStarted(_first(errors)) from errors
+    except* OSError as errors:
+        error = errors.exceptions[0]
+        raise NotStarted(
+            f"{getattr(error, 'filename', None) or settings.listen}: {error}"
+        ) from errors
+    raise AssertionError("either served or raised")
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def _transport(settings: Settings, *, insecure: bool) -> Transport:
+    from storage.transport import Identity, Role
+
+    def turned_away(why: str) -> None:
+        _log.warning("turned away: %s", why)
+
+    if insecure:
+        identity = Identity(settings.cluster, Role.NODE, settings.name)
+        return TcpTransport(identity, None, insecure_loopback=True, turned_away=turned_away)
+    credentials = Credentials.load(Path(settings.credentials), now_ns=SystemClock().now_ns())
+    who = credentials.identity
+    if (who.role, who.name, who.cluster) != (Role.NODE, settings.name, settings.cluster):
+        raise Unusable(
+            f"{settings.credentials}: is the certificate of {who} of cluster {who.cluster}, and this is node "
+            f"{settings.name} of cluster {settings.cluster}; have one issued with `cascadefs cluster add`"
+        )
+    return TcpTransport(who, credentials.contexts(), turned_away=turned_away)
+
+
+@contextlib.asynccontextmanager
+async def _authority(etcd: Etcd) -> AsyncIterator[Authority]:
+    tls = None
+    if etcd.ca:
+        certificate = Path(etcd.certificate) if etcd.certificate else None
+        tls = tls_context(Path(etcd.ca), certificate, Path(etcd.key) if etcd.key else None)
+    async with (
+        open_gateway(etcd.endpoints, etcd.prefix, tls=tls, timeout_s=etcd.timeout_s) as gateway,
+        open_etcd(gateway, time.monotonic_ns) as authority,
+    ):
+        yield authority
+
+
+async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: int | None) -> int:
+    boot = boot_id()
+
+    def directory_of(shard: int) -> Path:
+        return data / "shards" / f"{shard:03d}"
+
+    def disk_of(shard: int) -> RealDisk:
+        return RealDisk(directory_of(shard))
+
+    def has_room() -> bool:
+        found = os.statvfs(data)
+        return found.f_bavail * found.f_frsize > SPARE_SEGMENTS * SEGMENT_BYTES
+
+    clock = SystemClock()
+    faces = Faces(
+        disk_of, lambda shard: LmdbIndex(directory_of(shard)), clock, time.monotonic_ns, boot
+    )
+    stopping = trio.Event()
+    async with _authority(settings.etcd) as authority, trio.open_nursery() as nursery:
+        nursery.start_soon(_obey_signals, stopping, nursery.cancel_scope)
+        await _wait_authority(authority, settings)
+        node = Node(
+            settings.name,
+            transport,
+            authority,
+            disk_of,
+            clock,
+            time.monotonic_ns,
+            random.SystemRandom(),
+            address=settings.listen,
+            advertise=settings.advertise,
+            boot_id=bytes.fromhex(boot.replace("-", "")),
+            lease_s=settings.lease_s,
+            has_room=has_room,
+            scrub_bytes_per_s=int(settings.scrub_mib_per_s * 2**20),
+            owner=(os.getuid(), os.getgid()),
+            faces=faces,
+        )
+        node.extra_status = lambda: {"pid": os.getpid(), "data": str(data)}
+        try:
+            nursery.start_soon(_follow, faces)
+            await nursery.start(node.run)
+            _log.info("node %s serves at %s", settings.name, ", ".join(node.addresses))
+            if ready_fd is not None:
+                os.write(ready_fd, b"ready\n")
+                os.close(ready_fd)
+            await stopping.wait()
+            nursery.cancel_scope.cancel()
+        finally:
+            faces.stop()
+            for line in node.lines():
+                line.close()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(faces.close)
+    _log.info("node %s has stopped", settings.name)
+    return 0
+
+
+async def _follow(faces: Faces) -> None:
+    await trio.to_thread.run_sync(faces.follow, abandon_on_cancel=True)
+
+
+async def _wait_authority(authority: Authority, settings: Settings) -> None:
+    """Until the authority was read, and is the one meant: nothing can be done before."""
+    said = False
+    while True:
+        try:
+            view = await authority.read()
+        except Unavailable as error:
+            if not said:
+                _log.warning("waiting for the authority: %s", error)
+            said = True
+            await trio.sleep(AUTHORITY_S)  # noqa: TID251  # A retry at the edge.
+            continue
+        if view.cluster is None:
+            raise Unusable(
+                "etcd: knows no cluster at this prefix; found one with `cascadefs cluster init`"
+            )
+        if view.cluster.identity != settings.cluster:
+            raise Unusable(
+                f"etcd: holds cluster {view.cluster.identity}, and node.toml is of {settings.cluster}; is this the right "
+                "etcd and prefix?"
+            )
+        if settings.name not in view.nodes:
+            raise Unusable(
+                f"etcd: knows no node {settings.name}; add it with `cascadefs cluster add`"
+            )
+        return
+
+
+async def _obey_signals(stopping: trio.Event, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            _log.info("stopping: %s", signal.Signals(number).name)
+            stopping.set()
+            scope.cancel()
