@@ -72,8 +72,6 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     credentials: str = "credentials"
     """The directory with ``identity.crt``, ``identity.key`` and ``authority.crt``."""
     labels: tuple[Label, ...] = ()
-    http: str = ""
-    """``host:port`` of metrics and status, of this machine only, for it asks nobody who he is; none if empty."""
     lease_s: Annotated[float, msgspec.Meta(ge=2, le=600)] = 3.0
     """How long the others wait for this node when it says nothing; etcd grants no less than 2 s."""
     scrub_mib_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 4.0
@@ -236,12 +234,6 @@ def _check_etcd(path: Path, found: Cluster | Node | Mount) -> None:
 
 
 def _check_node(path: Path, node: Node) -> None:
-    if node.http:
-        host, _, port = node.http.rpartition(":")
-        if not LOOPBACK.fullmatch(host) or not port.isdecimal() or int(port) > 65535:
-            raise Unusable(
-                f"{path}: http: {node.http!r} is no port of this machine; write 127.0.0.1:7401 and a proxy before it"
-            )
     for key, address in (("listen", node.listen), *(("advertise", a) for a in node.advertise)):
         if int(address.rpartition(":")[2]) > 65535:
             raise Unusable(f"{path}: {key}: {address!r} has no such port; choose one below 65536")

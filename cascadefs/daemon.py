@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
 
 from cascadefs.machine import (
     SystemClock,
@@ -36,15 +36,26 @@ from storage.errors import Corruption, Unusable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
     from cascadefs.filesystem import Filesystem
     from cascadefs.fuse.door import Door
     from cascadefs.host import Host
     from cascadefs.kernel.door import Door as KernelDoor
+    from cascadefs.observer import ClusterSettings, Observer
     from cascadefs.programs import Programs
+    from storage.cluster.store import ClusterStore
     from storage.store import LocalStore
 
 __all__ = ["NotStarted", "Report", "Settings", "SystemClock", "run", "start_detached"]
+
+SAVE_SECONDS: Final = 10.0
+"""How long a mount that ends waits for a cluster that is away, with what is not saved."""
+
+SIGN_SECONDS: Final = 24 * 3600.0
+"""Between two signs of life to a cluster (`storage.namespace.sessions`)."""
+
+_T = TypeVar("_T")
 
 SCRUB_RECORDS_MAX: Final = 2000
 """Read again in a second, whatever their size: some 20 ms of it."""
@@ -87,6 +98,8 @@ class Settings:
     scrub_bytes_per_s: int = 4 * 1024 * 1024
     """How fast the log is read again in the background; 0: not at all."""
     log: Path | None = None
+    cluster: ClusterSettings | None = None
+    """A cluster to mount instead of `data`."""
     triggers: str = "off"
     """Whose scripts run: "off" nobody's, "owner" those of users this process may run as, "root" root's only."""
     inproc: tuple[str, ...] = ()
@@ -99,6 +112,8 @@ class Settings:
         """Where a detached daemon writes; None where there is no place."""
         if self.log is not None:
             return self.log
+        if self.cluster is not None:
+            return self.cluster.cache / "daemon.log" if self.cluster.cache is not None else None
         if self.data is None or (self.read_only and not os.access(self.data, os.W_OK)):
             return None
         return self.data / "daemon.log"
@@ -224,9 +239,13 @@ class _Mount:
     """One mount while it is served."""
 
     settings: Settings
-    store: LocalStore
+    store: LocalStore | ClusterStore
     filesystem: Filesystem
     clock: SystemClock
+    local: LocalStore | None
+    """The store, if it is one of its own ..."""
+    observer: Observer | None
+    """... or what it has of a cluster."""
     door: Door | KernelDoor = field(init=False)
     started_ns: int = 0
     trouble: str | None = None
@@ -242,7 +261,8 @@ class _Mount:
             "data": str(settings.data) if settings.data is not None else None,
             "log": str(settings.log_file) if settings.log_file is not None else None,
             "read_only": settings.read_only,
-            "volatile": settings.data is None,
+            "volatile": settings.data is None and settings.cluster is None,
+            "cluster": self.observer.status() if self.observer is not None else None,
             "sync_interval_s": settings.sync_interval_s,
             "autocommit_s": settings.autocommit_s,
             "started_ns": self.started_ns,
@@ -260,13 +280,19 @@ class _Mount:
         code = 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_house)
-            nursery.start_soon(self._scrub)
-            nursery.start_soon(self._retain)
             nursery.start_soon(self._obey_signals)
-            if self.settings.triggers != "off":
-                nursery.start_soon(self._run_scripts)
-            if self.settings.data is not None and not self.settings.read_only:
-                nursery.start_soon(self._serve_programs, self.settings.data)
+            local = self.local
+            if local is not None:
+                nursery.start_soon(self._scrub, local)
+                nursery.start_soon(self._retain, local)
+                if self.settings.triggers != "off":
+                    nursery.start_soon(self._run_scripts, local)
+                if self.settings.data is not None and not self.settings.read_only:
+                    nursery.start_soon(self._serve_programs, local, self.settings.data)
+            if self.observer is not None:
+                nursery.start_soon(
+                    self.observer.follow, self.filesystem, self._apart, self.door.tell
+                )
             try:
                 await self.door.serve()
             except Exception:
@@ -280,12 +306,12 @@ class _Mount:
             code = 1
         return code
 
-    async def _run_scripts(self) -> None:
+    async def _run_scripts(self, store: LocalStore) -> None:
         """As long as the mount is served. That they cannot is trouble, and no reason to end the mount."""
         from cascadefs.host import Host
 
         self.host = Host(
-            self.store,
+            store,
             self.filesystem,
             self.clock,
             random.Random(),
@@ -293,6 +319,7 @@ class _Mount:
             inproc=self.settings.inproc,
             cgroup=self.settings.cgroup,
             path=self.settings.mountpoint,
+            is_shared="allow_other" in self.settings.fuse_options,
             exclusive=self.door.exclusive,
             notify=self.door.notify,
             hurry=self.door.hurry,
@@ -305,12 +332,12 @@ class _Mount:
             self.trouble = f"triggers: {type(error).__name__}: {error}"
             self.host = None
 
-    async def _serve_programs(self, data: Path) -> None:
+    async def _serve_programs(self, store: LocalStore, data: Path) -> None:
         """As long as the mount is served. That they cannot connect is trouble, and no reason to end the mount."""
         from cascadefs.programs import Programs
 
         self.programs = Programs(
-            self.store,
+            store,
             self.filesystem,
             self.clock,
             data,
@@ -324,21 +351,41 @@ class _Mount:
             _log.error("programs cannot connect: %s", error)
             self.programs = None
 
+    async def _apart(self, call: Callable[[], _T]) -> _T:
+        """Hold the file system for something that may wait for a cluster.
+
+        Not in this thread, where that would keep signals and everybody else waiting; unless requests are answered here,
+        too, and nobody else may.
+        """
+        import trio
+
+        def held() -> _T:
+            with self.door.exclusive():
+                return call()
+
+        if self.observer is None or not self.door.threaded:
+            return held()
+        return await trio.to_thread.run_sync(held, abandon_on_cancel=True)
+
     async def _save(self) -> None:
-        with self.door.exclusive():
-            self.filesystem.commit_all()
+        if self.observer is not None:
+            self.observer.give_up_after(SAVE_SECONDS)
+        await self._apart(self.filesystem.commit_all)
         await self.filesystem.sync()
 
     async def _keep_house(self) -> None:
         """Every `sync_interval_s`: old drafts become versions, what is committed goes to the disk."""
         import trio
 
+        next_sign_at = time.monotonic() + SIGN_SECONDS
         while True:
             await trio.sleep(self.settings.sync_interval_s)
             try:
-                with self.door.exclusive():
-                    self.filesystem.housekeep(self.clock.now_ns())
+                await self._apart(lambda: self.filesystem.housekeep(self.clock.now_ns()))
                 self.door.notify()
+                if self.observer is not None and time.monotonic() >= next_sign_at:
+                    next_sign_at = time.monotonic() + SIGN_SECONDS
+                    await self._apart(self.observer.store.keep_sessions)
                 if self.store.unsynced():
                     await self.store.wait_durable()
                 self.trouble = None
@@ -349,13 +396,13 @@ class _Mount:
                     _log.error("not everything is on the disk: %s", trouble, exc_info=error)
                 self.trouble = trouble
 
-    async def _retain(self) -> None:
+    async def _retain(self, store: LocalStore) -> None:
         """Let go of history as the policies say, a little at a time, and give its space back (SEMANTICS 7)."""
         import trio
 
         if self.settings.read_only or self.settings.data is None:
             return
-        retention, said = self.store.retention, ""
+        retention, said = store.retention, ""
         while True:
             await trio.sleep(RETENTION_REST_SECONDS)
             try:
@@ -377,11 +424,11 @@ class _Mount:
                     _log.error("history could not be let go: %s", trouble, exc_info=error)
                 said = trouble
 
-    async def _scrub(self) -> None:
+    async def _scrub(self, store: LocalStore) -> None:
         """Read log and index again, a bounded piece each second; what is damaged is said once, and in the status."""
         import trio
 
-        scrub, bytes_per_s = self.store.scrub, self.settings.scrub_bytes_per_s
+        scrub, bytes_per_s = store.scrub, self.settings.scrub_bytes_per_s
         if scrub is None or not bytes_per_s:
             return
         said: set[str] = set()
@@ -395,7 +442,7 @@ class _Mount:
                     )
                 if in_index:
                     with self.door.exclusive():
-                        in_index = self.store.index_scrub.step(SCRUB_ROWS_MAX)
+                        in_index = store.index_scrub.step(SCRUB_ROWS_MAX)
             except (
                 Exception
             ) as error:  # No thread, no memory: it can wait, and the mount must not end with it.
@@ -403,7 +450,7 @@ class _Mount:
                 if trouble not in said:
                     said.add(trouble)
                     _log.warning("scrub: goes on later: %s", trouble)
-            for place in [*scrub.damage, *filter(None, [self.store.index_scrub.damage])]:
+            for place in [*scrub.damage, *filter(None, [store.index_scrub.damage])]:
                 if place not in said:
                     said.add(place)
                     _log.error("scrub: damaged: %s", place)
@@ -415,7 +462,10 @@ class _Mount:
         """SIGTERM, SIGINT and SIGHUP: save, unmount, and let `serve` come to its end. Later ones change nothing."""
         import trio
 
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        ends = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        with trio.open_signal_receiver(*ends) as signals:
+            if self.observer is not None:
+                _limit_patience(self.observer, ends)
             async for number in signals:
                 _log.info("stopping: %s", signal.Signals(number).name)
                 await self._stop()
@@ -445,6 +495,22 @@ class _Mount:
             self.door.stop()
 
 
+def _limit_patience(observer: Observer, numbers: tuple[signal.Signals, ...]) -> None:
+    """Have a signal limit how long a cluster is waited for, also where this very thread is what waits.
+
+    Python runs a handler in the main thread even while that waits for a lock; trio's own only notes the signal for a loop that
+    does not turn then.
+    """
+    for number in numbers:
+        noting = signal.getsignal(number)
+
+        def handle(number: int, frame: FrameType | None, noting: Any = noting) -> None:
+            observer.give_up_after(SAVE_SECONDS)
+            noting(number, frame)
+
+        signal.signal(number, handle)
+
+
 def run(settings: Settings, report: Report, log: logging.Handler) -> int:
     """Mount and serve in this process until the mount is gone.
 
@@ -457,8 +523,40 @@ def run(settings: Settings, report: Report, log: logging.Handler) -> int:
     set_up_logging(log)
     raise_descriptor_limit()
     clock = SystemClock()
+    if settings.cluster is not None:
+        with _observed_cluster(settings.cluster, clock, report) as observer:
+            return _mount_and_serve(settings, observer.store, clock, report, observer=observer)
     with _opened_store(settings, clock, report) as store:
-        return _mount_and_serve(settings, store, clock, report)
+        return _mount_and_serve(settings, store, clock, report, local=store)
+
+
+@contextlib.contextmanager
+def _observed_cluster(
+    settings: ClusterSettings, clock: SystemClock, report: Report
+) -> Iterator[Observer]:
+    from cascadefs.observer import Observer
+
+    try:
+        observer = Observer(
+            settings,
+            clock,
+            random.SystemRandom(),
+            steady_ns=time.monotonic_ns,
+            boot_id=boot_id(),
+        )
+    except Unusable as error:
+        raise NotStarted(str(error)) from error
+    try:
+        try:
+            observer.open(report.progress)
+        except (Unusable, Corruption) as error:
+            raise NotStarted(str(error)) from error
+        except OSError as error:
+            where = error.filename or settings.cache or "the cluster"
+            raise NotStarted(f"{where}: {error.strerror or error}") from error
+        yield observer
+    finally:
+        observer.close()
 
 
 @contextlib.contextmanager
@@ -497,7 +595,13 @@ def _opened_store(settings: Settings, clock: SystemClock, report: Report) -> Ite
 
 
 def _mount_and_serve(
-    settings: Settings, store: LocalStore, clock: SystemClock, report: Report
+    settings: Settings,
+    store: LocalStore | ClusterStore,
+    clock: SystemClock,
+    report: Report,
+    *,
+    local: LocalStore | None = None,
+    observer: Observer | None = None,
 ) -> int:
     import trio
 
@@ -506,8 +610,8 @@ def _mount_and_serve(
 
     options = FilesystemOptions(read_only=settings.read_only, autocommit_s=settings.autocommit_s)
     filesystem = Filesystem(store, clock, options)
-    mount = _Mount(settings, store, filesystem, clock, started_ns=clock.now_ns())
-    mount.door = _door(settings.door, store, filesystem, report.ready)
+    mount = _Mount(settings, store, filesystem, clock, local, observer, started_ns=clock.now_ns())
+    mount.door = _door(settings.door, filesystem, report.ready)
     filesystem.status_extra = mount.status
     fuse_options = [*settings.fuse_options, *(["ro"] if settings.read_only else [])]
     try:
@@ -516,7 +620,8 @@ def _mount_and_serve(
         raise NotStarted(
             f"{settings.mountpoint}: not mounted: {error}; check -o and whose directory it is"
         ) from error
-    _log.info("cascadefs %s mounts %s on %s", __version__, settings.data, settings.mountpoint)
+    source = settings.data if settings.cluster is None else ",".join(settings.cluster.nodes)
+    _log.info("cascadefs %s mounts %s on %s", __version__, source, settings.mountpoint)
     try:
         return trio.run(mount.serve)
     finally:
@@ -525,9 +630,7 @@ def _mount_and_serve(
         _log.info("unmounted %s", settings.mountpoint)
 
 
-def _door(
-    name: str, store: LocalStore, filesystem: Filesystem, on_ready: Callable[[], None]
-) -> Door | KernelDoor:
+def _door(name: str, filesystem: Filesystem, on_ready: Callable[[], None]) -> Door | KernelDoor:
     """The door of that name; which one "auto" is, and why: docs/KERNEL_DOOR.md."""
     if name in ("auto", "kernel"):
         from cascadefs.kernel.door import Door as KernelDoor

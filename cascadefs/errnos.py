@@ -38,6 +38,8 @@ ERRNO: Final[dict[Reason, int]] = {
     # As of project quotas on XFS: mv(1) then copies.
     Reason.CROSS_QUOTA: errno.EXDEV,
     Reason.TOO_MANY_ENTRIES: errno.E2BIG,
+    # The kernel looks the name up once more, asking us this time (VFS: ESTALE from an open).
+    Reason.MOVED: errno.ESTALE,
     Reason.NOT_STABLE_YET: errno.EAGAIN,
     # Seen by nobody: whoever asks twice is told what became of it the first time.
     Reason.REPEATED: errno.EALREADY,

@@ -25,6 +25,7 @@ from triggers.dispatcher import Dispatcher
 from triggers.engine import Engine, Options
 from triggers.runner.pool import Settings as PoolSettings
 from triggers.runner.pool import open_pool
+from triggers.tracing import open_tracing
 from triggers.worker.limits import count_gpus
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Host:
         inproc: tuple[str, ...],
         cgroup: Path | None,
         path: Path,
+        is_shared: bool,
         exclusive: Callable[[], AbstractContextManager[None]],
         notify: Callable[[], None],
         hurry: Callable[[bool], None],
@@ -75,6 +77,7 @@ class Host:
             inproc: directories whose scripts may run in this process, if they ask for it.
             cgroup: a control group below which workers get theirs; None: they have none of their own.
             path: where the store is mounted.
+            is_shared: whether users other than this process's may enter the mount.
             exclusive: keeps requests out while it is entered.
             notify: tells the kernel what it must forget.
             hurry: told whether there is something to do, from now on.
@@ -91,10 +94,12 @@ class Host:
         self._inproc = inproc
         self._cgroup = cgroup
         self._path = path
+        self._is_shared = is_shared
         self._random = random
         self._workers = max(2, os.cpu_count() or 1)
         self._runner: PoolRunner | None = None
         self._dispatcher: Dispatcher | None = None
+        self._tracing = tracing = open_tracing(os.environ)
         self._options = Options(
             workers=self._workers,
             may_run_as=lambda uid: why_not(mode, os.geteuid(), uid),
@@ -102,9 +107,11 @@ class Host:
             may_inproc=lambda base: any(
                 f"{base}/".startswith(f"{one}/" if one else "") for one in inproc
             ),
+            traced=tracing.ended if tracing is not None else lambda _run, _result: None,
             cuda_devices=count_gpus,
             node=os.uname().nodename,
             mountpoint=str(path),
+            may_enter=lambda uid: is_shared or uid == os.geteuid(),
             reserved=filesystem.is_reserved,
             is_open=filesystem.files.is_written,
         )
@@ -130,6 +137,9 @@ class Host:
                     await dispatcher.run()
             finally:
                 self._filesystem.control.scripts = None
+                if self._tracing is not None:
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(self._tracing.close)
 
     async def _end_with_the_mount(self, running: trio.CancelScope) -> None:
         """Workers may have a mount namespace of their own, which keeps a mount alive that is gone for everybody else.
@@ -150,6 +160,10 @@ class Host:
         if self._dispatcher is None or self._runner is None:
             return {"mode": self._mode, "state": "starting"}
         workers = msgspec.structs.asdict(self._runner.state())
+        if self._mode == "owner" and os.geteuid() == 0 and not self._is_shared:
+            workers["problems"].append(
+                "without -o allow_other nobody but root may enter the mount: executables have no CASCADE_IN"
+            )
         return {"mode": self._mode, **self._dispatcher.operator.status(), "workers": workers}
 
     @contextlib.contextmanager

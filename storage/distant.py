@@ -25,6 +25,8 @@ class DistantLog:
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
         self.read = sequencer.read
+        self.near = sequencer.log
+        """The log itself, where a replica is in this process."""
         self.shard = sequencer.shard
         self.identity = sequencer.identity
         self.syncs = 0

@@ -31,6 +31,7 @@ class Reason(enum.Enum):
     OVER_QUOTA = "the directory's quota is used up"
     CROSS_QUOTA = "a directory is not moved from one quota to another; copy it"
     TOO_MANY_ENTRIES = "too much is in the directory already to give it a quota"
+    MOVED = "the name means something else by now; look it up again"
     NOT_STABLE_YET = "that time is not stable yet; ask again"
     REPEATED = "that request was done already"
     CONDITION_FAILED = "the version is not the one the condition names"

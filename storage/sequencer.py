@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from storage.codec import Buffer
+    from storage.log import Log
 
 __all__ = [
     "ENVELOPED",
     "ENVELOPE_BYTES",
+    "EPOCH",
     "PLAIN",
     "START",
     "SUBMITTED_BYTES_MAX",
@@ -51,6 +53,9 @@ PLAIN: Final = 1
 
 ENVELOPED: Final = 2
 """The frame kind of a record with client and number in front of it."""
+
+EPOCH: Final = 3
+"""The frame kind of an epoch's first frame; no record is in it (`storage.replication`)."""
 
 SUBMITTED_MAX: Final = 64
 """Proposals of one face that have not come by yet; the face keeps to it, so a sequencer needs no other bound."""
@@ -128,6 +133,9 @@ class Sequencer(Protocol):
     on_more: Callable[[], None] | None
     """Called, on any thread, when there is something new to take or a later frontier; must not wait. Set once, at first."""
 
+    log: Log | None
+    """Where the shard's records lie, if that is in this process; the end may not be committed yet."""
+
     client: int
     """Whose proposals `submit` hands over: 64 bits, never 0, new for every start of a process and for each face."""
 
@@ -180,6 +188,14 @@ class Sequencer(Protocol):
 
     def last_index(self) -> int:
         """The last committed index heard of; `take` may be behind it."""
+        ...
+
+    def certain_index(self) -> int:
+        """What everything that anybody has committed before this call is at or below; waits for a leader that can say so.
+
+        Raises:
+            Unavailable: closed.
+        """
         ...
 
     def durable_index(self) -> int:

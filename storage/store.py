@@ -322,6 +322,13 @@ class Store(Protocol):
         """Make a draft the next content, together with the changes `before` and `after` it, or all of it not."""
         ...
 
+    def refresh(self, inode: int) -> bool:
+        """Before an open: meet what others have committed about an inode and its names until now.
+
+        False where there are no others: nothing comes here but by proposing it.
+        """
+        ...
+
     def allocate_inode(self, directory: int = ROOT, name: bytes = b"", mode: int = 0) -> int:
         """A number no inode has had, for what will be made in a directory.
 
@@ -581,6 +588,11 @@ class LocalStore:
         """See `Store`."""
         del inode
         return 0
+
+    def refresh(self, inode: int) -> bool:
+        """See `Store`."""
+        del inode
+        return False
 
     def finish_of(self, inode: int, timestamp: int) -> Committed | None:
         """See `Store`."""

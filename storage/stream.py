@@ -16,10 +16,11 @@ import msgspec
 from storage import record
 from storage.codec import BLOCK_BYTES
 from storage.errors import Corruption
+from storage.sequencer import EPOCH, open_envelope
 from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from storage.log import Log
 
@@ -34,17 +35,28 @@ class Committed(NamedTuple):
     record: record.Record
 
 
-def committed(log: Log | VolatileLog, address: int = 0, after: int = 0) -> Iterator[Committed]:
+def committed(
+    log: Log | VolatileLog,
+    address: int = 0,
+    after: int = 0,
+    upto: Callable[[], int] | None = None,
+) -> Iterator[Committed]:
     """The records from the one at `address` (0: the first) to the end, those later than the timestamp `after`.
 
-    Staged bytes (`Write`) are left out: they are nothing yet. What is appended meanwhile is included.
+    Staged bytes (`Write`) are left out: they are nothing yet. What is appended meanwhile is included. Of a replicated
+    log the end may not be committed: `upto` says the last index that is.
 
     Raises:
         Corruption: a head on the way is damaged, or a record is of a later version.
     """
     for frame in log.frames(address or None):
-        if frame.timestamp > after and frame.metadata[1] != _WRITE:
-            yield Committed(frame.timestamp, frame.address, _decoded(frame.metadata, frame.index))
+        if upto is not None and frame.index > upto():
+            return
+        if frame.timestamp <= after or frame.kind == EPOCH:
+            continue
+        _, _, metadata = open_envelope(frame.kind, frame.metadata)
+        if metadata[1] != _WRITE:
+            yield Committed(frame.timestamp, frame.address, _decoded(metadata, frame.index))
 
 
 def committed_at(log: Log | VolatileLog, address: int) -> Committed:
@@ -55,7 +67,10 @@ def committed_at(log: Log | VolatileLog, address: int) -> Committed:
     """
     assert not isinstance(log, VolatileLog), "a volatile log keeps no records"
     frame = log.frame(address)
-    return Committed(frame.timestamp, frame.address, _decoded(frame.metadata, frame.index))
+    if frame.kind == EPOCH:
+        raise Corruption(f"the frame at {address} holds no record")
+    _, _, metadata = open_envelope(frame.kind, frame.metadata)
+    return Committed(frame.timestamp, frame.address, _decoded(metadata, frame.index))
 
 
 def address_of_time(log: Log, timestamp: int) -> int:

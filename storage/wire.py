@@ -16,7 +16,7 @@ Knows no connection, no replication and no record. Pure.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = [
     "Answer",
     "Ask",
     "AskFrontier",
+    "AskIndex",
     "Call",
     "Epoch",
     "Expecting",
@@ -101,19 +102,22 @@ class Place(NamedTuple):
     """... and this is its checksum."""
 
 
+Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+"""What all numbers are; below 2**64, because msgpack has no more."""
+
 # --- beginning ------------------------------------------------------------------------------------------------------
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """First of all, from who connected. Who that is, and of what role, the transport knows."""
 
-    version: int = VERSION
+    version: Natural = VERSION
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """The other side agrees to talk."""
 
-    version: int
+    version: Natural
     node: str
 
 
@@ -129,35 +133,35 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 class Subscribe(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Push the committed records of a shard behind one; (0, 0, 0) from the first. Replaces an earlier subscription."""
 
-    shard: int
-    index: int
-    address: int
-    checksum: int
+    shard: Natural
+    index: Natural
+    address: Natural
+    checksum: Natural
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Push no more."""
 
-    shard: int
+    shard: Natural
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
     """All records up to an index were taken out of the subscriber's queue: as much may be pushed again."""
 
-    shard: int
-    index: int
+    shard: Natural
+    index: Natural
 
 
 class Records(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=7):
     """Committed records in order, without gap behind the last pushed; none if only the rest is news."""
 
-    shard: int
+    shard: Natural
     records: list[Record]
-    frontier: int
+    frontier: Natural
     """No later record of the shard will bear a timestamp at or below this one (microseconds) ..."""
-    frontier_index: int
+    frontier_index: Natural
     """... and all that do are at or below this index."""
-    durable: int
+    durable: Natural
     """Records up to this index are on the disks of all members."""
 
 
@@ -167,8 +171,8 @@ class Stranger(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=8):
     It begins anew from the first record. What it asked for is not subscribed.
     """
 
-    shard: int
-    index: int
+    shard: Natural
+    index: Natural
 
 
 class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
@@ -178,8 +182,8 @@ class Epoch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=9):
     is none that this node knows.
     """
 
-    shard: int
-    epoch: int
+    shard: Natural
+    epoch: Natural
     leader: str
     members: list[str]
 
@@ -196,18 +200,18 @@ class Propose(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=10):
     not be in the log: propose it again.
     """
 
-    shard: int
-    client: int
-    proposals: list[tuple[int, int, bytes]]
-    after: int = 0
+    shard: Natural
+    client: Natural
+    proposals: list[tuple[Natural, Natural, bytes]]
+    after: Natural = 0
     """The greatest timestamp the proposer has seen on any shard; theirs will be greater."""
 
 
 class Expecting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
     """The leader lacks numbers of this client in front of what it sent: send again all that has not come by."""
 
-    shard: int
-    client: int
+    shard: Natural
+    client: Natural
 
 
 class Rejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
@@ -216,25 +220,25 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     What followed it is not taken either; the client gives up all from `number` on and may use the number again.
     """
 
-    shard: int
-    client: int
-    number: int
-    errno: int
+    shard: Natural
+    client: Natural
+    number: Natural
+    errno: Natural
     why: str
 
 
 class AskFrontier(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=13):
     """Have the frontier of a shard reach a timestamp soon; it is pushed in `Records`."""
 
-    shard: int
-    timestamp: int
+    shard: Natural
+    timestamp: Natural
 
 
 class WaitDurable(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14):
     """Have the records up to an index on the disks of all members soon; `durable` in `Records` says when."""
 
-    shard: int
-    index: int
+    shard: Natural
+    index: Natural
 
 
 # --- questions ------------------------------------------------------------------------------------------------------
@@ -243,40 +247,50 @@ class WaitDurable(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=14
 class ReadPayload(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=15):
     """A range of a record's payload; `Answer` with one part of just so many bytes. Any member knows."""
 
-    request: int
-    shard: int
-    address: int
-    offset: int
-    length: int
+    request: Natural
+    shard: Natural
+    address: Natural
+    offset: Natural
+    length: Natural
 
 
 class ReadFrame(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=16):
     """A record as it lies in the log, head, metadata and payload; `Answer` with one part. For repair, nodes only."""
 
-    request: int
-    shard: int
-    address: int
+    request: Natural
+    shard: Natural
+    address: Natural
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=17):
     """A question about the node itself: "status". `Answer` with one part of JSON."""
 
-    request: int
+    request: Natural
     what: str
+
+
+class AskIndex(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
+    """What is everything at or below that was committed before this was asked? `Answer` with one part, u64 little endian.
+
+    Only a leader knows, and only while nobody else can lead; everybody else answers EAGAIN.
+    """
+
+    request: Natural
+    shard: Natural
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
     """Of a question. With an errno, 0 is none, there is no part, and `why` is for people."""
 
-    request: int
-    errno: int = 0
+    request: Natural
+    errno: Natural = 0
     why: str = ""
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
     """An operation a node executes for a client, under the uid of its certificate; `Answer` with parts of its own."""
 
-    request: int
+    request: Natural
     operation: str
     arguments: msgspec.Raw
 
@@ -287,14 +301,14 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
 class Placement(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
     """The placement map as the authority holds it (`storage.placement` reads it). Pushed first of all and at each change."""
 
-    revision: int
+    revision: Natural
     map: bytes
 
 
 class Peer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=21):
     """A message of the replication core of one member to that of another; payloads as parts."""
 
-    shard: int
+    shard: Natural
     message: msgspec.Raw
     """The head that `storage.replication.split` makes."""
     places: list[Place] = []
@@ -319,6 +333,7 @@ Message: TypeAlias = (
     | ReadPayload
     | ReadFrame
     | Ask
+    | AskIndex
     | Answer
     | Call
     | Placement
@@ -357,7 +372,7 @@ def decode(data: memoryview) -> tuple[Message, list[memoryview]]:
         raise Malformed("a message shorter than it says")
     try:
         message = _decoder.decode(data[at : at + head_length])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a message of this protocol: {error}") from error
     parts = []
     lengths = struct.unpack_from(f"<{count}I", data, _START.size)
@@ -373,6 +388,8 @@ def decode(data: memoryview) -> tuple[Message, list[memoryview]]:
 
 
 def _check_proposals(message: Propose, parts: Sequence[memoryview]) -> None:
+    if not message.client:
+        raise Malformed("proposals of nobody")
     expected = [length for _, length, _ in message.proposals if length]
     if [len(part) for part in parts] != expected:
         raise Malformed("payloads of proposals are not as long as they say")

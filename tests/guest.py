@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = 3
-GUEST_SECONDS_MAX = 900
+GUEST_SECONDS_MAX = 600
 TAIL_LINES = 40
 REPORT = "\x1eREPORT "
 """Begins a line of the guest's output that is for us; all else is what people may want to read."""

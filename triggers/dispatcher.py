@@ -80,6 +80,8 @@ class Dispatcher:
         self._woken = False
         self._idle_turns = 0
         self._gathers = False
+        self._is_late = False
+        """Whether something happened, while commits are gathered, that a turn is needed for."""
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def run(self) -> None:
@@ -113,7 +115,9 @@ class Dispatcher:
 
     def _told(self) -> None:
         """There was a commit. A writer should not pay for a turn about what concerns nobody, turn after turn."""
-        if not self._gathers:
+        if self._gathers:
+            self._is_late = True
+        else:
             self.wake()
 
     def _is_here(self) -> bool:
@@ -133,7 +137,7 @@ class Dispatcher:
 
     async def _turn(self, nursery: trio.Nursery) -> None:
         self._awake = trio.Event()
-        self._woken = False
+        self._woken = self._is_late = False
         engine = self.engine
         with self._held():
             queued, had_news = engine.intake.queued, engine.intake.has_news
@@ -147,7 +151,7 @@ class Dispatcher:
         for job in jobs:
             nursery.start_soon(self._load, job)
         for one in started:
-            nursery.start_soon(self._execute, one)
+            nursery.start_soon(self._execute, nursery, one)
         for script_id in unused:
             nursery.start_soon(self.runner.retire, script_id)
         is_idle = not (more or started or jobs or engine.intake.queued > queued)
@@ -156,20 +160,21 @@ class Dispatcher:
         if more or started:
             await trio.lowlevel.checkpoint()
             return
-        if self._gathers and await self._gather():
+        self._hurry(bool(engine.running) or not self.loading.is_idle)
+        if self._gathers:
+            await self._gather()
+        if engine.intake.has_news or self._woken or self._is_late:  # told while nobody was woken
+            await trio.lowlevel.checkpoint()
             return
-        self._hurry(bool(self.engine.running) or not self.loading.is_idle)
         delay_ms = SLEEP_MS_MAX if due_ms is None else min(max(due_ms - now_ms, 1), SLEEP_MS_MAX)
         with trio.move_on_after(delay_ms / 1000):
             await self._awake.wait()
 
-    async def _gather(self) -> bool:
-        """Let commits gather for a moment; whether there is something to look at after it."""
-        self._hurry(False)
+    async def _gather(self) -> None:
+        """Let commits gather for a moment. If there are none, whoever commits next wakes us."""
         with trio.move_on_after(GATHER_MS / 1000):
             await self._awake.wait()
-        self._gathers = False  # before looking: who commits from here on wakes us
-        return self._woken or self.engine.intake.has_news
+        self._gathers = self.engine.intake.has_news or self._is_late
 
     async def _load(self, job: Job) -> None:
         tables: list[dict[str, object]] | LoadFailed
@@ -181,7 +186,7 @@ class Dispatcher:
             self.loading.loaded(job, tables)
         self.wake()
 
-    async def _execute(self, started: Started) -> None:
+    async def _execute(self, nursery: trio.Nursery, started: Started) -> None:
         try:
             result = await self.runner.run(started.run, Held(started.cut, self._held))  # type: ignore[arg-type]
         except Exception as error:
@@ -190,4 +195,9 @@ class Dispatcher:
             result = Failed("death", f"the runner failed: {error}")
         with self._held():
             self.engine.finish(started, result)
-        self.wake()
+            following = (
+                self.engine.start()
+            )  # without waiting for a turn: there is room for one more
+        for one in following:
+            nursery.start_soon(self._execute, nursery, one)
+        self._told()

@@ -77,7 +77,7 @@ class Engine:
         self.options = options or Options()
         self.registry = Registry()
         self.library = Library(store, self.options.may_run_as)
-        self.report = Report(clock)
+        self.report = Report(clock, self.options.traced)
         self.schedule = Schedule()
         self.running: dict[str, Started] = {}
         self.wake: Callable[[], None] = lambda: None

@@ -182,7 +182,7 @@ class Follower:
         change: Change,
         path: str,
         other: str | None,
-        origin: tuple[int, str, Key | None],
+        origin: tuple[int, str, Key | None, str],
         node: str,
     ) -> Pending | None:
         """The event of a change whose path matches; None if the binding does not want it, or it is done.
@@ -194,12 +194,12 @@ class Follower:
             change: what the record did.
             path: relative to the base.
             other: of a move, where from; of a deletion by a move, where to; None if outside of the base.
-            origin: (hops, id of the first event of the chain or "", consumer that wrote it or None).
+            origin: (hops, id of the first event of the chain or "", consumer that wrote it or None, its run or "").
             node: name of this node.
         """
         binding = definition.binding
         pattern = self.pattern(since)
-        hops, root, writer = origin
+        hops, root, writer, writer_run = origin
         is_own = writer is not None and (writer[0], own_name(writer[1])) == self._own
         if change.kind not in binding.kinds or (is_own and not binding.own):
             return None
@@ -222,6 +222,7 @@ class Follower:
             identity, _key(binding.key, path, groups), path, change.version, committed.timestamp,
             change.kind, other if change.kind == "move" else None, max(change.version - 1, 0),
             change.size, change.uid, node, groups, 1, hops, root or identity, position,
+            writer_run,
         )  # fmt: skip
         pending = Pending(event, committed.address, committed.timestamp // 1000)
         pending.definition = since

@@ -174,7 +174,7 @@ class Intake:
     def _derive(self, committed: Committed, paths: Paths, only: Follower | None) -> None:
         """Queue the events that a commit is, for those fed by the head or for one that catches up."""
         timestamp = committed.timestamp
-        origin: tuple[int, str, Key | None] | None = None
+        origin: tuple[int, str, Key | None, str] | None = None
 
         def wanted(directory: int) -> bool:
             return self._registry.watches(paths.chain(directory, timestamp))
@@ -226,9 +226,9 @@ class Intake:
                 return (above + name).decode(errors="surrogateescape")
         return None
 
-    def _origin(self, committed: Record) -> tuple[int, str, Key | None]:
-        """(hops, id of the first event, consumer) of what a commit wrote."""
+    def _origin(self, committed: Record) -> tuple[int, str, Key | None, str]:
+        """(hops, id of the first event, consumer, run) of what a commit wrote."""
         if not isinstance(committed, record.Finish) or not committed.provenance:
-            return 0, "", None
+            return 0, "", None, ""
         known = provenance.decode(committed.provenance)
-        return known.hops + 1, known.root, (committed.base, committed.consumer)
+        return known.hops + 1, known.root, (committed.base, committed.consumer), known.run

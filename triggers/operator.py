@@ -298,7 +298,7 @@ class Operator:
                 lines.append(
                     f"  {one['name']:<32} {one['state']:<10} pending {one['pending']} ({one['lag_s']} s)  "
                     f"running {one['running']}  done {one['done']}  skipped {one['skipped']}  "
-                    f"failed {one['failed']}  p50 {one['p50_ms']} ms  p99 {one['p99_ms']} ms  "
+                    f"failed {one['failed']}  {_durations(one)}script {one['script'][:8]}  "
                     f"{' '.join(one['watch'])}"
                 )
                 if one["stalled"]:
@@ -332,6 +332,16 @@ class Operator:
                 for one in base["bindings"]:
                     labels = f"base={_label(base['path'])},binding={_label(one['name'])}"
                     lines.append(f"{name}{{{labels}}} {one[key]}")
+        name = "cascadefs_trigger_run_seconds"
+        lines += [f"# HELP {name} Duration of the last 256 runs.", f"# TYPE {name} gauge"]
+        for base in status["bases"]:  # type: ignore[attr-defined]
+            for one in base["bindings"]:
+                labels = f"base={_label(base['path'])},binding={_label(one['name'])}"
+                lines += [
+                    f'{name}{{{labels},quantile="{quantile}"}} {one[key] / 1000:.6f}'
+                    for key, quantile in (("p50_ms", "0.5"), ("p99_ms", "0.99"))
+                    if one[key] is not None
+                ]
         return "\n".join(lines) + "\n"
 
 
@@ -346,6 +356,10 @@ def _state(follower: Follower, *, is_stalled: bool) -> str:
     if not follower.live:
         words.append("catching up")
     return ", ".join(words)
+
+
+def _durations(one: dict[str, object]) -> str:
+    return f"p50 {one['p50_ms']} ms  p99 {one['p99_ms']} ms  " if one["p50_ms"] is not None else ""
 
 
 def _stalled_text(stalled: dict[str, object]) -> str:

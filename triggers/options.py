@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from storage.record import Part
+    from triggers.run import Done, Failed, Run
 
 __all__ = ["Options", "Watcher"]
 
@@ -27,12 +28,18 @@ class Options(NamedTuple):
     may_inproc: Callable[[str], bool] = lambda _base_path: False
     """Whether an administrator lets scripts of a base run in this process."""
 
+    traced: Callable[[Run, Done | Failed], None] = lambda _run, _result: None
+    """Told of every run that came back."""
+
     cuda_devices: Callable[[], int] = lambda: 0
     """How many there are on this node, now."""
 
     node: str = ""
     mountpoint: str | None = None
     """Where the store is mounted, for executables that read the cut as a directory."""
+
+    may_enter: Callable[[int], bool] = lambda _uid: True
+    """Whether a user may, by the mount's options."""
 
     reserved: Callable[[int, bytes], bool] = lambda _directory, _name: False
     """Whether a name would be taken for history."""

@@ -16,6 +16,8 @@ from triggers.chronicle import Chronicle
 from triggers.run import Failed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from storage.clock import Clock
     from triggers.follower import Follower
     from triggers.run import Done, Event, Run
@@ -31,8 +33,14 @@ BASE_EVENTS_BYTES_KEPT = 1024 * 1024
 class Report:
     """Collects what happened."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        traced: Callable[[Run, Done | Failed], None] = lambda _run, _result: None,
+    ) -> None:
+        """`traced` is told of every run that came back."""
         self._clock = clock
+        self._traced = traced
         self._number = 0
         self.events = Chronicle(EVENTS_BYTES_KEPT)
         """JSON lines of all bases, each with a sequence number."""
@@ -69,6 +77,7 @@ class Report:
 
     def ended(self, follower: Follower, run: Run, result: Done | Failed) -> None:
         """A run came back."""
+        self._traced(run, result)
         duration_ms = result.duration_ns / 1e6
         follower.durations_ms.append(duration_ms)
         fields: dict[str, object] = {"run": run.id, "duration_ms": round(duration_ms, 3)}

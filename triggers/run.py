@@ -130,6 +130,9 @@ class Event(msgspec.Struct, frozen=True):
     position: tuple[int, int] = (0, 0)
     """(timestamp of the commit, ordinal in it): the event's place in the order of its shard."""
 
+    writer_run: str = ""
+    """The run that wrote the version; "" if a program did."""
+
 
 class Run(msgspec.Struct, frozen=True):
     """One attempt, complete: a worker needs nothing else but the cut."""

@@ -105,7 +105,8 @@ class Start:
         return Started(run, cut, events, follower, version)
 
     def _cut_directory(self, script: Script, timestamp: int) -> str | None:
-        if self._options.mountpoint is None:
+        options = self._options
+        if options.mountpoint is None or not options.may_enter(script.uid):
             return None
         below = f"/{script.base_path}" if script.base_path else ""
-        return f"{self._options.mountpoint}/.cascade/at/{timestamp_text(timestamp)}{below}"
+        return f"{options.mountpoint}/.cascade/at/{timestamp_text(timestamp)}{below}"

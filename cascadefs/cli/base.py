@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Iterator
 
-__all__ = ["command", "events_of", "follow", "mount_of", "provenance", "status_of"]
+__all__ = ["base_of", "command", "events_of", "follow", "mount_of", "provenance", "status_of"]
 
 FROM: Final = "user.cascade.from"
 EVENTS_BYTES: Final = 1024 * 1024
@@ -59,7 +59,7 @@ def command(where: Path, line: str) -> None:
     Raises:
         Complaint: nobody is there to be told, or it cannot be done.
     """
-    base = _base_of(where)
+    base = base_of(where)
     control = base / ".cascade/ctl"
     try:
         with control.open("wb", buffering=0) as file:
@@ -76,7 +76,7 @@ def events_of(where: Path) -> list[dict[str, Any]]:
     Raises:
         Complaint: there is none, or it may not be read.
     """
-    stream = _base_of(where) / ".cascade/events"
+    stream = base_of(where) / ".cascade/events"
     try:
         return [json.loads(line) for line in stream.read_bytes().splitlines()]
     except OSError as error:
@@ -89,7 +89,7 @@ def follow(where: Path) -> Iterator[dict[str, Any]]:
     Raises:
         Complaint: there is none, or it may not be read.
     """
-    stream = _base_of(where) / ".cascade/events"
+    stream = base_of(where) / ".cascade/events"
     try:
         file = stream.open("rb", buffering=0)
     except OSError as error:
@@ -116,7 +116,12 @@ def provenance(path: Path | str | bytes) -> dict[str, Any] | None:
     return known
 
 
-def _base_of(where: Path) -> Path:
+def base_of(where: Path) -> Path:
+    """A directory with scripts, or the next one above that has some.
+
+    Raises:
+        Complaint: there is none.
+    """
     for base in _bases_above(where):
         if os.path.lexists(base / ".cascade/ctl"):
             return base

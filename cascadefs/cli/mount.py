@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
+from cascadefs.cli import joining
 from cascadefs.cli.complaint import Complaint
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def mount(
     volatile: Annotated[
         bool, typer.Option("--volatile", help="Keep everything in memory, and no past.")
     ] = False,
+    cluster: joining.ClusterName = None,
+    credentials: joining.CredentialsDirectory = None,
+    cache: joining.Cache = None,
     read_only: Annotated[bool, typer.Option("--ro", help="Refuse every change.")] = False,
     recover: Annotated[
         bool,
@@ -141,8 +145,11 @@ def mount(
     """Mount a file system; return when it answers."""
     from cascadefs import daemon
 
-    if (data is None) != volatile:
-        raise typer.BadParameter("give --data DIR, or --volatile, and not both")
+    joined = joining.cluster_settings(cluster, credentials, cache)
+    if (data is not None) + volatile + (joined is not None) != 1:
+        raise typer.BadParameter(
+            "give --data DIR, or --volatile, or --cluster, and only one of them"
+        )
     if door not in ("auto", "kernel", "pyfuse3"):
         raise typer.BadParameter(f"there is no door {door!r}; there are kernel and pyfuse3")
     given = [word for text in options or [] for word in text.split(",") if word]
@@ -150,6 +157,8 @@ def mount(
     triggers = said[-1] if said else triggers
     if triggers not in ("off", "owner", "root"):
         raise typer.BadParameter(f"triggers={triggers}: there are off, owner and root")
+    if triggers != "off" and joined is not None:
+        raise typer.BadParameter("a cluster's triggers run on its nodes, not on a mount")
     if triggers != "off" and (volatile or read_only or "ro" in given):
         raise typer.BadParameter(
             "triggers need a past and somewhere to write: not with --volatile or --ro"
@@ -161,6 +170,7 @@ def mount(
     settings = daemon.Settings(
         mountpoint=_checked_mountpoint(mountpoint),
         data=None if data is None else Path(os.path.realpath(data)),
+        cluster=joined,
         read_only=read_only or "ro" in given,
         recover=recover,
         fuse_options=tuple(

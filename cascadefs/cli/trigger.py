@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cascadefs.cli.base import command, events_of, follow, mount_of, provenance, status_of
+from cascadefs.cli.base import base_of, command, events_of, follow, mount_of, provenance, status_of
 from cascadefs.cli.complaint import Complaint
 from cascadefs.cli.remake import remake
 from cascadefs.cli.standing import HEADINGS, is_number, plain, rows
@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
     )
     group.command("list")(list_)
-    group.command("test")(test)
+    group.command("test")(try_)
     group.command("replay")(replay)
     group.command("retry")(retry)
     group.command("kill")(kill)
@@ -144,23 +144,19 @@ def replay(
     """Run a binding once more for events of the past, with its newest script."""
     if (since is None) == (events is None):
         raise typer.BadParameter("say --from TIME, or --events")
-    if events is not None and (span := _SPAN.fullmatch(events)) and not os.path.lexists(events):
-        if not (span[1].isdigit() and span[2].isdigit() and len(span[1]) < TIMESTAMP_DIGITS):
-            since, until = span[1], span[2]
-        else:
-            first, last = int(span[1]), int(span[2])
-            lines = [line for line in events_of(where) if first <= line["seq"] <= last]
-            _replay_events(where, binding, lines, f"numbered {events} in .cascade/events")
-            return
+    span = _SPAN.fullmatch(events or "")
+    if span and not os.path.lexists(events or "") and not _are_numbers(span):
+        since, until = span[1], span[2]
     if since is not None:
         command(where, f"replay {binding} from {since} to {until}")
-        return
-    assert events is not None, "or there is a time"
-    try:
-        lines = [json.loads(line) for line in Path(events).read_bytes().splitlines()]
-    except (OSError, ValueError) as error:
-        raise Complaint(f"{events}: {error}; say N..M, FROM..TO, or a file of events") from error
-    _replay_events(where, binding, lines, f"in {events}")
+    else:
+        assert events is not None, "or there is a time"
+        _replay_events(where, binding, _lines(events, where), events)
+
+
+def _are_numbers(span: re.Match[str]) -> bool:
+    """Whether a span counts events, and does not name times."""
+    return span[1].isdigit() and span[2].isdigit() and len(span[1]) < TIMESTAMP_DIGITS
 
 
 def _replay_events(where: Path, binding: str, lines: list[dict[str, Any]], which: str) -> None:
@@ -169,26 +165,42 @@ def _replay_events(where: Path, binding: str, lines: list[dict[str, Any]], which
     ids = {
         line["id"]: None
         for line in lines
-        if isinstance(line, dict)
-        and line.get("event") == "event"
+        if line.get("event") == "event"
         and wanted in (line["binding"], line["binding"].partition(":")[0])
     }
     if not ids:
-        raise Complaint(f"{binding}: no event of its is {which}")
+        raise Complaint(f"{binding}: none of the events of {which} is its")
     if len(ids) > REPLAYED_EVENTS_MAX:
         raise Complaint(f"{binding}: more than {REPLAYED_EVENTS_MAX} events; say --from and --to")
     places = " ".join(event.rpartition("/")[2] for event in ids)
     command(where, f"replay {binding} events {places}")
 
 
-def test(
+def try_(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="A Python script.")],
     put: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(metavar="PATH=TEXT|PATH=@FILE", help="A file to be written, in order."),
-    ],
+    ] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N..M|FILE",
+            help="Instead: numbers (seq) in .cascade/events of a mount, or lines kept of it.",
+        ),
+    ] = None,
+    where: Where = Path(),
 ) -> None:
-    """Run a script in memory for files that are not there, and show what it would do. Touches nothing."""
+    """Run a script in memory and show what it would do, for files that are not there or for events that happened.
+
+    Of events it says how the outputs differ from what was written then. Touches nothing.
+    """
+    if (put is None) == (events is None):
+        raise typer.BadParameter("say --put PATH=TEXT, or --events")
+    if events is not None:
+        _rehearse(script, events, where)
+        return
+    assert put is not None, "or there are events"
     import trio
 
     from triggers.testing import Cascade
@@ -225,6 +237,30 @@ def test(
         typer.echo(letter.traceback)
     if cascade.failed:
         raise typer.Exit(1)
+
+
+def _rehearse(script: Path, which: str, where: Path) -> None:
+    from cascadefs.cli.rehearsal import rehearse
+
+    same = True
+    for line in rehearse(script, base_of(where), _lines(which, where)):
+        typer.echo(plain(f"{line.event}: {line.said}"))
+        same = same and line.is_same
+    if not same:
+        raise typer.Exit(1)
+
+
+def _lines(which: str, where: Path) -> list[dict[str, Any]]:
+    """Lines of `events`: by their numbers, or kept in a file."""
+    span = _SPAN.fullmatch(which)
+    if span and span[1].isdigit() and span[2].isdigit() and not os.path.lexists(which):
+        first, last = int(span[1]), int(span[2])
+        return [line for line in events_of(where) if first <= line["seq"] <= last]
+    try:
+        lines = [json.loads(line) for line in Path(which).read_bytes().splitlines()]
+    except (OSError, ValueError) as error:
+        raise Complaint(f"{which}: {error}; say N..M, or a file of events") from error
+    return [line for line in lines if isinstance(line, dict)]
 
 
 def why(

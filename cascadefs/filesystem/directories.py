@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem.history import History
     from cascadefs.filesystem.inodes import Inodes
+    from cascadefs.filesystem.others import Others
     from storage.store import Store
 
 __all__ = ["Directories"]
@@ -33,8 +34,14 @@ class Directories:
     """See the module. `opened` are the open ones by handle; `handles` gives the numbers."""
 
     def __init__(
-        self, inodes: Inodes, store: Store, history: History, handles: Iterator[int]
+        self,
+        inodes: Inodes,
+        store: Store,
+        history: History,
+        handles: Iterator[int],
+        others: Others,
     ) -> None:
+        self._others = others
         self._inodes = inodes
         self._store = store
         self._history = history
@@ -46,6 +53,8 @@ class Directories:
         node = self._inodes.node(number)
         if type(node) is not Live and not node.is_directory:
             raise Refused(Reason.NOT_A_DIRECTORY)
+        if type(node) is Live:
+            self._others.meet(number)
         if isinstance(node, Past):
             self._inodes.check_now(node, caller, READ)
         handle = next(self._handles)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem.conditional import Conditionals
     from cascadefs.filesystem.inodes import Inodes
     from cascadefs.filesystem.names import Names
+    from cascadefs.filesystem.others import Others
     from cascadefs.filesystem.privileges import Privileges
     from storage.clock import Clock
     from storage.store import Store
@@ -110,7 +111,9 @@ class Files:
         clock: Clock,
         options: FilesystemOptions,
         handles: Iterator[int],
+        others: Others,
     ) -> None:
+        self._others = others
         self._inodes = inodes
         self._names = names
         self._privileges = privileges
@@ -162,6 +165,8 @@ class Files:
     def open(self, number: int, flags: int, caller: Caller) -> Opened:
         """Open a node. The past opens for reading only."""
         node = self._inodes.node(number)
+        if type(node) is Live:
+            self._others.meet(number)
         writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if type(node) is Live:
             if writes and self._options.read_only:

@@ -16,10 +16,27 @@ def stale_by(records: Iterable[record.Record | record.Part]) -> Iterator[tuple[i
     """(parent, name) of each entry that means something else, (inode, None) where attributes or pages are old."""
     for part in records:
         match part:
-            case record.Create(parent=parent, name=name) | record.Unlink(parent=parent, name=name):
+            case (
+                record.Create(parent=parent, name=name)
+                | record.Unlink(parent=parent, name=name)
+                | record.Detach(parent=parent, name=name)
+            ):
                 yield parent, name
                 yield parent, None
-            case record.Commit(inode=inode):
+            case record.Link(parent=parent, name=name, inode=inode):
+                yield parent, name
+                yield parent, None
+                yield inode, None
+            case record.Rename(parent, name, new_parent, new_name):
+                for entry in ((parent, name), (new_parent, new_name)):
+                    yield entry
+                    yield entry[0], None
+            case (
+                record.Commit(inode=inode)
+                | record.SetAttributes(inode=inode)
+                | record.SetXattr(inode=inode)
+                | record.Close(inode=inode)
+            ):
                 yield inode, None
             case _:
                 pass

@@ -51,6 +51,8 @@ class Inodes:
         self.drafts: dict[int, Live] = {}
         self.offered: tuple[int, tuple[int, bytes]] | None = None
         self.versions_committed = 0
+        self.unseen: set[int] = set()
+        """Nodes that other mounts have changed since the kernel last asked for their attributes."""
         self._unnamed: list[
             int
         ] = []  # made without a name, got none, and nobody has them open: to be dropped
@@ -105,6 +107,7 @@ class Inodes:
                 if attributes.never_had_a_name:
                     self._unnamed.append(node.number)
         self.nodes.drop(node)
+        self.unseen.discard(node.number)
 
     def referenced(self, live: Live) -> Stat:
         """The attributes, for a reply by which the kernel takes one more reference."""
@@ -155,6 +158,8 @@ class Inodes:
         stat = Stat.of(live.number, attributes)
         if live.draft is not None:
             live.draft.show(stat, attributes)
+        if self.unseen:
+            self.unseen.discard(live.number)
         return stat
 
     def birth_ns(self, number: int) -> int | None:

@@ -1,9 +1,12 @@
 """What other mounts of a cluster have changed: what the kernel here must forget, and what nodes here must learn.
 
 Told of each record of others when it has been applied (`storage.cluster.store`), which may be in the midst of a call here: so it
-is only noted, and looked at by `take`, between two calls. Nothing is changed or proposed: open files and drafts go on,
-over the content there is now. What is to be forgotten is kept apart from what a request here has changed, because nobody's
+is only noted, and looked at between two calls, or at the start of one. Nothing is changed or proposed: open files and drafts go
+on, over the content there is now. What is to be forgotten is kept apart from what a request here has changed, because nobody's
 answer may wait for it: whoever follows the cluster takes it and tells the kernel.
+
+Who opens a file sees what others had closed before (`meet`): what the leader of its shard had committed by then is applied first, a
+name that means something else by then is looked up again, and the kernel forgets the file before it hears that it is open.
 
 Only what the kernel may know is named: nodes it has, and names in directories it has.
 """
@@ -12,8 +15,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cascadefs.filesystem.foreign import stale_by
 from cascadefs.filesystem.node import Live
 from storage import record
+from storage.errors import Reason, Refused
 from storage.namespace import RENAME_EXCHANGE, ROOT
 
 if TYPE_CHECKING:
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Others"]
 
+Stale = tuple[int, bytes | None]
+
 
 class Others:
     """See the module."""
@@ -32,77 +39,93 @@ class Others:
         self._inodes = inodes
         self._store = store
         self._heard: list[tuple[int, record.Record]] = []
-        self.records = 0
-        """How many changes of others were heard of."""
+        self._stale: dict[Stale, None] = {}
+        self._lost_names: dict[int, tuple[int, bytes]] = {}
+        self._unseen = inodes.unseen
 
-    def take(self) -> list[tuple[int, bytes | None]]:
-        """What the kernel must forget, as `Filesystem.take_invalidations` has it, each once."""
-        heard, self._heard = self._heard, []
-        stale: dict[tuple[int, bytes | None], None] = {}
-        for timestamp, changed in heard:
-            stale.update(dict.fromkeys(self._known(timestamp, changed)))
-        return list(stale)
+    @property
+    def has_heard(self) -> bool:
+        """Whether there is something to take. From any thread."""
+        return bool(self._heard or self._stale)
 
     def changed(self, timestamp: int, changed: record.Record) -> None:
         """Somebody else's record took effect, at a timestamp."""
-        self.records += 1
         if not isinstance(changed, record.Write | record.Reserve):
             self._heard.append((timestamp, changed))
 
-    def _known(self, timestamp: int, changed: record.Record) -> Iterator[tuple[int, bytes | None]]:
+    def take(self) -> list[Stale]:
+        """What the kernel must forget, as `Filesystem.take_invalidations` has it, each once."""
+        self._look()
+        lost, self._lost_names = self._lost_names, {}
+        for inode, entry in lost.items():
+            node = self._inodes.nodes.get(inode)
+            if type(node) is Live and node.alias == entry:
+                self._inodes.after_unlink(inode)
+        stale, self._stale = self._stale, {}
+        return list(stale)
+
+    def meet(self, number: int) -> None:
+        """Somebody opens an inode: have what others committed before it be seen.
+
+        Raises:
+            Refused: MOVED, if the name it was found by means something else by now.
+            OSError: the cluster is away and nobody waits for it any more.
+        """
+        if not self._store.refresh(number):
+            return
+        self._look()
+        node = self._inodes.nodes.get(number)
+        if type(node) is not Live or node.alias is None:
+            return
+        binding = self._store.binding(*node.alias)
+        if binding is not None and binding.inode == number:
+            return
+        attributes = self._store.attributes(number)
+        is_gone = attributes is not None and attributes.nlink == 0
+        if not is_gone or number in self._unseen:
+            # Removed here, it is opened by a descriptor; removed elsewhere, by a name the kernel still believes in.
+            self._inodes.after_unlink(number)
+            raise Refused(Reason.MOVED)
+
+    def is_unseen(self, number: int) -> bool:
+        """Whether others have changed a node since the kernel last asked for its attributes; it is told once."""
+        if number not in self._unseen:
+            return False
+        self._unseen.discard(number)
+        return True
+
+    def _look(self) -> None:
+        heard, self._heard = self._heard, []
+        for timestamp, changed in heard:
+            for number, name in self._touched(timestamp, changed):
+                if number == ROOT or self._inodes.nodes.get(number) is not None:
+                    self._stale[number, name] = None
+                    if name is None:
+                        self._unseen.add(number)
+
+    def _touched(self, timestamp: int, changed: record.Record) -> Iterator[Stale]:
         parts: list[record.Record | record.Part] = [changed]
         if isinstance(changed, record.Batch | record.Finish):
             parts = [*changed.records]
+        yield from stale_by(parts)
         for part in parts:
-            for number, name in self._touched(timestamp, part):
-                if number == ROOT or self._inodes.nodes.get(number) is not None:
-                    yield number, name
+            match part:
+                case record.Unlink(parent, name) | record.Detach(parent, name):
+                    yield from self._lost(timestamp, parent, name)
+                case record.Rename(parent, name, new_parent, new_name, flags):
+                    yield from self._lost(timestamp, new_parent, new_name)
+                    yield from self._lost(timestamp, parent, name)
+                    if not flags & RENAME_EXCHANGE:
+                        yield from self._lost(timestamp + 1, new_parent, new_name)
+                case record.Label(directory, label) | record.Unlabel(directory, label):
+                    for parent, name in self._store.names_at(directory):
+                        yield parent, name + b"@tag-" + label
+                case _:
+                    pass
 
-    def _touched(
-        self, timestamp: int, part: record.Record | record.Part
-    ) -> Iterator[tuple[int, bytes | None]]:
-        match part:
-            case record.Create(parent, name):
-                yield from _entry(parent, name)
-            case record.Link(parent, name, inode):
-                yield from _entry(parent, name)
-                yield inode, None
-            case record.Unlink(parent, name) | record.Detach(parent, name):
-                yield from _entry(parent, name)
-                yield from self._lost(timestamp, parent, name)
-            case record.Rename(parent, name, new_parent, new_name, flags):
-                yield from _entry(parent, name)
-                yield from _entry(new_parent, new_name)
-                yield from self._lost(timestamp, new_parent, new_name)
-                yield from self._lost(timestamp, parent, name)
-                if not flags & RENAME_EXCHANGE:
-                    yield from self._lost(timestamp + 1, new_parent, new_name)
-            case (
-                record.Commit(inode)
-                | record.SetAttributes(inode)
-                | record.SetXattr(inode)
-                | record.Close(inode)
-            ):
-                yield inode, None
-            case record.Label(directory, label) | record.Unlabel(directory, label):
-                for parent, name in self._store.names_at(directory):
-                    yield parent, name + b"@tag-" + label
-            case _:
-                pass
-
-    def _lost(
-        self, timestamp: int, directory: int, name: bytes
-    ) -> Iterator[tuple[int, bytes | None]]:
+    def _lost(self, timestamp: int, directory: int, name: bytes) -> Iterator[Stale]:
         """What a name meant just before a timestamp: its link count or its name is another now."""
         binding = self._store.binding_at(directory, name, timestamp - 1)
-        if binding is None:
-            return
-        node = self._inodes.nodes.get(binding.inode)
-        if type(node) is Live and node.alias == (directory, name):
-            self._inodes.after_unlink(binding.inode)
-        yield binding.inode, None
-
-
-def _entry(directory: int, name: bytes) -> Iterator[tuple[int, bytes | None]]:
-    yield directory, name
-    yield directory, None
+        if binding is not None:
+            self._lost_names[binding.inode] = (directory, name)
+            yield binding.inode, None

@@ -63,17 +63,17 @@ class Filesystem:
         handles = count(1)
         self.inodes = inodes = Inodes(store, clock, options, self.invalidations)
         self.privileges = privileges = Privileges(inodes, store, self.invalidations)
+        self.others = others = Others(inodes, store)
+        """Of a cluster: told of what other mounts change."""
         names = Names(inodes, store, history, control, options.control_name)
         self._conditionals = conditionals = Conditionals(
             inodes, names, privileges, store, clock, history, options, self.invalidations
         )
         self.files = files = Files(
-            inodes, names, privileges, conditionals, store, clock, options, handles
+            inodes, names, privileges, conditionals, store, clock, options, handles, others
         )
-        self._directories = directories = Directories(inodes, store, history, handles)
+        self._directories = directories = Directories(inodes, store, history, handles, others)
         self.ranges = Ranges(inodes, files, store, clock)
-        self.others = Others(inodes, store)
-        """Of a cluster: told of what other mounts change."""
         keeping = Keeping(inodes, files, store, history, self.invalidations)
         xattrs = Xattrs(
             inodes,

@@ -250,6 +250,10 @@ class Door(pyfuse3.Operations):
         """Say whether others than requests have something to do in trio (`Waiting.hurried`)."""
         self._waiting.hurried = busy
 
+    def tell(self, stale: list[tuple[int, bytes | None]]) -> None:
+        """Have the kernel forget these, soon."""
+        self._notifier.put(stale)
+
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""
         if invalidations := self._filesystem.take_invalidations():
@@ -436,9 +440,15 @@ class Door(pyfuse3.Operations):
         return FileInfo(fh=opened.handle, direct_io=opened.direct_io, keep_cache=opened.keep_cache)
 
     @_answering(changes=True)
-    def open(self, number: int, flags: int, context: RequestContext) -> FileInfo:
-        """See `Filesystem.open`."""
+    def _open(self, number: int, flags: int, context: RequestContext) -> FileInfo:
         return self._opened(self._filesystem.open(number, flags, _caller(context)), flags)
+
+    async def open(self, number: int, flags: int, context: RequestContext) -> FileInfo:
+        """See `Filesystem.open`; where others have changed the file, the kernel forgets it before the answer."""
+        opened = await self._open(number, flags, context)
+        if self._filesystem.others.is_unseen(number):
+            await self._told([(number, None)])
+        return opened
 
     @_answering(changes=True)
     def create(

@@ -78,6 +78,7 @@ class Door:
             self._later,
             self._forget_first,
             self._wake,
+            self._forget_node,
         )
         for handlers in (
             Names(filesystem).handlers(),
@@ -179,6 +180,11 @@ class Door:
     def hurry(self, busy: bool) -> None:
         """See the other door: here requests have threads of their own."""
 
+    def tell(self, stale: list[Invalidation]) -> None:
+        """Have the kernel forget these, soon. From any thread."""
+        if self._notifier is not None:
+            self._notifier.put(stale)
+
     def notify(self) -> None:
         """Tell the kernel what the file system says it should forget."""
         self._tell()
@@ -220,6 +226,13 @@ class Door:
             self._reply(unique, None)
         else:
             self._notifier.put(gone, lambda: self._reply(unique, None))
+
+    def _forget_node(self, node: int, unique: int, answer: Reply) -> None:
+        """Answer when the kernel has forgotten pages and attributes of a node."""
+        if self._notifier is None:
+            self._reply(unique, answer)
+        else:
+            self._notifier.put([(node, None)], lambda: self._reply(unique, answer))
 
     def _wake(self, waiting: int) -> None:
         """Whoever polls looks again, and finds nothing that the kernel should have forgotten by then."""

@@ -89,10 +89,11 @@ class Files:
         later: Later,
         forget_first: Callable[[int], None],
         wake: Callable[[int], None],
+        forget_node: Callable[[int, int, Reply], None],
     ) -> None:
         """`forget_first` answers the request of a unique number when the kernel has forgotten what it is to forget.
 
-        `wake` tells the kernel that who polls, known by a number of its own, should look again.
+        `forget_node` gives the answer to a unique number when the kernel has forgotten a node. `wake` tells the kernel that who polls, known by a number of its own, should look again.
         """
         self._filesystem = filesystem
         self._ranges = ranges
@@ -101,6 +102,7 @@ class Files:
         self._later = later
         self._forget_first = forget_first
         self._wake = wake
+        self._forget_node = forget_node
         self._synchronous: set[int] = set()
         self._writers: dict[int, set[int]] = {}
 
@@ -135,6 +137,10 @@ class Files:
             self._filesystem.end_set_id(node, caller)
         opened = self._filesystem.open(node, flags, caller)
         answer = self._opened(opened, flags)
+        if self._filesystem.others.is_unseen(node):
+            # Somebody else closed it, and the kernel may believe in its size of before; open(2) holds no lock of it.
+            self._forget_node(node, header[UNIQUE], answer)
+            return NO_REPLY
         if node < RECORD_INODE_MAX or not self._backing.enabled:
             return answer
         unique = header[UNIQUE]

@@ -1,5 +1,6 @@
 """A node of a cluster: a process that holds replicas of shards (docs/CLUSTER.md).
 
 Rooms: `serve` (the process), `node` (joins the rest), `session` (one connection), `links` (to other nodes), `seat` (a shard's
-place here), `steward` (its membership), `decision` (pure: what epoch comes next).
+place here), `steward` (its membership), `faces` (tables kept up with the logs), `lines` (their proposals),
+`mending` (damage), `programs` (operations for others).
 """

@@ -84,6 +84,8 @@ class Faces:
     def prepare(self, shard: int) -> tuple[Place, dict[int, int]]:
         """Open a shard's table: how far it has come, and the last number it knows of each client."""
         disk, index = self._disk_of(shard), self._index_of(shard)
+        if shard in self._tables:  # An earlier attempt to open the shard failed.
+            self._tables.pop(shard)[0].close()
         mark = read_mark(disk)
         why = why_not(mark, self._boot_id) if mark is not None else "there is none"
         table: Table | None = None

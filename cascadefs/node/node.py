@@ -10,29 +10,27 @@ node is a member of, or is wished to be.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
-from cascadefs.node.links import Links, Unreachable
+from cascadefs.node.lines import Lines
+from cascadefs.node.links import Links
+from cascadefs.node.mending import SCRUB_REST_S, Mender
 from cascadefs.node.seat import Ground, Seat
 from cascadefs.node.session import Session
 from cascadefs.node.steward import Steward, ask, epoch_of, stranded
 from storage import record, wire
-from storage.codec import HEAD_BYTES
 from storage.errors import Corruption, Unusable
 from storage.limits import SEGMENT_BYTES
-from storage.member import Line
 from storage.membership.contract import Unavailable
 from storage.membership.reconfigure import Patience, Reconfigurer, Replica
 from storage.membership.values import Epoch as Recorded
 from storage.membership.values import Presence, View
 from storage.namespace import ROOT
 from storage.replication import EPOCH_KIND, Options, Role
-from storage.scrub import Scrub
 from storage.sequencer import START
 from storage.transport import Broken
 
@@ -56,11 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["Node"]
 
 LEASE_S: Final = 3.0
-RESEND_S: Final = 1.0
-"""A proposal of a face here that has not moved for so long is handed to the leader again."""
-
-SCRUB_RECORDS_MAX: Final = 2000
-SCRUB_REST_S: Final = 24 * 3600.0
+LOOK_S: Final = 1.0
+"""Between two looks at what nobody tells: room on the disk, logs that stay out of sync."""
 
 _log = logging.getLogger("cascadefs.node")
 
@@ -119,6 +114,8 @@ class Node:
         self.members: dict[int, Member] = {}
         self.call = call
         self.links = Links(name, transport, authority, self._serve)
+        self.mender = Mender(name, self.links, authority)
+        self.lines = Lines(name, self.members, self.links.post, self.mender.mend, random)
         self.addresses: tuple[str, ...] = ()
         self.faces = faces
         self.extra_status: Callable[[], dict[str, object]] = dict
@@ -140,14 +137,11 @@ class Node:
         self._presence = Presence(name, random.getrandbits(62), ())
         self._lease: Lease | None = None
         self._seats: dict[int, Seat] = {}
+        self._unopened: dict[int, str] = {}
         self._stewards: dict[int, Steward] = {}
         self._opened: dict[int, trio.Event] = {}
-        self._lines: dict[int, set[Line]] = {}
         self._applied: dict[int, Callable[[], int]] = {}
-        self._mending: dict[tuple[int, int], trio.Event] = {}
-        self._scrubs: dict[int, Scrub] = {}
         self._sessions = 0
-        self._token: trio.lowlevel.TrioToken | None = None
         self._encoded: tuple[int, bytes] = (-1, b"")
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -159,7 +153,6 @@ class Node:
             OSError: it cannot listen there.
             Unavailable: the authority could not be read at first.
         """
-        self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             listener = await self._transport.listen(nursery, self._address)
             self.addresses = self._advertise or (listener.address,)
@@ -168,7 +161,7 @@ class Node:
                 self._lease = lease
                 nursery.start_soon(self._accept, nursery, listener)
                 nursery.start_soon(self.links.run)
-                nursery.start_soon(self._resend)
+                nursery.start_soon(self.lines.run)
                 nursery.start_soon(self._watch_room)
                 nursery.start_soon(self._tell_stranded)
                 task_status.started()
@@ -189,7 +182,7 @@ class Node:
                 if link is not None:
                     link.attach(connection)
                     nursery.start_soon(self._drain, link, connection)
-                    self._forward_all()
+                    self.lines.resend()
                 await Session(self, connection).run()
                 nursery.cancel_scope.cancel()
         finally:
@@ -224,7 +217,8 @@ class Node:
             return LEASE_S if decision.again_ns is None else decision.again_ns / 1e9
         assert isinstance(decision.change.new, Recorded)
         await self._open(nursery, shard, view, makes=True)
-        await ask(self.authority, decision.change, f"shard {shard}: {decision.why}")
+        if shard in self.members:
+            await ask(self.authority, decision.change, f"shard {shard}: {decision.why}")
         return LEASE_S
 
     async def _open(self, nursery: trio.Nursery, shard: int, view: View, *, makes: bool) -> None:
@@ -241,34 +235,36 @@ class Node:
             self._lease_until_ns,
             self._has_room,
         )
-        place, sessions = START, dict[int, int]()
-        if self.faces is not None:
-            place, sessions = await trio.to_thread.run_sync(self.faces.prepare, shard)
-        seat = Seat(
-            ground,
-            shard,
-            self._disk_of(shard),
-            Options(durable=pool.durability == "disk", replicas_min=pool.replicas_min),
-            place,
-            lambda: self._applied[shard]() if shard in self._applied else 0,
-            lambda client: sessions.get(client, 0),
-        )
-        self._seats[shard] = seat
         try:
+            place, sessions = START, dict[int, int]()
+            if self.faces is not None:
+                place, sessions = await trio.to_thread.run_sync(self.faces.prepare, shard)
+            seat = Seat(
+                ground,
+                shard,
+                self._disk_of(shard),
+                Options(durable=pool.durability == "disk", replicas_min=pool.replicas_min),
+                place,
+                lambda: self._applied[shard]() if shard in self._applied else 0,
+                lambda client: sessions.get(client, 0),
+            )
             member = await seat.open(epoch_of(view.epochs.get(shard)), makes=makes)
         except (OSError, Unusable, Corruption) as error:
-            _log.critical("shard %d cannot be opened: %s", shard, error)
-            return  # Tried again when this node starts again.
+            if self._unopened.get(shard) != str(error):
+                _log.critical("shard %d cannot be opened: %s", shard, error)
+            self._unopened[shard] = str(error)
+            return  # Tried again, soon.
+        self._seats[shard] = seat
         self.members[shard] = member
-        member.followers.add(lambda: self._publish(shard))
-        member.on_epoch.add(lambda: self._epoch_changed(shard))
+        member.followers.add(lambda: self.lines.publish(shard))
+        member.on_epoch.add(lambda: self.lines.resend(shard))
         nursery.start_soon(self._run_seat, seat, member)
         if self.faces is not None:
             nursery.start_soon(self._attach_face, self.faces, shard)
         self._opened.setdefault(shard, trio.Event()).set()
 
     async def _attach_face(self, faces: Faces, shard: int) -> None:
-        line = self.line(shard)
+        line = self.lines.make(shard)
         try:
             face = await trio.to_thread.run_sync(faces.attach, line)
         except (OSError, Corruption) as error:
@@ -283,7 +279,9 @@ class Node:
         self._stewards[seat.shard] = steward
         async with trio.open_nursery() as nursery:
             nursery.start_soon(steward.run, member)
-            nursery.start_soon(self._scrub, seat, member)
+            nursery.start_soon(
+                self.mender.scrub, member, self._scrub_bytes_per_s, self._scrub_rest_s
+            )
             if seat.shard == 0:
                 nursery.start_soon(self._plant, member)
             await seat.run(lambda: epoch_of(self.authority.view.epochs.get(seat.shard)))
@@ -302,17 +300,17 @@ class Node:
         uid, gid = self._owner
         root = record.encode(record.Create(0, b"", ROOT, 0o40755, uid, gid))
         while True:
+            if member.committed and not await trio.to_thread.run_sync(_is_blank, member):
+                return
             if member.replica.role is Role.LEADER:
-                if not await trio.to_thread.run_sync(_is_blank, member):
-                    return
                 member.propose(client, [(1, root, ())], 0, None)
-            await trio.sleep(RESEND_S / 10)  # noqa: TID251  # Once in a shard's life.
+            await trio.sleep(LOOK_S / 10)  # noqa: TID251  # Once in a shard's life.
 
     async def _tell_stranded(self) -> None:
         """Let the others know which logs here may have lost something, once that has stood for a while."""
         before = self._presence.stranded
         while True:
-            await trio.sleep(RESEND_S)  # noqa: TID251  # A new member is out of sync for a moment, too.
+            await trio.sleep(LOOK_S)  # noqa: TID251  # A new member is out of sync for a moment, too.
             found = stranded(self.name, list(self.members.values()))
             if found == before and found != self._presence.stranded and self._lease is not None:
                 self._presence = msgspec.structs.replace(self._presence, stranded=found)
@@ -326,193 +324,10 @@ class Node:
         while True:
             is_full = not await trio.to_thread.run_sync(self._has_room)
             for member in self.members.values():
-                if member.is_full != is_full:
+                if member.proposals.is_full != is_full:
                     _log.warning("the disk is %s", "full" if is_full else "no longer full")
-                member.is_full = is_full
-            await trio.sleep(RESEND_S)  # noqa: TID251  # A disk fills while others use it, too.
-
-    # --- faces here -------------------------------------------------------------------------------------------
-
-    def line(self, shard: int) -> Line:
-        """A face's sequencer over the replica of a shard that is here (`wait_seat`); another thread may use it."""
-        member = self.members[shard]
-        token = trio.lowlevel.current_trio_token()
-
-        def kick(line: Line) -> None:
-            token.run_sync_soon(self._forward, line)
-
-        def mend(address: int) -> None:
-            trio.from_thread.run(self.mend, member, address, trio_token=token)
-
-        line = Line(member, self._random.getrandbits(63) | 1, kick, mend)
-        self._lines.setdefault(shard, set()).add(line)
-        self._publish(shard)
-        return line
-
-    def lines(self) -> list[Line]:
-        """Of all faces here."""
-        return [line for lines in self._lines.values() for line in lines]
-
-    def drop_line(self, line: Line) -> None:
-        """A face ended."""
-        line.close()
-        self._lines.get(line.shard, set()).discard(line)
-
-    def _publish(self, shard: int) -> None:
-        member = self.members[shard]
-        frontier = member.frontier
-        at = (frontier.timestamp_us, frontier.index) if frontier is not None else (0, 0)
-        for line in self._lines.get(shard, ()):
-            line.publish(member.committed, at)
-
-    def _epoch_changed(self, shard: int) -> None:
-        for line in self._lines.get(shard, ()):
-            line.sent = 0
-            self._forward(line)
-
-    def _forward_all(self) -> None:
-        for lines in self._lines.values():
-            for line in lines:
-                line.sent = 0
-                self._forward(line)
-
-    def _forward(self, line: Line) -> None:
-        """Hand a face's new proposals to the leader."""
-        unsent = line.unsent()
-        member = self.members[line.shard]
-        leader = member.epoch_message().leader
-        if not unsent or not leader:
-            return
-        line.sent = unsent[-1].number
-        if leader == self.name:
-            member.propose(
-                line.client,
-                [(it.number, it.metadata, it.payload) for it in unsent],
-                max(it.after for it in unsent),
-                self.told,
-            )
-            return
-        for first in range(0, len(unsent), wire.PROPOSALS_MAX):
-            batch = unsent[first : first + wire.PROPOSALS_MAX]
-            sizes = [sum(map(len, it.payload)) for it in batch]
-            proposals = [
-                (it.number, size, it.metadata) for it, size in zip(batch, sizes, strict=True)
-            ]
-            parts = [b"".join(it.payload) for it, size in zip(batch, sizes, strict=True) if size]
-            message = wire.Propose(
-                line.shard, line.client, proposals, max(it.after for it in batch)
-            )
-            buffers = wire.encode(message, parts)
-            self.links.post(leader, buffers, sum(map(len, buffers)))
-
-    async def _resend(self) -> None:
-        while True:
-            await trio.sleep(RESEND_S)  # noqa: TID251  # What was dropped anywhere comes again by this.
-            for lines in self._lines.values():
-                for line in lines:
-                    first = next(iter(list(line.outstanding)), 0)
-                    if first and first == line.stuck:
-                        line.sent = 0
-                        self._forward(line)
-                    line.stuck = first
-
-    def told(self, message: wire.Message) -> None:
-        """What a leader says to a proposer here."""
-        match message:
-            case wire.Rejected(shard=shard, client=client):
-                for line in self._lines.get(shard, ()):
-                    if line.client == client:
-                        line.reject(message)
-            case wire.Expecting(shard=shard, client=client):
-                for line in self._lines.get(shard, ()):
-                    if line.client == client and line.sent:
-                        line.sent = 0
-                        trio.lowlevel.current_trio_token().run_sync_soon(self._forward, line)
-            case _:
-                pass  # An epoch: the authority says so, too.
-
-    # --- damage -----------------------------------------------------------------------------------------------
-
-    async def mend(self, member: Member, address: int) -> None:
-        """Put back a record that is damaged here, as another node has it.
-
-        Raises:
-            Corruption: nobody has it whole.
-        """
-        key = (member.shard, address)
-        under_way = self._mending.get(key)
-        if under_way is not None:
-            await under_way.wait()
-            return
-        self._mending[key] = trio.Event()
-        try:
-            await self._mend(member, address)
-        finally:
-            self._mending.pop(key).set()
-
-    async def _mend(self, member: Member, address: int) -> None:
-        seat = self._seats[member.shard]
-        seat.damaged += 1
-        said = "no other node has it"
-        epoch = self.authority.view.epochs.get(member.shard)
-        for name in epoch.members if epoch is not None else ():
-            if name == self.name:
-                continue
-            try:
-                answer, parts = await self.links.get(name).ask(
-                    lambda request: wire.ReadFrame(request, member.shard, address)
-                )
-                if answer.errno == errno.ENODATA:
-                    member.log.left_out.add(address)  # Nobody will ask for it: no damage.
-                    return
-                if answer.errno or not parts or len(parts[0]) < HEAD_BYTES:
-                    said = f"{name}: {answer.why}"
-                    continue
-                raw = bytes(parts[0])
-                await trio.to_thread.run_sync(member.log.put_back, address, raw)
-            except (Unreachable, Corruption, OSError) as error:
-                said = f"{name}: {error}"
-                continue
-            seat.mended += 1
-            _log.warning(
-                "shard %d: the record at %d was damaged and is put back from %s",
-                member.shard,
-                address,
-                name,
-            )
-            return
-        raise Corruption(f"shard {member.shard}: the record at {address} is damaged; {said}")
-
-    async def _scrub(self, seat: Seat, member: Member) -> None:
-        if not self._scrub_bytes_per_s:
-            return
-        said: set[int] = set()
-        while True:
-            scrub = self._scrubs[seat.shard] = Scrub(member.log)
-            log = member.log
-            more = True
-            while more and log is member.log:
-                await trio.sleep(1.0)  # noqa: TID251  # So that it takes no more than its share of the disk.
-                if member.failure is not None:
-                    continue
-                more = await trio.to_thread.run_sync(
-                    scrub.step, self._scrub_bytes_per_s, SCRUB_RECORDS_MAX
-                )
-                await self._mend_found(member, scrub, said)
-            if log is member.log:
-                await trio.sleep(self._scrub_rest_s)  # noqa: TID251  # Once a day.
-
-    async def _mend_found(self, member: Member, scrub: Scrub, said: set[int]) -> None:
-        found, scrub.addresses = scrub.addresses, []
-        for address in found:
-            if not member.is_committed(address):
-                continue
-            try:
-                await self.mend(member, address)
-            except Corruption as error:
-                if address not in said:
-                    said.add(address)
-                    _log.error("scrub: %s", error)
+                member.proposals.is_full = is_full
+            await trio.sleep(LOOK_S)  # noqa: TID251  # A disk fills while others use it, too.
 
     # --- what is told -----------------------------------------------------------------------------------------
 
@@ -547,9 +362,7 @@ class Node:
                     {
                         **member.status(),
                         "membership": self._stewards[shard].why if shard in self._stewards else "",
-                        "mended": self._seats[shard].mended,
-                        "damaged": self._seats[shard].damaged,
-                        "scrub": self._scrubs[shard].status() if shard in self._scrubs else None,
+                        **self.mender.status(shard),
                     }
                     for shard, member in sorted(self.members.items())
                 ],

@@ -79,8 +79,6 @@ class Seat:
         self.shard = shard
         self.options = options
         self.member: Member | None = None
-        self.mended = 0
-        self.damaged = 0
         self._ground = ground
         self._disk = disk
         self._place = place

@@ -28,6 +28,7 @@ from cascadefs.machine import (
 )
 from cascadefs.node.faces import Faces
 from cascadefs.node.node import Node
+from cascadefs.node.programs import Programs
 from storage.disk import RealDisk
 from storage.errors import Unusable
 from storage.index import LmdbIndex
@@ -154,6 +155,7 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
     async with _authority(settings.etcd) as authority, trio.open_nursery() as nursery:
         nursery.start_soon(_obey_signals, stopping, nursery.cancel_scope)
         await _wait_authority(authority, settings)
+        programs = Programs(faces, clock, lambda: authority.view)
         node = Node(
             settings.name,
             transport,
@@ -170,8 +172,13 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             scrub_bytes_per_s=int(settings.scrub_mib_per_s * 2**20),
             owner=(os.getuid(), os.getgid()),
             faces=faces,
+            call=programs.call,
         )
-        node.extra_status = lambda: {"pid": os.getpid(), "data": str(data)}
+        node.extra_status = lambda: {
+            "pid": os.getpid(),
+            "data": str(data),
+            "calls": programs.executed,
+        }
         try:
             nursery.start_soon(_follow, faces)
             await nursery.start(node.run)
@@ -183,7 +190,7 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             nursery.cancel_scope.cancel()
         finally:
             faces.stop()
-            for line in node.lines():
+            for line in node.lines.all():
                 line.close()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(faces.close)

@@ -12,10 +12,12 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from storage import wire
 from storage.errors import Corruption
+from storage.limits import SHARDS_MAX
 from storage.member import Subscription
 from storage.replication import Malformed, join
 from storage.sequencer import Place
@@ -44,6 +46,7 @@ _OBSERVER: Final = (
     wire.WaitDurable,
     wire.ReadPayload,
     wire.Ask,
+    wire.AskIndex,
 )
 
 ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
@@ -75,8 +78,9 @@ class Session:
         self._node = node
         self._connection = connection
         self._allowed = ALLOWED[connection.peer.role]
-        self._subscriptions: dict[int, tuple[Subscription, trio.CancelScope]] = {}
-        self._answering = trio.CapacityLimiter(ANSWERING_MAX)
+        self._subscriptions: dict[int, Subscription] = {}
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._answering = trio.Semaphore(ANSWERING_MAX)
         self._touched: set[Member] = set()
 
     async def run(self) -> None:
@@ -120,10 +124,12 @@ class Session:
                 self._propose(shard, message, parts)
             case wire.Taken(shard=shard, index=index):
                 if shard in self._subscriptions:
-                    self._subscriptions[shard][0].taken(index)
+                    self._subscriptions[shard].taken(index)
             case wire.ReadPayload() | wire.ReadFrame() | wire.Ask() | wire.Call():
-                await self._answering.acquire_on_behalf_of(message)
+                await self._answering.acquire()
                 nursery.start_soon(self._answer, message, parts)
+            case wire.AskIndex(request=request, shard=shard):
+                self._tell_index(request, shard)
             case wire.Answer():
                 node.links.get(self._connection.peer.name).answered(message, parts)
             case wire.Subscribe(shard=shard):
@@ -139,7 +145,7 @@ class Session:
                     await self._refuse(f"protocol {version}; this node speaks {wire.VERSION}")
                 self.answer(wire.Welcome(wire.VERSION, node.name))
             case wire.Epoch() | wire.Expecting() | wire.Rejected():
-                node.told(message)
+                node.lines.told(message)
             case _:
                 pass  # A frontier or a durable mark is pushed anyway; the rest is for observers.
 
@@ -147,6 +153,14 @@ class Session:
         await self._connection.send(wire.encode(wire.Refusal(why)))
         await self._connection.aclose()
         raise Broken(why)
+
+    def _tell_index(self, request: int, shard: int) -> None:
+        member = self._node.members.get(shard)
+        index = member.certain_index() if member is not None else None
+        if index is None:
+            self.answer(wire.Answer(request, errno.EAGAIN, "this node does not lead the shard"))
+        else:
+            self.answer(wire.Answer(request), [index.to_bytes(8, "little")])
 
     def _step(self, shard: int, message: wire.Peer, parts: list[memoryview]) -> None:
         member = self._node.members.get(shard)
@@ -170,22 +184,27 @@ class Session:
     # --- observers ---
 
     def _subscribe(self, nursery: trio.Nursery, message: wire.Subscribe) -> None:
-        shard = message.shard
-        self._unsubscribe(shard)
-        member = self._node.members.get(shard)
-        if member is None:
-            self.answer(self._node.epoch_of(shard))
-            return
-        place = Place(message.index, message.address, message.checksum)
-        subscription = Subscription(
-            self._connection, member, place, lambda address: self._node.mend(member, address)
-        )
-        scope = trio.CancelScope()
-        self._subscriptions[shard] = (subscription, scope)
-        nursery.start_soon(self._push, subscription, scope)
+        if not 0 <= message.shard < SHARDS_MAX:
+            raise wire.Malformed(f"there is no shard {message.shard}")
+        self._unsubscribe(message.shard)
+        scope = self._scopes[message.shard] = trio.CancelScope()
+        nursery.start_soon(self._push, message, scope)
 
-    async def _push(self, subscription: Subscription, scope: trio.CancelScope) -> None:
+    async def _push(self, message: wire.Subscribe, scope: trio.CancelScope) -> None:
+        shard = message.shard
         with scope:
+            if shard not in self._node.members:
+                # It may come, or never: the asker is told who has it, and may ask there.
+                self.answer(self._node.epoch_of(shard))
+            member = await self._node.wait_seat(shard)
+            place = Place(message.index, message.address, message.checksum)
+            subscription = Subscription(
+                self._connection,
+                member,
+                place,
+                lambda address: self._node.mender.mend(member, address),
+            )
+            self._subscriptions[shard] = subscription
             try:
                 await subscription.run()
             except Corruption as error:
@@ -193,8 +212,9 @@ class Session:
                 self._connection.close(f"records are damaged here: {error}")
 
     def _unsubscribe(self, shard: int) -> None:
-        if shard in self._subscriptions:
-            self._subscriptions.pop(shard)[1].cancel()
+        self._subscriptions.pop(shard, None)
+        if shard in self._scopes:
+            self._scopes.pop(shard).cancel()
 
     async def _push_placement(self) -> None:
         authority = self._node.authority
@@ -221,14 +241,21 @@ class Session:
                 case wire.Call(request=request):
                     await self._call(request, message, parts)
         finally:
-            self._answering.release_on_behalf_of(message)
+            self._answering.release()
 
     async def _call(self, request: int, message: wire.Call, parts: list[memoryview]) -> None:
         call = self._node.call
         if call is None:
             await self._fail(request, errno.EOPNOTSUPP, "this node executes no operations")
             return
-        answer, buffers = await call(self._connection.peer, message.arguments, parts)
+        try:
+            answer, buffers = await call(self._connection.peer, message.arguments, parts)
+        except msgspec.DecodeError as error:
+            await self._fail(request, errno.EPROTO, f"not a call: {error}")
+            return
+        except OSError as error:
+            await self._fail(request, error.errno or errno.EIO, error.strerror or str(error))
+            return
         await self._connection.send(wire.encode(wire.Answer(request), [answer, *buffers]))
 
     async def _read(self, message: wire.ReadPayload) -> None:
@@ -254,7 +281,7 @@ class Session:
         try:
             return await trio.to_thread.run_sync(read)
         except Corruption:
-            await self._node.mend(member, address)
+            await self._node.mender.mend(member, address)
             return await trio.to_thread.run_sync(read)
 
     async def _read_frame(self, message: wire.ReadFrame) -> None:

@@ -37,7 +37,7 @@ def epoch_of(recorded: Recorded | None) -> Epoch | None:
     """An epoch as the authority keeps it, as replication knows it."""
     if recorded is None:
         return None
-    return Epoch(recorded.epoch, recorded.leader, recorded.members)
+    return Epoch(recorded.epoch, recorded.leader, recorded.members, recorded.forced)
 
 
 async def ask(authority: Authority, change: Change, why: str) -> bool:
@@ -75,9 +75,9 @@ class Steward:
         """Look after a replica until cancelled."""
         while True:
             view = self._authority.view
-            recorded = view.epochs.get(self._shard)
-            if recorded is not None:
-                self._bring(member, recorded)
+            epoch = epoch_of(view.epochs.get(self._shard))
+            if epoch is not None:
+                member.adopt(epoch)
             decision = self._decide(member)
             self.why = decision.why
             if member.replica.role is Role.LEADER:
@@ -91,16 +91,6 @@ class Steward:
                 wait_s = min(wait_s, decision.again_ns / 1e9)
             with trio.move_on_after(wait_s):
                 await self._authority.wait_view(view.revision)
-
-    def _bring(self, member: Member, recorded: Recorded) -> None:
-        epoch = epoch_of(recorded)
-        assert epoch is not None
-        serves = member.replica.epoch
-        is_new = serves is None or serves.number < epoch.number
-        is_forced_on_us = recorded.forced and recorded.leader == self._node
-        if is_new and is_forced_on_us and not member.replica.in_sync:
-            member.trust()
-        member.adopt(epoch)
 
     def _is_behind(self, member: Member) -> bool:
         serves = member.replica.epoch

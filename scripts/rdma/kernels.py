@@ -121,12 +121,9 @@ class Qemu:
         ):
             shares += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none{options}"]
         if wire is not None:
-            network = [f"-netdev=dgram,id=wire,local.type=fd,local.str={wire}"]
-            shares += [
-                "-device",
-                "virtio-net-pci,netdev=wire,mac=52:54:00:00:00:%02x" % (wire % 256),
-            ]
-            shares += ["-netdev", network[0].removeprefix("-netdev=")]
+            address = f"52:54:00:00:00:{wire:02x}"  # descriptors of two guests differ
+            shares += ["-netdev", f"dgram,id=wire,local.type=fd,local.str={wire}"]
+            shares += ["-device", f"virtio-net-pci,netdev=wire,mac={address}"]
         kernel = ["-kernel", str(prepared / "vmlinux"), "-initrd", str(prepared / "initrd.cpio")]
         words = f"console=ttyS0 quiet panic=-1 mitigations=off guest_exchange={exchange} guest_checkout={checkout}"
         return [
@@ -197,7 +194,9 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _version(package: str) -> str:
-    """The version apt would install."""
+    """The version apt would install, asked anew where we may: what an old list names is often gone."""
+    if os.geteuid() == 0:
+        subprocess.run(["apt-get", "-qq", "update"], check=False, stdout=sys.stderr)
     try:
         said = subprocess.run(
             ["apt-cache", "show", "--no-all-versions", package],

@@ -105,7 +105,10 @@ class Face(Shard):
         self._number = 0
         self._seen: dict[int, _Seen | Rejected | None] = {}
         """Proposals that somebody waits for, by number."""
-        self._told_index = self._position.index
+        self._told_index = self.applied_index = self._position.index
+        """The last record that was applied, and told of. May be read by any thread."""
+        self.is_waiting = False
+        """Whether a proposer is applying what comes: nobody else need. May be read by any thread."""
         self._inodes = range(0)
         self._steady_ns = steady_ns
 
@@ -115,11 +118,6 @@ class Face(Shard):
         return published
 
     # --- following -----------------------------------------------------------------------------------------------
-
-    @property
-    def applied_index(self) -> int:
-        """The last record applied. May be read by any thread."""
-        return self._position.index
 
     @property
     def applied_timestamp(self) -> int:
@@ -191,7 +189,15 @@ class Face(Shard):
             if number >= rejected.number and seen is None:
                 self._seen[number] = rejected
 
+    def wait_and_apply(self, timeout_s: float) -> bool:
+        """Apply what comes within a time; whether anything did. As `catch_up` otherwise."""
+        return self._advance(timeout_s)
+
     def _apply(self, one: Sequenced) -> None:
+        self._execute(one)
+        self.applied_index = one.index
+
+    def _execute(self, one: Sequenced) -> None:
         if not one.metadata:
             self._reached(one.index, one.address, one.timestamp, one.checksum)
             return
@@ -267,11 +273,16 @@ class Face(Shard):
             Rejected: the leader could not take it; nothing happened.
             OSError: the index cannot be brought up to the log; likewise as for `Unavailable`.
         """
+        self.is_waiting = True
         try:
             while (seen := self._seen[number]) is None:
                 self._advance(TAKE_SECONDS)
         finally:
+            self.is_waiting = False
             del self._seen[number]
+            sequencer = self._sequencer
+            if sequencer.on_more is not None and sequencer.last_index() > self.applied_index:
+                sequencer.on_more()
         if isinstance(seen, Rejected):
             raise OSError(seen.errno, seen.strerror)
         return seen
@@ -369,6 +380,17 @@ class Face(Shard):
             if left_s <= 0:
                 return False
             self._advance(min(left_s, SETTLE_LOOK_SECONDS))
+
+    def refresh(self) -> None:
+        """Apply everything that anybody has committed before this call.
+
+        Raises:
+            Unavailable: the sequencer was closed.
+            OSError: as `catch_up`.
+        """
+        target = self._sequencer.certain_index()
+        while self._position.index < target:
+            self._advance(TAKE_SECONDS)
 
     def ask_frontier(self, timestamp: int) -> None:
         """See `Sequencer`, which may know already."""

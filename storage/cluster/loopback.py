@@ -91,6 +91,7 @@ class Order:
         """A new leader: what was submitted and not seen arrives again, the clients in turn."""
         with self._changed:
             self.is_paused = False
+            self._changed.notify_all()
             self._arrive()
 
     def _arrive(self) -> None:
@@ -137,6 +138,7 @@ class LoopbackSequencer:
         self.client = client
         self.shard = order.shard
         self.identity = order.identity
+        self.log = None
         self.on_more: Callable[[], None] | None = None
         self.pending: list[tuple[int, bytes, tuple[bytes, ...], int]] = []
         self.rejected: Rejected | None = None
@@ -194,6 +196,14 @@ class LoopbackSequencer:
     def last_index(self) -> int:
         """See `Sequencer`."""
         return len(self._order.records)
+
+    def certain_index(self) -> int:
+        """See `Sequencer`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._order.is_paused or self._is_closed)
+            if self._is_closed:
+                raise Unavailable("the order was closed")
+            return len(self._order.records)
 
     def durable_index(self) -> int:
         """See `Sequencer`."""

@@ -64,6 +64,7 @@ class ClusterStore:
         space: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
         directory: Path | None = None,
         frontier_s: float = FRONTIER_SECONDS,
+        is_eager: bool = True,
     ) -> None:
         """Put faces together; each has been brought up (`Face.recover`), and that of shard 0 is among them.
 
@@ -76,6 +77,7 @@ class ClusterStore:
             space: (bytes in all, free, free to users) of the disks below.
             directory: where the indexes are; None: in memory.
             frontier_s: how long `settle` waits.
+            is_eager: whether `refresh` asks the leader; else what has come is taken for all there is.
         """
         self._faces: dict[int, Face] = {}
         self._spaces: dict[int, Namespace] = {}
@@ -86,6 +88,10 @@ class ClusterStore:
         self.space = space
         self.directory = directory
         self._frontier_s = frontier_s
+        self._is_eager = is_eager
+        self._ahead_us = (
+            0  # By how much the clock here has turned out to be ahead of the cluster's.
+        )
         self._listener: Callable[[int, int, Record], None] | None = None
         self._on_others: Callable[[int, Record], None] | None = None
         self.keeps_past = True
@@ -156,6 +162,12 @@ class ClusterStore:
         for face in list(self._faces.values()):
             some |= face.catch_up()
         return some
+
+    def refresh(self, inode: int) -> bool:
+        """See `Store`: what is asked next of the inode's shard includes all that others had committed before."""
+        if self._is_eager:
+            self._face_of(inode).refresh()
+        return True
 
     def keep_sessions(self) -> None:
         """Have every shard hear of us; once a day is enough (`storage.namespace.sessions`)."""
@@ -460,10 +472,24 @@ class ClusterStore:
         Raises:
             Refused: NOT_STABLE_YET, if some shard does not answer in time.
         """
-        now_us = max(self._clock.now_ns() // 1000, self._hybrid.last_us)
+        now_us, before = self._now_us(), self._newest_frontier()
+        if self._settle(now_us):
+            return now_us
+        reached = self._newest_frontier()
+        if reached == before:
+            raise Refused(Reason.NOT_STABLE_YET)
+        # The cluster goes on, and this machine's clock is ahead of it: from now on it is asked for less.
+        self._ahead_us += max(now_us - reached, 0)
+        now_us = max(reached, self._hybrid.last_us)
         if not self._settle(now_us):
             raise Refused(Reason.NOT_STABLE_YET)
         return now_us
+
+    def _now_us(self) -> int:
+        return max(self._clock.now_ns() // 1000 - self._ahead_us, self._hybrid.last_us)
+
+    def _newest_frontier(self) -> int:
+        return max(face.frontier for face in self._faces.values())
 
     def settle(self, timestamp: int) -> bool:
         """See `Store`.
@@ -471,7 +497,7 @@ class ClusterStore:
         Raises:
             Refused: NOT_STABLE_YET, if some shard does not answer in time.
         """
-        if timestamp > max(self._clock.now_ns() // 1000, self._hybrid.last_us):
+        if timestamp > self._now_us():
             return False
         if not self._settle(timestamp):
             raise Refused(Reason.NOT_STABLE_YET)

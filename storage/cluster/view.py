@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from storage import stream
+from storage.distant import DistantLog
 from storage.errors import Reason, Refused
 from storage.log import Log
 
@@ -48,7 +49,8 @@ class ShardView:
         Raises:
             Refused: UNSUPPORTED, if this shard's log is elsewhere.
         """
-        return stream.committed(self._log(), address, after)
+        face = self._face
+        return stream.committed(self._log(), address, after, lambda: face.applied_index)
 
     def committed_at(self, address: int) -> Committed:
         """See `Store`."""
@@ -60,6 +62,7 @@ class ShardView:
 
     def _log(self) -> Log:
         log = self._face.log
-        if not isinstance(log, Log):
+        near = log.near if isinstance(log, DistantLog) else log
+        if not isinstance(near, Log):
             raise Refused(Reason.UNSUPPORTED)
-        return log
+        return near

@@ -55,6 +55,7 @@ class RemoteLine:
         *,
         kick: Callable[[RemoteLine], None],
         fetch: Callable[[RemoteLine, int, int, int], memoryview],
+        ask_index: Callable[[RemoteLine], int],
     ) -> None:
         """Made by a link.
 
@@ -64,6 +65,7 @@ class RemoteLine:
             client: this face's, never used before.
             payloads: what is kept of payloads.
             kick: have the link look at this line; any thread.
+            ask_index: what everything committed before the call is at or below, waiting for a leader to say so; likewise.
             fetch: (line, address, offset, length) -> bytes from a member, waiting for them; not called by the link's thread.
         """
         self.shard = shard
@@ -80,6 +82,7 @@ class RemoteLine:
         self._payloads = payloads
         self._kick = kick
         self._fetch = fetch
+        self._ask_index = ask_index
         self._news = threading.Condition()
         self._queue: deque[Sequenced] = deque()
         self._taken_bytes = 0  # Since the link was last told.
@@ -233,6 +236,12 @@ class RemoteLine:
             if self._committed < index and self._closed is not None:
                 raise Unavailable(self._closed)
             return self._committed >= index
+
+    def certain_index(self) -> int:
+        """See `Sequencer`."""
+        if self._closed is not None:
+            raise Unavailable(self._closed)
+        return self._ask_index(self)
 
     def read(self, address: int, offset: int, length: int) -> memoryview:
         """See `Sequencer`."""

@@ -98,7 +98,7 @@ class _Question:
 
 
 class _Reading:
-    """Somebody in another thread waits for a payload."""
+    """Somebody in another thread waits for a payload; with length 0, for the index that is certain."""
 
     __slots__ = ("address", "done", "found", "length", "line", "offset")
 
@@ -178,11 +178,21 @@ class Link:
         """What went wrong last with a node, for people."""
         return self._why
 
+    def status(self) -> dict[str, object]:
+        """Which nodes are reached, JSON-able."""
+        return {name: node.connection is not None for name, node in sorted(self._nodes.items())}
+
     def line(self, shard: int, identity: int) -> RemoteLine:
         """A sequencer for a shard's face; one for each shard."""
         client = self._random.getrandbits(63) + 1
         line = RemoteLine(
-            shard, identity, client, self.payloads, kick=self._kick, fetch=self._fetch
+            shard,
+            identity,
+            client,
+            self.payloads,
+            kick=self._kick,
+            fetch=self._fetch,
+            ask_index=self._ask_index,
         )
         self._soon(self._add, line)
         return line
@@ -206,6 +216,9 @@ class Link:
             raise reading.found
         assert reading.found is not None
         return reading.found
+
+    def _ask_index(self, line: RemoteLine) -> int:
+        return int.from_bytes(self._fetch(line, 0, 0, 0), "little")
 
     def _begin_reading(self, reading: _Reading) -> None:
         if self._nursery is not None:
@@ -521,7 +534,8 @@ class Link:
 
     async def _read(self, reading: _Reading) -> None:
         try:
-            reading.found = await self._found(reading)
+            find = self._found if reading.length else self._certain
+            reading.found = await find(reading)
         except (Unavailable, Corruption) as error:
             reading.found = error
         finally:
@@ -546,7 +560,11 @@ class Link:
                 if node is None or node.connection is None or len(node.questions) >= READS_MAX:
                     unreached += 1
                     continue
-                question = await self._ask(node, line.shard, address, reading.offset, length)
+                request = next(self._requests)
+                question = await self._ask(
+                    node,
+                    wire.ReadPayload(request, line.shard, address, reading.offset, length),
+                )
                 if question.part is not None and len(question.part) == length:
                     return question.part
                 if question.answer is None:
@@ -559,14 +577,25 @@ class Link:
                 raise Corruption(f"shard {line.shard}, {address}: {damaged}")
             await self._rest(self.tuning.redial_s)
 
-    async def _ask(
-        self, node: _Node, shard: int, address: int, offset: int, length: int
-    ) -> _Question:
-        request, question = next(self._requests), _Question()
+    async def _certain(self, reading: _Reading) -> memoryview:
+        """What the leader says everything committed is at or below; asked until there is one."""
+        line = reading.line
+        while True:
+            node = self._nodes.get(self._shards[line.shard].leader)
+            if node is not None and node.connection is not None:
+                request = next(self._requests)
+                question = await self._ask(node, wire.AskIndex(request, line.shard))
+                if question.part is not None:
+                    return question.part
+            if line.closed is not None:
+                raise Unavailable(line.closed)
+            await self._rest(self.tuning.redial_s)
+
+    async def _ask(self, node: _Node, message: wire.ReadPayload | wire.AskIndex) -> _Question:
+        request, question = message.request, _Question()
         node.questions[request] = question
         assert node.connection is not None
         try:
-            message = wire.ReadPayload(request, shard, address, offset, length)
             with trio.move_on_after(self.tuning.read_s):
                 await node.connection.send(wire.encode(message))
                 await question.done.wait()

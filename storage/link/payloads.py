@@ -33,6 +33,10 @@ class Payloads:
             self.misses += 1
             return None
 
+    def status(self) -> dict[str, int]:
+        """Figures, JSON-able."""
+        return {"cached_bytes": self.bytes, "cache_hits": self.hits, "cache_misses": self.misses}
+
     def put(self, shard: int, address: int, offset: int, data: bytes | memoryview) -> None:
         """Keep a range; it is referred to, not copied, and must not change."""
         view = memoryview(data)

@@ -1,7 +1,7 @@
 """A shard's replica on a node, and who follows it.
 
 Rooms: `member` (drives the core over log and peers), `note` (what is kept beside the log), `tail` (the newest records in
-memory, and cursors), `line` (a face of this node), `subscription` (an observer elsewhere).
+memory, and cursors), `proposals` (on their way in), `filling` (old frames for who lags), `line` (a face of this node), `subscription` (an observer elsewhere).
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ class Line:
         """
         self.shard = member.shard
         self.identity = member.log.identity
+        self.log = member.log
         self.client = client
         self.outstanding: dict[int, Submission] = {}
         self.on_more: Callable[[], None] | None = None
@@ -197,6 +198,10 @@ class Line:
 
     def last_index(self) -> int:
         """See `Sequencer`."""
+        return self._committed
+
+    def certain_index(self) -> int:
+        """See `Sequencer`. A node's faces answer as of what has come to it: what it is asked for carries no promise of more."""
         return self._committed
 
     def durable_index(self) -> int:

@@ -14,11 +14,10 @@ An error of the disk ends the replica's part in the epoch (`Replica.fail`); `reo
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 import trio
@@ -26,17 +25,18 @@ import trio
 from storage import wire
 from storage.errors import Corruption
 from storage.log import Frame as LogFrame
+from storage.member.filling import Filling
+from storage.member.proposals import Proposals
 from storage.member.tail import Tail, sequenced
 from storage.replication import (
     RECORD_KIND,
     Append,
     Epoch,
     Frame,
+    Frontier,
     Holdings,
     Note,
     Replica,
-    Role,
-    Verdict,
     Wanted,
     split,
 )
@@ -49,9 +49,10 @@ if TYPE_CHECKING:
     from storage.codec import Buffer
     from storage.log import Log
     from storage.member.note import NoteFile
-    from storage.replication import Frontier, Message, Options
+    from storage.member.proposals import Answers
+    from storage.replication import Message, Options
 
-__all__ = ["Answers", "Member", "Post", "requests_behind"]
+__all__ = ["Member", "Post", "requests_behind"]
 
 TICK_S: Final = 0.025
 
@@ -68,10 +69,6 @@ Requests: TypeAlias = tuple[tuple[int, int, int], ...]
 PLACES_MAX: Final = 65_536
 """Frames whose places are remembered to be sent; of others the log is asked."""
 
-WAITING_MAX: Final = 4096
-WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Proposals held here while the core has enough on its way, and their bytes; more are dropped, and come again."""
-
 _log = logging.getLogger("cascadefs.member")
 
 assert RECORD_KIND == ENVELOPED
@@ -83,30 +80,6 @@ class Post(Protocol):
     def __call__(self, node: str, message: Sequence[Buffer], size_bytes: int) -> None:
         """Send, or drop if there is no connection or too much waits for it. Never waits."""
         ...
-
-
-class Answers(Protocol):
-    """Where word to a proposer goes."""
-
-    def __call__(self, message: wire.Message) -> None:
-        """Send, or drop. Never waits."""
-        ...
-
-
-class _Waiting(NamedTuple):
-    client: int
-    number: int
-    metadata: bytes
-    payload: Sequence[Buffer]
-    after: int
-    answer: Answers | None
-
-
-class _Reading(NamedTuple):
-    """Where the last reading for somebody who lags ended."""
-
-    next_index: int
-    address: int
 
 
 class Member:
@@ -151,13 +124,12 @@ class Member:
         self.log = log
         self.tail = Tail()
         self.committed = 0
-        self.frontier: Frontier | None = None
+        self.frontier = Frontier(0, 0)
         self.followers: set[Callable[[], None]] = set()
         """Called when something was committed, or the frontier moved."""
         self.on_epoch: set[Callable[[], None]] = set()
         """Called when who leads may have changed."""
-        self.is_full = False
-        """The disk has no room for payloads: what brings one is rejected. Set by who watches the disk."""
+        self.proposals = Proposals(shard, node, self.epoch_message)
         self.failure: str | None = None
         """Why the log takes nothing more."""
         self.lease_until_ns: Callable[[], int | None] = lambda: None
@@ -171,9 +143,7 @@ class Member:
         self._options = options
         self._arrived: dict[tuple[int, int], wire.Place] = {}
         self._places: dict[int, wire.Place] = {}
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_bytes = 0
-        self._readings: dict[str, _Reading] = {}
+        self._filling = Filling()
         self._cuts = 0
         self._failed = trio.Event()
         self._sync_wanted = trio.Event()
@@ -233,17 +203,11 @@ class Member:
         self._failed = trio.Event()
         self._cuts += 1
         self.tail.drop_after(0)
-        for kept in (self._arrived, self._places, self._waiting, self._readings, self._wanted):
+        for kept in (self._arrived, self._places, self._wanted, self.proposals):
             kept.clear()
-        self._waiting_bytes = 0
+        self._filling = Filling()
         self.committed = 0
         self.replica = self._new_replica(epoch, None, applied, requests)
-
-    def trust(self) -> None:
-        """The authority says that what this log has is the truth, whatever it may have lost."""
-        before = self.replica
-        note = Note(self._notes.found.bound_us if self._notes.found else 0, True)
-        self.replica = self._new_replica(before.epoch, note, before.commit_index)
 
     def is_committed(self, address: int) -> bool:
         """Whether an address lies in what is committed; whatever a peer asks for is checked so."""
@@ -271,7 +235,7 @@ class Member:
                 self._sync_wanted.set()  # In memory durability nobody else asks for it.
             self.replica.lease_until_ns = self.lease_until_ns()
             self.replica.tick(self._steady_ns(), self._clock.now_ns())
-            self._offer_waiting()
+            self._offer()
             self.pump()
             await trio.sleep(TICK_S)  # noqa: TID251  # The core wants to know the time now and then.
 
@@ -320,7 +284,7 @@ class Member:
             wanted = self._wanted.popleft()
             log, cuts = self.log, self._cuts
             try:
-                found = await trio.to_thread.run_sync(self._read, log, wanted)
+                found = await trio.to_thread.run_sync(self._filling.read, log, wanted)
             except (OSError, Corruption) as error:
                 _log.warning("shard %d: cannot read for %s: %s", self.shard, wanted.member, error)
                 found = []
@@ -346,41 +310,6 @@ class Member:
                     await trio.to_thread.run_sync(log.condense, number, frozenset[int](), 1)
                 except OSError as error:
                     _log.warning("shard %d: segment %d stays long: %s", self.shard, number, error)
-
-    def _read(self, log: Log, wanted: Wanted) -> list[tuple[Frame, wire.Place]]:
-        """On a worker thread: frames as the core wants them, and their places."""
-        reading = self._readings.get(wanted.member)
-        at = reading.address if reading and reading.next_index == wanted.first_index else None
-        found: list[tuple[Frame, wire.Place]] = []
-        left = wanted.bytes_max
-        for frame in log.frames(at, wanted.first_index):
-            if frame.index > wanted.last_index or left <= 0:
-                break
-            payload = log.payload(frame)
-            place = wire.Place(frame.address, frame.checksum)
-            if payload is None:
-                place = place._replace(
-                    left_out_bytes=frame.payload_length, left_out_checksum=frame.payload_checksum
-                )
-            parts = (payload,) if payload else ()
-            size = len(frame.metadata) + len(payload or b"")
-            found.append(
-                (
-                    Frame(
-                        frame.index,
-                        frame.epoch,
-                        frame.timestamp,
-                        frame.kind,
-                        frame.metadata,
-                        parts,
-                        size,
-                    ),
-                    place,
-                )
-            )
-            left -= size
-            self._readings[wanted.member] = _Reading(frame.index + 1, log.next_address(frame))
-        return found
 
     def close(self) -> None:
         """Close log and note. Harmless when repeated."""
@@ -428,59 +357,18 @@ class Member:
             after: the greatest timestamp the client has seen.
             answer: gets what a proposer has to know (`wire.Epoch`, `Expecting`, `Rejected`).
         """
-        for number, metadata, payload in proposals:
-            size = len(metadata) + sum(map(len, payload))
-            if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + size > WAITING_BYTES_MAX:
-                break  # It comes again.
-            self._waiting.append(_Waiting(client, number, metadata, payload, after, answer))
-            self._waiting_bytes += size
-        self._offer_waiting()
+        self.proposals.add(client, proposals, after, answer)
+        self._offer()
         self.pump()
 
-    def _offer_waiting(self) -> None:
-        """Hand the core what it takes."""
-        while self._waiting:
-            it = self._waiting[0]
-            if (
-                self.is_full
-                and it.payload
-                and self.replica.role is Role.LEADER
-                and it.number > self.replica.last_number(it.client)
-            ):
-                why = f"the disk of node {self.node} is full"
-                self._tell(it, wire.Rejected(self.shard, it.client, it.number, errno.ENOSPC, why))
-                self._drop_client(it.client)
-                continue
-            verdict = self.replica.propose(
-                self._steady_ns(), it.client, it.number, it.metadata, it.payload, it.after
-            )
-            match verdict:
-                case Verdict.FULL | Verdict.PAUSED:
-                    return
-                case Verdict.EARLY:
-                    self._tell(it, wire.Expecting(self.shard, it.client))
-                    self._drop_client(it.client)
-                    continue
-                case Verdict.NOT_LEADING:
-                    for answer in {w.answer for w in self._waiting if w.answer is not None}:
-                        answer(self.epoch_message())
-                    self._waiting.clear()
-                    self._waiting_bytes = 0
-                    return
-                case Verdict.TAKEN | Verdict.KNOWN | Verdict.AHEAD:
-                    pass
-            self._waiting.popleft()
-            self._waiting_bytes -= len(it.metadata) + sum(map(len, it.payload))
+    def _offer(self) -> None:
+        self.proposals.offer(self.replica, self._steady_ns())
 
-    def _tell(self, it: _Waiting, message: wire.Message) -> None:
-        if it.answer is not None:
-            it.answer(message)
-
-    def _drop_client(self, client: int) -> None:
-        self._waiting = deque(it for it in self._waiting if it.client != client)
-        self._waiting_bytes = sum(
-            len(it.metadata) + sum(map(len, it.payload)) for it in self._waiting
-        )
+    def certain_index(self) -> int | None:
+        """What everything that was committed so far, by anybody, is at or below; None if that is not known here."""
+        self.replica.lease_until_ns = self.lease_until_ns()
+        first = self.replica.leads_from(self._steady_ns())
+        return self.committed if first is not None and self.committed >= first else None
 
     def ask_frontier(self, timestamp: int) -> None:
         """Have the frontier come to a timestamp soon. Any thread."""
@@ -538,7 +426,7 @@ class Member:
         self.tail.drop_after(index)
         for behind in [i for i in self._places if i > index]:
             del self._places[behind]
-        self._readings.clear()
+        self._filling.clear()
 
     def _append(self, frame: Frame) -> None:
         log = self.log
@@ -611,17 +499,19 @@ class Member:
         self._post(node, buffers, sum(map(len, buffers)))
 
     def _publish(self, committed: int, frontier: Frontier) -> None:
+        # A replica that began anew may know an older frontier; what was promised stands.
+        frontier = max(frontier, self.frontier)
         if committed == self.committed and frontier == self.frontier:
             return
         moved = committed > self.committed
         self.committed, self.frontier = committed, frontier
         for told in list(self.followers):
             told()
-        if moved and self._waiting:
+        if moved and self.proposals:
             self._token.run_sync_soon(self._retry)
 
     def _retry(self) -> None:
-        self._offer_waiting()
+        self._offer()
         self.pump()
 
     # --- what is known ----------------------------------------------------------------------------------------
@@ -647,10 +537,10 @@ class Member:
             "last_index": log.last_index,
             "committed": self.committed,
             "durable": log.durable_index,
-            "frontier_us": self.frontier.timestamp_us if self.frontier else 0,
+            "frontier_us": self.frontier.timestamp_us,
             "log_bytes": log.taken_bytes,
             "syncs": log.syncs,
-            "waiting": len(self._waiting),
+            "waiting": len(self.proposals),
             "failure": self.failure or replica.trouble,
             **self.counts,
         }

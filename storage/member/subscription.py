@@ -130,8 +130,7 @@ class Subscription:
     async def _push(self, records: list[Sequenced]) -> bool:
         """Send what is news; False if nothing is."""
         member = self._member
-        frontier = member.frontier
-        timestamp, index = (frontier.timestamp_us, frontier.index) if frontier else (0, 0)
+        timestamp, index = member.frontier
         told = (timestamp, index, member.committed)
         if not records and told == self._told:
             return False

@@ -57,8 +57,8 @@ class Lease(Protocol):
 
         Counted from before the last renewal was sent, so it errs on the safe side. In the past: the lease may have
         lapsed, others may have made an epoch without us, and whoever leads by it must stop. It is taken again by
-        itself as soon as the authority answers; so the value may go from past to future, never backwards. But it is 0
-        as long as a newer start of this node has the name: this process is then no longer the node.
+        itself as soon as the authority answers; so the value may go from past to future. It goes back only where somebody
+        revoked the lease, or, to 0, where a newer start of this node has the name: this process is then no longer the node.
         """
         ...
 

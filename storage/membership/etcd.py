@@ -79,6 +79,7 @@ class EtcdAuthority:
         self._stood = trio.lowlevel.ParkingLot()
         self._heard_ns = now_ns()
         self._complained: dict[str, str] = {}
+        self._went_back: str | None = None
 
     # --- What is known ----------------------------------------------------------------------------------------------
 
@@ -110,7 +111,10 @@ class EtcdAuthority:
 
     async def read(self) -> View:
         """See `Authority`."""
+        before = self.view.revision
         reading = await self._ask(self._gateway.read())
+        self._check_forward(before, reading.revision)
+        self._check_same_history()
         self._show(self._tree.reset(reading.revision, reading.items))
         return self.view
 
@@ -118,6 +122,7 @@ class EtcdAuthority:
         """See `Authority`."""
         keys = keys_changed(changes)
         await trio.lowlevel.checkpoint()
+        self._check_same_history()
         conditions = []
         for key, (old, _) in zip(keys, changes, strict=True):
             revision = self._tree.revision_of(key, old)
@@ -146,9 +151,8 @@ class EtcdAuthority:
         try:
             result = await answer
         except Unavailable as error:
-            if (
-                not error.outcome_unknown
-            ):  # else one member of etcd failed, and others were not asked
+            # Where the outcome is unknown one member of etcd failed, and no other was asked.
+            if not error.outcome_unknown:
                 self._stand(Standing.AWAY, str(error))
             raise
         except LeaseGone:
@@ -156,6 +160,24 @@ class EtcdAuthority:
             raise
         self._heard()
         return result
+
+    async def _ping(self) -> None:
+        before = self.view.revision
+        self._check_forward(before, await self._ask(self._gateway.ping()))
+
+    def _check_forward(self, before: int, revision: int) -> None:
+        """A majority answered with a revision; one older than what it had said before it was asked is another history."""
+        if revision >= before or self._went_back is not None:
+            return
+        self._went_back = (
+            f"etcd went back from revision {before} to {revision}: it was restored from an older copy, or is another one; "
+            f"nothing is changed there until this process is started again (docs/OPERATIONS.md, etcd)"
+        )
+        _log.error("%s", self._went_back)
+
+    def _check_same_history(self) -> None:
+        if self._went_back is not None:
+            raise Unavailable(self._went_back, outcome_unknown=False)
 
     def _heard(self) -> None:
         self._heard_ns = self._now_ns()
@@ -197,20 +219,21 @@ class EtcdAuthority:
             except Unavailable:
                 # Whether etcd is away is found out by asking; what was missed comes from where the watch ended.
                 with suppress(Unavailable):
-                    await self._ask(self._gateway.ping())
+                    await self._ping()
             retry_s = RETRY_S_MIN if self.view.revision > before else min(2 * retry_s, RETRY_S_MAX)
             await trio.sleep(retry_s)  # noqa: TID251  # a retry loop at the edge
 
     def _deliver(self, batch: Batch) -> None:
         self._heard()
-        self._show(self._tree.apply(batch.revision, batch.events))
+        if self._went_back is None:
+            self._show(self._tree.apply(batch.revision, batch.events))
 
     async def _pulse(self) -> None:
         while True:
             await trio.sleep(PULSE_S)  # noqa: TID251  # the pulse itself
             if self._now_ns() - self._heard_ns >= PULSE_S * 1e9:
                 with suppress(Unavailable):
-                    await self._ask(self._gateway.ping())
+                    await self._ping()
 
     async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
         retry_s = RETRY_S_MIN
@@ -269,12 +292,13 @@ class _Lease:
         while True:
             try:
                 await self._renew()
-            except LeaseGone:
+            except LeaseGone:  # lapsed, or revoked by somebody
+                self._until_ns = min(self._until_ns, self._authority._now_ns())
                 await self._authority._retried(self._take)
 
     async def _take_unasked(self) -> None:
-        await self._grant([])
-        assert self._until_ns, "a transaction without conditions was refused"
+        while not await self._grant([]):
+            pass  # it took longer than the lease was to live
         await self._authority.read()
 
     async def _take(self) -> None:
@@ -291,7 +315,11 @@ class _Lease:
     async def _grant(self, conditions: list[tuple[str, int]]) -> bool:
         sent_ns = self._authority._now_ns()
         lease, ttl_s = await self._authority._ask(self._gateway.grant(self._ttl_s))
-        if not await self._publish(conditions, lease):
+        try:
+            published = await self._publish(conditions, lease)
+        except LeaseGone:
+            return False
+        if not published:
             with suppress(Unavailable):  # it would lapse by itself
                 await self._gateway.revoke(lease)
             return False

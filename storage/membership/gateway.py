@@ -62,8 +62,8 @@ class Gateway(Protocol):
         """Everything, from a majority."""
         ...
 
-    async def ping(self) -> None:
-        """Ask for nothing, but of a majority."""
+    async def ping(self) -> int:
+        """Ask a majority for nothing but its newest revision."""
         ...
 
     async def transact(

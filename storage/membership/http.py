@@ -7,6 +7,7 @@ not. Sources: https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/ and its rpc.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -34,7 +35,7 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 """One message of a watch: everything that can be kept changed at once, many times over."""
 
 NOT_FOUND = 5
-"""gRPC's code for what does not exist: for us, a lease."""
+"""gRPC's code for what does not exist: a lease, or the whole API where this is another program or an etcd before 3.4."""
 
 
 # --- etcd's messages, as far as we read them ------------------------------------------------------------------------
@@ -163,6 +164,9 @@ async def open_gateway(
         tls: For https; without it the system's authorities are trusted.
         timeout_s: How long one end point may take for one answer.
     """
+    logging.getLogger("httpx").setLevel(
+        logging.WARNING
+    )  # else each call of ours is a line in the log
     limits = httpx.Limits(max_connections=16, max_keepalive_connections=8)
     # No proxies from the environment: the way to etcd is in the configuration alone.
     verify = tls or any(endpoint.startswith("https:") for endpoint in endpoints)
@@ -207,10 +211,10 @@ class HttpGateway:
         items = [Item(self._below(pair), pair.mod_revision, pair.value) for pair in answer.kvs]
         return Reading(answer.header.revision, items)
 
-    async def ping(self) -> None:
+    async def ping(self) -> int:
         """See `Gateway`."""
         asked = {"key": self._prefix + b"cluster", "keys_only": True}
-        await self._ask("/v3/kv/range", asked, _Ranged)
+        return (await self._ask("/v3/kv/range", asked, _Ranged)).header.revision
 
     async def transact(
         self, conditions: Sequence[tuple[str, int]], puts: Sequence[Put]
@@ -270,7 +274,10 @@ class HttpGateway:
         cause = ends[0] if ends else None
         if isinstance(cause, Compacted):
             raise cause
-        self._leave(at)
+        if not isinstance(
+            cause, httpx.ReadTimeout
+        ):  # idle; whether it hangs is found out by asking
+            self._leave(at)
         why = _words(cause) if cause else "it was closed"
         text = f"{self._endpoints[at]}: the watch broke: {why}"
         raise Unavailable(text, outcome_unknown=False) from cause
@@ -349,7 +356,7 @@ class HttpGateway:
             trouble = _decode(response.content, _Trouble)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise _Failed(f"HTTP {status}, and no answer of etcd's", sent=True) from error
-        if trouble.code == NOT_FOUND:
+        if trouble.code == NOT_FOUND and "lease" in trouble.message:
             raise LeaseGone(trouble.message)
         raise _Failed(f"HTTP {status}: {trouble.message}", sent=True)
 

@@ -8,6 +8,7 @@ watches, or hang. It passes the suite that the real one passes (tests/storage/me
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import trio
@@ -105,6 +106,10 @@ class EtcdModel:
         self._compacted = self.revision + 1
         self._events.clear()
 
+    def copy(self) -> EtcdModel:
+        """What a snapshot of it would bring back."""
+        return deepcopy(self)
+
     def restart(self, now_ns: int) -> None:
         """A new leader of etcd gives every lease its whole time again."""
         for lease, (ttl_s, _) in self._leases.items():
@@ -178,9 +183,10 @@ class ModelGateway:
         """See `Gateway`."""
         return self._model.read(await self._asked())
 
-    async def ping(self) -> None:
+    async def ping(self) -> int:
         """See `Gateway`."""
         await self._asked()
+        return self._model.revision
 
     async def transact(
         self, conditions: Sequence[tuple[str, int]], puts: Sequence[Put]

@@ -167,15 +167,21 @@ class _Shard:
         return self.now_ns - self.absent.get(name, self.now_ns)
 
     def wanted(self) -> tuple[NodeName, ...]:
-        """Where the shard should lie, as far as anybody can tell now."""
-        nodes = {
-            name: node.labels
+        """Where the shard should lie, as far as anybody can tell now.
+
+        Nodes that drain are let go of, even if that leaves fewer than the pool's replicas, but not if it stopped writes.
+        """
+        there = {
+            name: node
             for name, node in self.view.nodes.items()
-            if node.state == "active" and self.absent_ns(name) < self.patience.replace_ns
+            if self.absent_ns(name) < self.patience.replace_ns
         }
-        chosen = placement.choose_nodes(
-            self.shard.shard, nodes, self.pool.labels, self.pool.replicas
-        )
+        pool = self.pool
+        chosen: list[NodeName] = []
+        for state, replicas in (("active", pool.replicas), ("draining", pool.replicas_min)):
+            nodes = {name: node.labels for name, node in there.items() if node.state == state}
+            missing = max(0, replicas - len(chosen))
+            chosen += placement.choose_nodes(self.shard.shard, nodes, pool.labels, missing)
         return tuple(chosen)
 
     # --- no epoch yet ---
@@ -211,7 +217,7 @@ class _Shard:
     # --- an epoch, and this node a member ---
 
     def go_on(self, epoch: Epoch) -> Decision:
-        if not self.replica.in_sync:
+        if not self.replica.in_sync or self.me in self.replica.lost:
             return self.reunite(epoch)
         if self.replica.serves != epoch.epoch:
             return Decision("the replica does not serve in this epoch yet")

@@ -1,7 +1,7 @@
 """One epoch's primary-backup protocol, and the passage from one epoch to the next, for one shard on one node. Pure.
 
 Rooms: `replica` (the face: epochs, fencing, roles), `leader` and `follower` (what each does), `holding` (what the own log
-holds or is told to), `progress` (what a leader knows of one other), `lineage`, `sessions`, `frontier`; the values `messages`,
+holds or is told to), `standing` (whether it may lead), `progress` (what a leader knows of one other), `lineage`, `sessions`, `frontier`; the values `messages`,
 `ready`, `options`. Argued in docs/CLUSTER.md.
 """
 

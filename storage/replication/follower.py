@@ -175,8 +175,6 @@ class Follower:
         if self._ack_due and self.verified:
             index = min(self.verified, holding.appended)
             durable = min(self.verified, holding.persisted)
-            if holding.durable:
-                index = durable
             messages.append(Ack(number, index, durable, self._bound.noted_us))
         self._ack_due = False
         if self._asked_us > self._published.frontier.timestamp_us:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Leader"]
 
 _ASKED_AHEAD_US: Final = 2_000_000
-"""Nobody waits longer than that for a frontier (SEMANTICS 2); who asks for a later one would only hide who waits."""
+"""Nobody waits longer than that for a frontier (SEMANTICS 5); who asks for a later one would only hide who waits."""
 
 
 class Leader:
@@ -86,7 +86,7 @@ class Leader:
         self._tail: list[Frame] = []
         self._tail_bytes = 0
         self.start_index = holding.last_index + 1
-        clock.observe(bound.highest_us)
+        clock.observe(max(bound.highest_us, holding.last_timestamp))
         self._stamp(EPOCH_KIND, b"", ())
 
     # --- Order ---
@@ -176,7 +176,7 @@ class Leader:
 
     def ask(self, timestamp_us: int) -> None:
         """Somebody waits for the frontier to be there."""
-        if timestamp_us < self.wall_ns // 1000 + _ASKED_AHEAD_US:
+        if timestamp_us < self._time_us() + _ASKED_AHEAD_US:
             self._asked_us = max(self._asked_us, timestamp_us)
 
     def supply(self, name: str, frames: Sequence[Frame]) -> None:
@@ -237,8 +237,7 @@ class Leader:
         options = self.options
         holding = self._holding
         heartbeat_ns = options.heartbeat_ms * 1_000_000
-        wall_us = self.wall_ns // 1000
-        asked = self._candidates.last_us < self._asked_us <= wall_us
+        asked = self._candidates.last_us < self._asked_us <= self._time_us()
         if not self._others and (asked or self.now_ns - self._beat_ns >= heartbeat_ns):
             self._beat_ns = self.now_ns
             self._candidate()
@@ -327,6 +326,10 @@ class Leader:
             peer.sent(self.now_ns, frames[-1].index, len(frames), size_bytes)
         elif reply:
             peer.sent_ns = self.now_ns
+
+    def _time_us(self) -> int:
+        """What this leader's clock would put on a frame now, or a little less."""
+        return max(self.wall_ns // 1000, self._clock.last_us)
 
     def _candidate(self) -> int:
         """The newest moment left behind: nothing will be stamped at or below it by this leader any more."""

@@ -56,7 +56,7 @@ class Note(NamedTuple):
     """What a replica must not forget, beside its log: 9 bytes that change rarely.
 
     Kept as safely as the log itself: written for memory durability, synced for disk durability. Without one (a new
-    log, or one that may have lost something it acknowledged) a replica starts with ``Note(0, False)``.
+    log, or one that may have lost something it acknowledged) a replica starts with ``Note(0, False)``; a bound that is found is good in any case.
     """
 
     bound_us: int

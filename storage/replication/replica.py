@@ -32,14 +32,15 @@ from storage.replication.holding import Holding
 from storage.replication.leader import Leader
 from storage.replication.messages import Ack, Append, Ask, Broken, Fenced, Inquire, Report
 from storage.replication.options import Options
-from storage.replication.ready import Note, Ready, Role, Verdict
+from storage.replication.ready import Ready, Role, Verdict
+from storage.replication.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from storage.codec import Buffer
     from storage.replication.messages import Frame, Message
-    from storage.replication.ready import Epoch, Frontier, Holdings, Wanted
+    from storage.replication.ready import Epoch, Frontier, Holdings, Note, Wanted
 
 __all__ = ["Replica"]
 
@@ -88,11 +89,9 @@ class Replica:
         self._holding = Holding(holdings, last_number, durable=options.durable)
         self._bound = Bound(holdings.note.bound_us, options.bound_ahead_ms * 1000)
         self._published = Published()
-        self._clock = HybridClock(max(holdings.last_timestamp, holdings.note.bound_us))
-        self._note = self._note_kept = holdings.note
-        self._in_sync = holdings.note.in_sync
-        self._born = epoch.number if epoch is not None else 0
-        self._heard = self._born
+        self._clock = HybridClock(holdings.last_timestamp)
+        self._heard = epoch.number if epoch is not None else 0
+        self._standing = Standing(holdings.note, born=self._heard)
         self._epoch: Epoch | None = None
         self._leader: Leader | None = None
         self._follower: Follower | None = None
@@ -115,10 +114,7 @@ class Replica:
             return
         self._now(now_ns)
         self._enter(epoch)
-        if epoch.leader == self._member and epoch.forced:
-            self._in_sync = True
-        if epoch.leader == self._member and self._in_sync:
-            self._follower = None
+        if epoch.leader == self._member and self._standing.in_sync:
             self._leader = Leader(
                 self._member,
                 epoch,
@@ -134,11 +130,12 @@ class Replica:
     def _enter(self, epoch: Epoch) -> None:
         self._epoch = epoch
         self._heard = max(self._heard, epoch.number)
-        self._in_sync = self._in_sync and self._member in epoch.members
+        leads = epoch.leader == self._member
+        self._standing.enter(listed=self._member in epoch.members, forced=leads and epoch.forced)
         self._broken = {}
         self._leader = self._follower = None
         self._send.clear()  # What was said in an older epoch is of no use to anybody.
-        if epoch.leader != self._member:
+        if not leads:
             self._follower = Follower(
                 epoch, self._holding, self._bound, self._published, self._now_ns
             )
@@ -176,7 +173,7 @@ class Replica:
     def _lead(self, leader: Leader, sender: str, message: Message) -> None:
         peer = leader.heard(sender)
         match message:
-            case Ask():
+            case Ask() if peer is not None:
                 leader.ask(message.timestamp_us)
             case Ack() if peer is not None:
                 leader.acknowledged(peer, message)
@@ -194,9 +191,6 @@ class Replica:
                 except Diverged as diverged:
                     self.trouble = str(diverged)
                     self.fail(self.trouble)
-                    return
-                if self._holding.last_timestamp > self._clock.last_us:
-                    self._clock.observe(self._holding.last_timestamp)
             case Inquire():
                 follower.inquired()
             case _:
@@ -207,7 +201,7 @@ class Replica:
         self._offset_ns = wall_ns - now_ns
         self._now(now_ns)
         self._stirred = True
-        if self._member in self._broken:
+        if self._member in self._broken and not self._fenced:
             self._tell_broken()
 
     def _now(self, now_ns: int) -> None:
@@ -218,6 +212,17 @@ class Replica:
             leader.wall_ns = now_ns + self._offset_ns
             leader.options = self.options
             leader.lease_until_ns = self.lease_until_ns
+
+    def leads_from(self, now_ns: int) -> int | None:
+        """The first index of the epoch, if this replica leads it and nobody else can meanwhile; else None.
+
+        Once that is committed, so is everything anybody was ever told is, and what this replica calls committed is all there is.
+        """
+        leader = self._leader
+        if leader is None or self._fenced:
+            return None
+        self._now(now_ns)
+        return leader.start_index if leader.may_lead() else None
 
     def propose(
         self,
@@ -283,7 +288,7 @@ class Replica:
 
     def kept(self, note: Note) -> None:
         """`Ready.note` is kept."""
-        self._note_kept = note
+        self._standing.kept(note)
         self._bound.kept(note.bound_us)
         self._stirred = True
 
@@ -339,7 +344,7 @@ class Replica:
             self._follow_up(follower)
         cut, append = (None, ()) if self._member in self._broken else holding.take_orders()
         told = (holding.commit_index, published.durable_index, published.frontier)
-        note = self._take_note()
+        note = self._standing.take_note(self._bound.wanted_us)
         sync = self._member not in self._broken and holding.take_sync()
         send = tuple(self._send)
         self._send.clear()
@@ -351,20 +356,12 @@ class Replica:
     def _follow_up(self, follower: Follower) -> None:
         epoch = self._epoch
         assert epoch is not None
-        member = self._member in epoch.members
-        if member and not self._in_sync and epoch.number > self._born and follower.has_start:
-            self._in_sync = True
-        if self._note_kept.in_sync and not self._in_sync:
-            return  # Before anything is said as a learner, it must not be forgotten that this is one.
-        lost = member and not self._in_sync and epoch.number <= self._born
-        self._send += [(epoch.leader, message) for message in follower.flush(lost=lost)]
-
-    def _take_note(self) -> Note | None:
-        note = Note(self._bound.wanted_us, self._in_sync)
-        if note == self._note:
-            return None
-        self._note = note
-        return note
+        listed = self._member in epoch.members
+        if listed and follower.has_start:
+            self._standing.has_start(epoch.number)
+        if self._standing.may_speak:
+            lost = listed and self._standing.is_lost(epoch.number)
+            self._send += [(epoch.leader, message) for message in follower.flush(lost=lost)]
 
     # --- What is known ---
 
@@ -392,7 +389,7 @@ class Replica:
     @property
     def in_sync(self) -> bool:
         """A member whose log holds everything that may be committed: it may make the next epoch and lead it."""
-        return self._in_sync and self._member not in self._broken
+        return self._standing.in_sync and self._member not in self._broken
 
     @property
     def last_index(self) -> int:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from storage.log import Log
+from storage.distant import DistantLog
+from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +80,7 @@ class Cleaning:
             thorough: look at all of them, 5 us each.
         """
         log = self._log
-        if not isinstance(log, Log):
+        if isinstance(log, VolatileLog | DistantLog):
             return None
         sealed = log.sealed()
         if not sealed:
@@ -121,7 +122,7 @@ class Cleaning:
         Raises:
             OSError: as `Log.condense`.
         """
-        assert isinstance(self._log, Log)
+        assert not isinstance(self._log, VolatileLog | DistantLog)
         return self._log.condense(job.number, job.dead, job.worth_bytes)
 
     def finish(self, job: Job, done: Condensation | None) -> None:

@@ -15,6 +15,7 @@ receiver is not reading, is asked of TCP_INFO.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import select
 import socket
 import ssl
@@ -44,6 +45,9 @@ RECORD_BYTES = 16 * 1024
 
 WRITE_BYTES = 4 * RECORD_BYTES
 """What is given to TLS at once; nothing else of the loop runs meanwhile."""
+
+READS_MAX = 64
+"""Reads without a whole message before others have their turn: a flood of heartbeats, or a long message, never waits."""
 
 HEARTBEAT = control(Kind.HEARTBEAT)
 TCP_INFO = struct.Struct("=8B13I")
@@ -226,7 +230,11 @@ class StreamConnection:
 
     async def _receive(self) -> list[memoryview]:
         inbox, wire, waited = self._inbox, self._wire, False
-        while not self._over.is_set():
+        for read in itertools.count(1):
+            if self._over.is_set():
+                break
+            if read % READS_MAX == 0:
+                await trio.lowlevel.checkpoint()
             if inbox.trouble is not None:
                 self._end(Broken(f"{self._who()} sent what is no message: {inbox.trouble}"))
                 break

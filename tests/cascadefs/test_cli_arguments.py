@@ -19,8 +19,13 @@ from cascadefs.cli import app
 from cascadefs.cli.complaint import Complaint
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
+COMMANDS += [
+    f"cluster {name}"
+    for name in typer.main.get_command(app).commands["cluster"].commands  # type: ignore[attr-defined]
+]
 OPTIONS = [
     "--json", "--data", "--volatile", "--ro", "--recover", "--lazy", "-z", "--scrub-rate", "--sync-interval",
+    "--etcd", "--listen", "--config", "--mount", "--uid",
     "--autocommit", "--door", "-o", "--log", "-t", "--at", "--to", "-n", "-r", "--help-me", "-", "--", "-1",
 ]  # fmt: skip
 WORDS = st.one_of(
@@ -68,7 +73,7 @@ def test_any_arguments(place: Path, command: str, words: list[str]) -> None:
     before = Path.cwd()
     os.chdir(place)
     try:
-        result = CliRunner().invoke(app, [command, *words])
+        result = CliRunner().invoke(app, [*command.split(), *words])
     finally:
         os.chdir(before)
     if isinstance(result.exception, Complaint):

@@ -177,10 +177,6 @@ def test_add_again_changes_the_node_and_keeps_its_state(founded, tmp_path):
         (["Node One", "d", "--listen", "h:1"], "name: not of the form"),
         (["n1", "d", "--listen", "nowhere"], "listen: not of the form"),
         (["n1", "d", "--listen", "0.0.0.0:7400"], "advertise: is missing"),
-        (
-            ["n1", "d", "--listen", "h:1", "--http", "0.0.0.0:80"],
-            "http: .* no port of this machine",
-        ),
         (["n1", "d", "--listen", "h:1", "--label", "a b"], "labels"),
         (["n1", "d", "--listen", "h:1", "--lease", "2"], "etcd.timeout_s"),
     ],
@@ -348,15 +344,10 @@ def test_no_configuration_is_said(tmp_path, monkeypatch):
 
 
 def test_pools_are_made_changed_and_listed(founded):
-    words = ["--shards", "3", "--volatile", "--affinity", r"run\d+", "--label", "gpu"]
+    words = ["--shards", "3", "--affinity", r"run\d+", "--label", "gpu"]
     founded("pools", "create", "scratch", "/scratch/", *words)
     pool = founded.view.pools["scratch"]
-    assert (pool.path, pool.volatile, pool.affinity, pool.labels) == (
-        "/scratch",
-        True,
-        r"run\d+",
-        ("gpu",),
-    )
+    assert (pool.path, pool.affinity, pool.labels) == ("/scratch", r"run\d+", ("gpu",))
     assert {s.shard for s in founded.view.shards.values() if s.pool == "scratch"} == {2, 3, 4}
     founded(
         "pools",
@@ -392,6 +383,7 @@ def test_pools_are_made_changed_and_listed(founded):
         (["create", "p", "p"], "pool p: path:"),
         (["create", "p", "/a/../b"], "is no plain path from the root"),
         (["create", "p", "/p", "--affinity", "("], "--affinity: missing"),
+        (["create", "p", "/p", "--volatile"], "nodes keep no volatile shards yet"),
         (["create", "p", "/p", "--replicas-min", "2"], "1 replicas can never be 2"),
         (["set", "q", "--replicas", "2"], "pool q: there is none; there are root"),
         (["set", "root", "--shards", "1"], "pool root: has 2 shards"),

@@ -55,6 +55,7 @@ class Told:
         self.negative_s = 0.0
         self.invalidations = []
         self.synchronous = set()
+        self.others = SimpleNamespace(is_unseen=lambda number: False)
 
     def take_invalidations(self):
         taken, self.invalidations = self.invalidations, []

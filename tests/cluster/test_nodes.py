@@ -222,7 +222,7 @@ def test_a_flipped_byte_is_put_back_by_scrub_and_by_who_reads_it(in_world):
         answer, parts = next(it for it in observer.heard if isinstance(it[0], wire.Answer))
         assert (answer.errno, bytes(parts[0])) == (0, b"x" * 20)
         with trio.fail_after(100):
-            while node._seats[0].mended < 3:
+            while node.mender.status(0)["mended"] < 3:
                 await trio.sleep(1)
         await world.wait_same()
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from storage import wire
+from storage.membership.values import View
 from storage.sequencer import SUBMITTED_MAX
 from storage.transport import Broken, Role
 from tests.cluster.world import Proposer
@@ -31,7 +32,12 @@ def test_an_observer_of_any_member_gets_everything_and_goes_on_where_it_was(in_w
         assert observer.records() == proposer.seen
         assert observer.of(wire.Welcome) == [wire.Welcome(wire.VERSION, name)]
         assert observer.of(wire.Epoch)[0].leader == epoch.leader
-        assert observer.of(wire.Placement)
+        placement = observer.of(wire.Placement)[-1]
+        view = msgspec.msgpack.decode(placement.map, type=View)
+        assert (view.epochs, view.pools) == (
+            world.authority.view.epochs,
+            world.authority.view.pools,
+        )
         at = proposer.seen[17]
         await observer.say(wire.Subscribe(0, at.index, at.address, at.checksum))
         observer.heard.clear()

@@ -68,7 +68,7 @@ class Proposer:
 
     def __init__(self, node, shard=0):
         self.node = node
-        self.line = node.line(shard)
+        self.line = node.lines.make(shard)
         self.line.follow(START)
         self.seen = []
         self.number = 0

@@ -156,6 +156,39 @@ wc -c > "$CASCADE_OUT/$CASCADE_NAME"
     wait_for(lambda: (farm.farm / "sums/a.txt").read_text().strip() == "5", "sum")
 
 
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_an_executable_of_another_user_sees_the_cut_where_he_may_enter(
+    make_public_mount, is_shared
+):
+    """Root mounts; others may enter with allow_other only, and then their scripts may, too. Others mount for themselves."""
+    uid = 1234 if os.getuid() == 0 else os.getuid()
+    mount = make_public_mount(
+        "--triggers=owner", *(["-o", "allow_other"] if is_shared and uid == 1234 else [])
+    )
+    farm = mount.path / "farm"
+    (farm / ".cascade/watch").mkdir(parents=True)
+    script = farm / ".cascade/watch/see.sh"
+    script.write_text(
+        """#!/bin/sh
+# /// script
+# [tool.cascadefs]
+# watch = "in"
+# attempts = 1
+# ///
+if [ -n "$CASCADE_IN" ]; then cat "$CASCADE_IN/in"; else echo "blind"; fi > "$CASCADE_OUT/out"
+"""
+    )
+    script.chmod(0o755)
+    for path in (farm, farm / ".cascade", farm / ".cascade/watch", script):
+        os.chown(path, uid, -1)
+    wait_for(lambda: bindings(mount).get("see.sh"), "binding")
+    (farm / "in").write_text("seen\n")
+    sees = is_shared or uid == os.getuid()
+    wait_for(lambda: (farm / "out").read_text() == ("seen\n" if sees else "blind\n"), "output")
+    said = " ".join(mount.status()["triggers"]["workers"]["problems"])
+    assert ("CASCADE_IN" in said) == (not sees)
+
+
 def test_dead_letters_are_files_and_are_done_again_on_command(farm):
     script = install(
         farm,
@@ -225,9 +258,48 @@ def test_events_of_the_past_run_again_from_the_command_line(farm, tmp_path):
     cascadefs("trigger", "replay", "log.py", "--events", "2020-01-01..now", *where)
     wait_for(lambda: len(lines(farm.farm / "log")) == 12, "twelfth line")
     said = cascadefs("trigger", "replay", "log.py", "--events", "900..901", *where, expect=1).stderr
-    assert "no event of its is numbered 900..901" in said
+    assert "none of the events of 900..901 is its" in said
     said = cascadefs("trigger", "replay", "log.py", *where, expect=2).stderr
     assert "--events" in said
+
+
+def test_a_new_script_is_held_against_what_was_written(farm, tmp_path):
+    source = """
+from cascadefs.triggers import watch
+
+@watch("in/*", emit="out/")
+def make(event, ctx):
+    ctx.emit(event.name, ctx.get("model").data.tobytes() + event.data.tobytes())
+"""
+    (farm.farm / "model").write_text("m1 ")
+    install(farm, "make.py", source)
+    for text in ("x", "bad", "z"):
+        (farm.farm / "in/a").write_text(text)
+    wait_for(lambda: bindings(farm)["make.py:make"]["done"] == 3, "third run")
+    (farm.farm / "model").write_text("m2 ")
+    kept = tmp_path / "saved.jsonl"
+    kept.write_bytes((farm.farm / ".cascade/events").read_bytes())
+    new = tmp_path / "make.py"
+    where = ("--events", kept, "--in", farm.farm)
+    new.write_text(source)
+    said = cascadefs("trigger", "test", new, *where).stdout.splitlines()
+    assert said == [f"in/a@v{number}: out/a: same" for number in (1, 2, 3)]
+    new.write_text(
+        source.replace("event.data.tobytes()", "event.data.tobytes().replace(b'z', b'yz')")
+    )
+    said = cascadefs("trigger", "test", new, *where, expect=1).stdout.splitlines()
+    assert said[:2] == [f"in/a@v{number}: out/a: same" for number in (1, 2)]
+    assert said[2] == "in/a@v3: out/a: differs from byte 3 on; 5 bytes, were 4"
+    new.write_text(source.replace('emit="out/"', 'emit="elsewhere/"'))
+    said = cascadefs("trigger", "test", new, "--events", "1..99", *where[2:], expect=1).stdout
+    assert "elsewhere/a: is new" in said
+    new.write_text(source.replace("ctx.emit", "assert len(event.data) == 1\n    ctx.emit"))
+    said = cascadefs("trigger", "test", new, *where, expect=1).stdout
+    assert "in/a@v2: failed: AssertionError" in said
+    assert (farm.farm / "out/a").read_text() == "m1 z"
+    new.write_text(source.replace("def make", "def other"))
+    said = cascadefs("trigger", "test", new, *where, expect=1).stderr
+    assert "none of these events is for other" in said
 
 
 def test_what_is_gone_is_made_again(farm):
@@ -388,6 +460,18 @@ def test_files_are_always_ready_to_who_polls(farm):
             poll.register(descriptor, select.POLLIN | select.POLLOUT)
             assert poll.poll(0) == [(descriptor, select.POLLIN | select.POLLOUT)]
         assert select.select([file], [file], [file], 0) == ([file], [file], [])
+
+
+def test_runs_are_spans_where_the_environment_names_an_exporter(make_mount, monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")  # into the daemon's log
+    mount = make_mount(MODE)
+    install(mount, "log.py", APPEND)
+    (mount.path / "farm/in").mkdir()
+    (mount.path / "farm/in/a").write_text("x")
+    wait_for(lambda: lines(mount.path / "farm/log") == ["in/a v1 x"], "line")
+    mount.umount()
+    assert '"name": "log.py:log"' in mount.log()
+    assert '"cascadefs.trigger": "in/a@v1"' in mount.log()
 
 
 def test_control_groups_bound_workers_where_there_are_some(make_mount):

@@ -55,6 +55,42 @@ def test_what_one_mount_closes_another_opens(mounts) -> None:
     assert one.versions("d1/f") == two.versions("d1/f") == ["v1", "v2"]
 
 
+def test_who_opens_sees_what_was_closed_before_without_having_followed(mounts) -> None:
+    one, two = mounts
+    one.put("f", "first")
+    two.follow()
+    number = two.stat("f").number
+    two.fs.remember(number)
+    one.put("f", "second and longer")
+    file = two.open("f")
+    assert two.read(file) == b"second and longer"
+    assert two.follow() == [(number, None)], "the kernel is told as well"
+    two.close(file)
+    one.mkdir("d")
+    assert "d" in two.ls()
+    two.fs.forget(number, 1)
+
+
+def test_a_name_that_means_something_else_by_now_is_looked_up_again(mounts) -> None:
+    one, two = mounts
+    one.put("f", "old")
+    two.follow()
+    number = two.fs.lookup(ROOT, b"f", two.caller).number
+    one.save("f", "new")
+    with pytest.raises(Refused) as caught:
+        two.fs.open(number, os.O_RDONLY, two.caller)
+    assert caught.value.reason is Reason.MOVED
+    two.fs.forget(number, 1)
+    assert two.cat("f") == b"new"
+    one.unlink("f")
+    number = two.fs.lookup(ROOT, b"f", two.caller).number
+    with pytest.raises(Refused) as caught:
+        two.fs.open(number, os.O_RDONLY, two.caller)
+    assert caught.value.reason is Reason.MOVED
+    two.fs.forget(number, 1)
+    assert two.errno("stat", "f") == "ENOENT"
+
+
 def test_the_shard_is_told(mounts) -> None:
     one, two = mounts
     one.mkdir("d2")
@@ -247,12 +283,15 @@ def test_a_pause_of_the_leader_is_a_pause_for_programs(mounts, cluster) -> None:
     orders, _ = cluster
     one, two = mounts
     one.put("f", "before")
+    two.follow()
+    file = two.open("f")
     orders[0].pause()
     thread = threading.Thread(target=lambda: one.put("f", "after"))
     thread.start()
-    two.follow()
-    assert two.cat("f") == b"before", "reading does not wait"
+    assert two.read(file) == b"before", "what is open is read without the leader"
+    assert two.ls("f@@") == ["v1"], "and so is the past"
     orders[0].resume()
+    two.close(file)
     thread.join()
     two.follow()
     assert two.cat("f") == b"after"

@@ -57,7 +57,7 @@ class TrioClock:
 
 
 @pytest.fixture
-async def stage(autojump_clock, nursery):
+async def stage(nursery):
     cascade = Cascade()
     cascade.store.listen(None)
     cascade.script("s.py", "")
@@ -70,7 +70,7 @@ async def stage(autojump_clock, nursery):
     return cascade, runner, dispatcher
 
 
-async def test_runs_are_tasks_and_no_more_than_workers(stage):
+async def test_runs_are_tasks_and_no_more_than_workers(autojump_clock, stage):
     cascade, runner, _ = stage
     for number in range(6):
         cascade.put(f"in/{number}", "")
@@ -81,14 +81,14 @@ async def test_runs_are_tasks_and_no_more_than_workers(stage):
     assert len(cascade.files("out")) == 6
 
 
-async def test_a_commit_from_another_thread_wakes_it(stage):
+async def test_a_commit_from_another_thread_wakes_it(autojump_clock, stage):
     cascade, _, _ = stage
     await trio.to_thread.run_sync(cascade.put, "in/a", "")
     await trio.sleep(1.5)
     assert cascade.files("out") == ["in/a"]
 
 
-async def test_a_run_is_killed_from_any_thread_in_the_loops_own(stage):
+async def test_a_run_is_killed_from_any_thread_in_the_loops_own(autojump_clock, stage):
     cascade, runner, dispatcher = stage
     killed = []
 
@@ -106,7 +106,37 @@ async def test_a_run_is_killed_from_any_thread_in_the_loops_own(stage):
     assert killed == [(run_id, trio.lowlevel.current_trio_token())] * 2
 
 
-async def test_a_runner_that_breaks_is_a_failed_attempt_and_the_rest_goes_on(stage):
+async def test_commits_that_concern_nobody_are_gathered_and_an_event_is_still_seen(
+    autojump_clock, stage
+):
+    """Turns are counted: a writer of what no binding wants wakes the dispatcher a few times, not with each commit."""
+    cascade, runner, dispatcher = stage
+    turns = []
+    turn = dispatcher._turn
+
+    async def counted(nursery):
+        turns.append(trio.current_time())
+        await turn(nursery)
+
+    dispatcher._turn = counted
+    for number in range(200):
+        cascade.put("elsewhere", str(number))
+        await trio.sleep(0.0001)
+    assert len(turns) < 40
+    cascade.put("in/a", "")  # while commits are being gathered
+    await trio.sleep(0.01)
+    assert runner.now == 1
+    await trio.sleep(60)
+    assert cascade.files("out") == ["in/a"]
+    known = len(turns)
+    await trio.sleep(30)
+    assert len(turns) <= known + 1, "nobody looks where nothing is committed, but once a minute"
+    cascade.put("in/b", "")
+    await trio.testing.wait_all_tasks_blocked()
+    assert runner.now == 1, "at once"
+
+
+async def test_a_runner_that_breaks_is_a_failed_attempt_and_the_rest_goes_on(autojump_clock, stage):
     cascade, runner, _ = stage
     runner.fail = True
     cascade.put("in/a", "")

@@ -324,6 +324,10 @@ def test_status_for_people_and_for_programs(cascade):
     assert (
         'cascadefs_trigger_done_total{base="farm",binding="work.py:work"} 1' in metrics.splitlines()
     )
+    assert (
+        'cascadefs_trigger_run_seconds{base="farm",binding="work.py:work",quantile="0.5"}'
+        in metrics
+    )
     for line in metrics.splitlines():
         assert line.startswith("# ") or line.rpartition(" ")[2].replace(".", "").isdigit()
 

@@ -37,6 +37,9 @@ __all__ = ["Executables"]
 EX_DATAERR, EX_TEMPFAIL = 65, 75
 GRACE_SECONDS = 2
 OUTPUT_BYTES_MAX = 64 * 1024
+LAST_WORDS_MAX = 300
+"""Characters of the last line of its output, told with the exit status."""
+
 FILES_MAX = 10_000
 """Of one run's results."""
 
@@ -80,9 +83,13 @@ class Executables:
             output = tail(output_fd)
             duration_ns = self._steady_ns() - started_steady_ns
             if isinstance(outcome, Failed):
-                kind, message = outcome.kind, outcome.message
+                message = outcome.message + last_words(output)
                 return Failed(
-                    kind, message, output=output, started_ns=started_ns, duration_ns=duration_ns
+                    outcome.kind,
+                    message,
+                    output=output,
+                    started_ns=started_ns,
+                    duration_ns=duration_ns,
                 )
             return Done(outcome, output=output, started_ns=started_ns, duration_ns=duration_ns)
         except (NotStarted, OSError) as error:  # not the script's doing
@@ -267,6 +274,12 @@ def collect(scratch: str, emit: str | None) -> list[Effect]:
             with open(fd, "rb") as file:
                 effects.append(Put(below + name, file.read(), found.st_mode & 0o777))
     return sorted(effects, key=lambda effect: effect.path)
+
+
+def last_words(output: bytes) -> str:
+    """The last line that was printed, behind a colon; nothing if there is none."""
+    line = next((line for line in reversed(output.splitlines()) if line.strip()), b"")
+    return f": {line.decode(errors='backslashreplace')[:LAST_WORDS_MAX]}" if line else ""
 
 
 def tail(fd: int) -> bytes:

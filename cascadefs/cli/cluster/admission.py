@@ -59,12 +59,6 @@ def add(
             metavar="DIR", help="Where it keeps its shards; else DIR/data.", show_default=False
         ),
     ] = None,
-    http: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT", help="Metrics and status, for this machine.", show_default=False
-        ),
-    ] = "",
     lease_s: Annotated[
         float,
         typer.Option(
@@ -93,7 +87,6 @@ def add(
         advertise=tuple(advertise or ()),
         data=str(data.resolve()) if data is not None else "data",
         labels=tuple(label or ()),
-        http=http,
         lease_s=lease_s,
     )
     checked(directory / NODE, node)

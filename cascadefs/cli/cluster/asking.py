@@ -62,7 +62,7 @@ def _path(config: Path | None) -> Path:
         raise Complaint(
             "no cluster.toml here or in /etc/cascadefs; name it with --config, or found a cluster with `cascadefs cluster init`"
         )
-    return config / CLUSTER if config.is_dir() else config
+    return config / CLUSTER if os.path.isdir(config) else config
 
 
 def operator(config: Path | None) -> Cluster:

@@ -145,7 +145,7 @@ def create(
 ) -> None:
     """Make a pool, with shards of its own. A directory at PATH must not exist yet: the pool is what mkdir makes there.
 
-    Example: cascadefs cluster pools create scratch /scratch --volatile --replicas 1
+    Example: cascadefs cluster pools create scratch /scratch --replicas 1
     """
     asked = _asked(replicas, replicas_min, durability, affinity, spread, label)
     place = {"name": name, "path": path.rstrip("/") or "/", "volatile": volatile}
@@ -224,6 +224,10 @@ def accepted(told: dict[str, Any]) -> Pool:
         raise Complaint(
             f"pool {told['name']}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}; choose another"
         ) from error
+    if pool.volatile:
+        raise Complaint(
+            f"pool {pool.name}: nodes keep no volatile shards yet; leave --volatile away"
+        )
     if pool.replicas_min > pool.replicas:
         raise Complaint(
             f"pool {pool.name}: {pool.replicas} replicas can never be {pool.replicas_min}; lower --replicas-min"

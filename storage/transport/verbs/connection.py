@@ -22,7 +22,7 @@ import trio
 from storage.limits import MESSAGE_BYTES_MAX
 from storage.transport.contract import Broken, Counters
 from storage.transport.verbs.attributes import Farewell, Misfit, decode, encode
-from storage.transport.verbs.device import PyverbsError, explain
+from storage.transport.verbs.device import FLUSHED, UNANSWERED, PyverbsError, explain
 from storage.transport.verbs.ring import (
     CREDIT,
     Bell,
@@ -87,6 +87,7 @@ class VerbsConnection:
         self._why: Broken | None = None
         self._over = trio.Event()
         self._ours = False
+        self._failure: int | None = None  # of the queue pair: the status that a work completion had
         self._released = trio.Event()
         self._line = trio.Lock()  # senders waiting for room, in order
         self._room = trio.lowlevel.ParkingLot()  # the first of them; and who waits for all to leave
@@ -262,9 +263,12 @@ class VerbsConnection:
         return True
 
     def _fail(self, completions: Iterable[Any]) -> None:
-        # The first failure says what it was; those behind it, that the queues were emptied.
-        says = [explain(c.status) for c in completions if c.status]
-        self._end(Broken(f"{self._who()}: {min(says, key=lambda why: 'in error' in why)}"))
+        # One failure says what it was; the others, that the queues were emptied. They come in any order.
+        statuses = [c.status for c in completions if c.status]
+        while more := self._endpoint.poll():
+            statuses += [c.status for c in more if c.status]
+        self._failure = next((s for s in statuses if s != FLUSHED), FLUSHED)
+        self._end(Broken(f"{self._who()}: {explain(self._failure)}"))
 
     async def _completion(self) -> None:
         """Until something has happened at the device, or the end. Always a checkpoint."""
@@ -333,8 +337,8 @@ class VerbsConnection:
             self._outgoing.put([bytes(size)], size, Kind.PROBE)
             self._push()
             if not await self._arrives():
-                why = self._why or Broken(f"{self._who()}: {explain(None)}")
-                if size > 8 and explain(None) in str(why):
+                why = self._why or Broken(f"{self._who()}: {explain(self._failure)}")
+                if size > 8 and self._failure in UNANSWERED:
                     why = Broken(
                         f"{self._who()}: packets of {size} bytes do not get through and small ones do: set the MTU of every "
                         f"interface and switch between to {size + 100} or more, or choose a smaller one (mtu_bytes)"
@@ -439,8 +443,10 @@ class VerbsConnection:
             if not self._released.is_set():
                 with trio.move_on_after(FENCED_LINGER_S):
                     await self._released.wait()
-        finally:
             self._release()
+        except trio.Cancelled:
+            self.close("its nursery was cancelled")
+            raise
 
     def status(self) -> dict[str, object]:
         """How it is connected and what it has done, for people; counts since the beginning."""

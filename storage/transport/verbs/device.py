@@ -45,7 +45,15 @@ if TYPE_CHECKING:
     from storage.transport.verbs.fabric import Fabric
     from storage.transport.verbs.ring import Push
 
-__all__ = ["Device", "Endpoint", "PyverbsError", "device_names", "explain"]
+__all__ = [
+    "FLUSHED",
+    "UNANSWERED",
+    "Device",
+    "Endpoint",
+    "PyverbsError",
+    "device_names",
+    "explain",
+]
 
 PAGE_BYTES: Final = 4096
 SENDS_MAX: Final = 256
@@ -66,7 +74,9 @@ RNR_RETRIES: Final = 6
 """Where the peer has no receive posted, which it always has: then something is wrong, and 7 would mean "for ever"."""
 
 REMOTE_WRITE: Final = verbs.IBV_ACCESS_LOCAL_WRITE | verbs.IBV_ACCESS_REMOTE_WRITE
-SUCCESS: Final = verbs.IBV_WC_SUCCESS
+FLUSHED: Final = verbs.IBV_WC_WR_FLUSH_ERR
+UNANSWERED: Final = frozenset({None, verbs.IBV_WC_RETRY_EXC_ERR, FLUSHED})
+"""Statuses that a connection ends with when packets are lost: its own, that of what was queued behind, or none in time."""
 
 assert CREDIT_BYTES <= INLINE_BYTES
 assert 2 * SIGNAL_EVERY <= SENDS_MAX - 2 * DOORBELLS_MAX
@@ -87,8 +97,8 @@ def explain(status: int | None) -> str:
         verbs.IBV_WC_REM_OP_ERR,
     ):
         return "it has taken from us the right to write into its memory"
-    if status == verbs.IBV_WC_WR_FLUSH_ERR:
-        return "the queue pair is in error"
+    if status == FLUSHED:
+        return "the queue pair has failed"
     return f"work completion with status {status} (ibv_poll_cq(3))"
 
 
@@ -176,12 +186,7 @@ class _Memory:
     """Memory that the device may reach: shared and anonymous, so pinning it is allowed and children do not copy it."""
 
     def __init__(self, domain: Any, size: int, access: int) -> None:
-        file = os.memfd_create("cascadefs-ring", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(file, size)
-            self._map = mmap.mmap(file, size)
-        finally:
-            os.close(file)
+        self._map = mmap.mmap(-1, size)
         self.view = memoryview(self._map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         try:

@@ -119,6 +119,7 @@ class Cluster:
         self.node_names = [f"n{at}" for at in range(self.plan.nodes)]
         self.checks = Checks(self.shards, PROGRESS_BOUND_NS)
         self.resting = False
+        self.delivered = 0
         self.trace: Callable[[str], None] | None = None
         self._known: dict[int, dict[int, tuple[Frame, Committed]]] = {s: {} for s in self.shards}
         self._unique = 0
@@ -153,7 +154,10 @@ class Cluster:
         )
 
     def _run(self) -> None:
+        self.faults.on = False
         self.start()
+        self.work()
+        self.gather(CALM_NS)
         trouble = Trouble(self)
         self.faults.on = True
         self.network.weather = self.faults.weather
@@ -165,22 +169,25 @@ class Cluster:
         self._sum_up()
 
     def start(self) -> None:
-        """Start everything without any fault, until all shards have their members."""
-        self.faults.on = False
+        """Start the process on every machine."""
         for machine in self.machines.values():
             machine.start()
             self.authority.watch(machine.name, self._teller(machine))
-        ticker = self.mount()
-        Ticker(self, ticker, Random(self.random.random()))
+
+    def work(self) -> None:
+        """Begin what programs do; the ticker's mount is the first."""
+        Ticker(self, self.mount(), Random(self.random.random()))
         for _ in range(self.plan.writers):
             Writer(self, self.mount(), Random(self.random.random()))
         for _ in range(self.plan.readers):
             Reader(self, self.mount(), Random(self.random.random()))
+
+    def gather(self, bound_ns: int) -> None:
+        """Go on until every shard has all its members."""
+        until_ns = self.agenda.now_ns + bound_ns
         while not all(self._complete(shard) for shard in self.shards):
-            if self.agenda.now_ns > CALM_NS:
-                raise Violation(
-                    "progress", f"shards never got their members: {self.authority.view}"
-                )
+            if self.agenda.now_ns > until_ns:
+                raise Violation("progress", f"shards lack members: {self.authority.view.epochs}")
             self.agenda.run(self.agenda.now_ns + STEP_NS)
 
     def _teller(self, machine: Machine) -> Callable[..., None]:
@@ -229,12 +236,7 @@ class Cluster:
             self.agenda.run(self.agenda.now_ns + STEP_NS)
             self.checks.progress.check(self.agenda.now_ns, healed_ns)
         # Members that were being filled when the last call was answered.
-        while not all(self._complete(shard) for shard in self.shards):
-            self.agenda.run(self.agenda.now_ns + STEP_NS)
-            if self.agenda.now_ns - healed_ns > 2 * PROGRESS_BOUND_NS:
-                raise Violation(
-                    "progress", f"shards did not get their members back: {self.authority.view}"
-                )
+        self.gather(PROGRESS_BOUND_NS)
         self.agenda.run(self.agenda.now_ns + SECOND)
         for mount in self.mounts:
             if mount.alive:
@@ -250,6 +252,7 @@ class Cluster:
                 frames = self.machines[member].platters[shard].frames
                 self.checks.durability[shard].remain(member, self.records(shard, frames))
             self.checks.linearizability[shard].check()
+            self.checks.counts["searches given up"] += self.checks.linearizability[shard].given_up
 
     def _sum_up(self) -> None:
         counts = self.checks.counts
@@ -288,6 +291,7 @@ class Cluster:
 
     def deliver(self, source: str, target: str, shard: int, message: Message) -> None:
         """A message of one replica to another."""
+        self.delivered += 1
         node = self.machines[target].node
         if self.trace is not None:
             self.say(f"{source} > {target} {shard} {brief(message)}")

@@ -60,6 +60,7 @@ class Face:
         self.frontier = (0, 0)
         self.epoch = 0
         self.leader = ""
+        self.members: Sequence[str] = ()
         self.source = ""
         self.heard_ns = 0
         self.sent_ns = 0
@@ -124,13 +125,15 @@ class Mount:
 
     # --- what nodes call ---------------------------------------------------------------------------------------
 
-    def told_epoch(self, shard: int, epoch: int, leader: str) -> None:
-        """A node says who leads."""
+    def told_epoch(self, shard: int, epoch: int, leader: str, members: Sequence[str]) -> None:
+        """A node says who leads, and who has the records."""
         face = self.faces[shard]
         if not self.alive or epoch < face.epoch:
             return
         changed = (epoch, leader) != (face.epoch, face.leader)
-        face.epoch, face.leader = epoch, leader
+        face.epoch, face.leader, face.members = epoch, leader, members
+        if face.source not in members:
+            face.source = ""
         if changed and leader:
             self._propose(face, list(face.pending))
 
@@ -187,7 +190,7 @@ class Mount:
         for face in self.faces.values():
             if now - face.heard_ns > SILENCE_NS or not face.source:
                 face.heard_ns = now
-                self._subscribe(face, self._random.choice(self._cluster.node_names))
+                self._subscribe(face, self._some_node(face))
             if face.pending and now - face.sent_ns > RESEND_NS:
                 self._propose(face, list(face.pending))
         self._serve_waiting()
@@ -196,6 +199,12 @@ class Mount:
                 if self.faces[shard].complete_to() < waiting.timestamp:
                     self._ask_frontier(shard, waiting.timestamp)
         self._cluster.agenda.after(PULSE_NS, self._pulse)
+
+    def _some_node(self, face: Face) -> str:
+        """A member mostly; but what this mount takes for the members may be long gone."""
+        if face.members and self._random.random() < 0.8:
+            return self._random.choice(face.members)
+        return self._random.choice(self._cluster.node_names)
 
     def _serve_waiting(self) -> None:
         if not self._waiting:

@@ -16,6 +16,7 @@ from storage.replication.leader import Leader
 from storage.replication.lineage import Lineage
 from storage.replication.messages import Ack, Append, Message
 from storage.replication.replica import Replica
+from storage.replication.standing import Standing
 from tests.simulation.cluster.mount import Face, Mount
 from tests.simulation.cluster.platter import Platter
 from tests.simulation.cluster.registers import Change, Registers, State
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pytest
 
     from storage.replication.messages import Frame
-    from storage.replication.ready import Epoch, Frontier, Note
+    from storage.replication.ready import Frontier, Note
     from tests.simulation.cluster.checkers.agreement import Committed
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -34,18 +35,23 @@ __all__ = ["MUTANTS", "Mutant"]
 class Mutant(NamedTuple):
     """A planted bug, and who must notice it."""
 
-    checker: str
+    checkers: tuple[str, ...]
+    """Whose word counts; for some bugs it is chance which of them sees it first."""
     plant: Callable[[pytest.MonkeyPatch], None]
+    kinds: tuple[str, ...]
+    """The kinds of trouble that make it show; all that the seed draws if there are none here."""
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(checker: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
-    """Note a mutant, to be noticed by a checker."""
+def mutant(
+    *checkers: str, kinds: tuple[str, ...] = ()
+) -> Callable[[Callable[[pytest.MonkeyPatch], None]], None]:
+    """Note a mutant, to be noticed by one of some checkers."""
 
     def note(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
-        MUTANTS[plant.__name__] = Mutant(checker, plant)
+        MUTANTS[plant.__name__] = Mutant(checkers, plant, kinds)
 
     return note
 
@@ -53,7 +59,7 @@ def mutant(checker: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], Non
 # --- fencing and epochs -------------------------------------------------------------------------------------------
 
 
-@mutant("durability")
+@mutant("agreement", "durability", "trouble", kinds=("leader cut off",))
 def leaders_of_older_epochs_are_acknowledged(patch: pytest.MonkeyPatch) -> None:
     """Fencing removed."""
     real = Replica.step
@@ -70,7 +76,7 @@ def leaders_of_older_epochs_are_acknowledged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "step", step)
 
 
-@mutant("agreement")
+@mutant("agreement", "durability", "trouble", kinds=("power cut", "blackout", "slow disk"))
 def a_leader_goes_on_in_its_epoch_after_a_restart(patch: pytest.MonkeyPatch) -> None:
     real = Replica.__init__
 
@@ -84,7 +90,7 @@ def a_leader_goes_on_in_its_epoch_after_a_restart(patch: pytest.MonkeyPatch) -> 
     patch.setattr(Replica, "__init__", init)
 
 
-@mutant("agreement")
+@mutant("agreement", "durability", "trouble", kinds=("power cut",))
 def who_lost_its_memory_leads(patch: pytest.MonkeyPatch) -> None:
     """The driver takes an old note for true after a power cut."""
     real = Platter.cut_power
@@ -97,27 +103,25 @@ def who_lost_its_memory_leads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Platter, "cut_power", cut_power)
 
 
-@mutant("agreement")
+@mutant(
+    "agreement", "durability", "trouble", kinds=("kill", "power cut", "slow disk", "drained node")
+)
 def a_learner_is_in_sync_too_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Follower, "has_start", property(lambda _self: True))
 
 
-@mutant("agreement")
+@mutant("agreement", "durability", "trouble", kinds=("kill", "slow disk", "drained node", "pause"))
 def a_member_let_go_stays_in_sync(patch: pytest.MonkeyPatch) -> None:
-    real = Replica._enter
+    def enter(self: Standing, *, listed: bool, forced: bool) -> None:
+        self.in_sync = self.in_sync or forced
 
-    def enter(self: Replica, epoch: Epoch) -> None:
-        kept = self._in_sync
-        real(self, epoch)
-        self._in_sync = kept
-
-    patch.setattr(Replica, "_enter", enter)
+    patch.setattr(Standing, "enter", enter)
 
 
 # --- the log ------------------------------------------------------------------------------------------------------
 
 
-@mutant("agreement")
+@mutant("agreement", "durability", "trouble")
 def what_does_not_fit_is_not_cut(patch: pytest.MonkeyPatch) -> None:
     """Truncation missing: a place is known by its index alone."""
     real = Follower._extend
@@ -194,6 +198,19 @@ def nobody_listens_to_who_lacks_something(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("storage.replication.progress.Progress.in_flight", property(lambda _self: False))
 
 
+@mutant("gaps")
+def what_the_log_refused_is_committed(patch: pytest.MonkeyPatch) -> None:
+    """As it once was: found by this simulator."""
+    real = Replica.fail
+
+    def fail(self: Replica, why: str) -> None:
+        commit_index = self._holding.last_index
+        real(self, why)
+        self._holding.commit_index = commit_index
+
+    patch.setattr(Replica, "fail", fail)
+
+
 # --- requests -----------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +256,7 @@ def what_the_author_has_seen_is_ignored(patch: pytest.MonkeyPatch) -> None:
 # --- the frontier -------------------------------------------------------------------------------------------------
 
 
-@mutant("frontier")
+@mutant("frontier", kinds=("leader cut off", "clock jump"))
 def the_frontier_does_not_wait_for_promises(patch: pytest.MonkeyPatch) -> None:
     real = Candidates.take
 
@@ -249,7 +266,7 @@ def the_frontier_does_not_wait_for_promises(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Candidates, "take", take)
 
 
-@mutant("frontier")
+@mutant("frontier", kinds=("leader cut off", "kill", "clock jump"))
 def a_new_leader_forgets_what_it_promised(patch: pytest.MonkeyPatch) -> None:
     real = Leader.__init__
 
@@ -262,7 +279,7 @@ def a_new_leader_forgets_what_it_promised(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leader, "__init__", init)
 
 
-@mutant("frontier")
+@mutant("frontier", kinds=("blackout", "kill", "clock jump"))
 def a_promise_ends_with_the_process(patch: pytest.MonkeyPatch) -> None:
     real = Platter.holdings
 
@@ -293,7 +310,7 @@ def the_frontier_is_of_one_record_too_few(patch: pytest.MonkeyPatch) -> None:
 # --- mounts -------------------------------------------------------------------------------------------------------
 
 
-@mutant("cuts")
+@mutant("cuts", "immutability", kinds=("kill", "partition"))
 def the_past_is_read_before_all_of_it_is_there(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Face, "complete_to", lambda self: self.frontier[0])
 

@@ -92,14 +92,16 @@ class Network:
         spread_us = weather.delay_us_max - weather.delay_us_min
         return int((weather.delay_us_min + draw() * spread_us) * MICROSECOND)
 
-    def cut(self, sources: Iterable[str], targets: Iterable[str]) -> None:
-        """Nothing sent from the ones to the others arrives any more."""
+    def cut(self, sources: Iterable[str], targets: Iterable[str]) -> set[tuple[str, str]]:
+        """Nothing sent from the ones to the others arrives any more; answers the links, for `mend`."""
         targets = list(targets)
-        self._cut.update((a, b) for a in sources for b in targets if a != b)
+        links = {(a, b) for a in sources for b in targets if a != b}
+        self._cut |= links
+        return links
 
-    def reaches(self, source: str, target: str) -> bool:
-        """Whether a link is whole."""
-        return (source, target) not in self._cut
+    def mend(self, links: set[tuple[str, str]]) -> None:
+        """These links are whole."""
+        self._cut -= links
 
     def heal(self) -> None:
         """All links are whole."""

@@ -102,6 +102,7 @@ class Node:
         self.seats: dict[int, Seat] = {}
         self.view = View()
         self.lease_until_ns = 0
+        self.opened = 0
         self._paused_until_ns = 0
         self._presence = Presence(machine.name, machine.starts, ())
         self._answer_until_ns: dict[int, int] = {}
@@ -195,7 +196,7 @@ class Node:
             seat.subscribe(mount, index)
         elif shard in self.view.epochs:
             epoch = self.view.epochs[shard]
-            self.call_mount(mount, "told_epoch", shard, epoch.epoch, epoch.leader)
+            self.call_mount(mount, "told_epoch", shard, epoch.epoch, epoch.leader, epoch.members)
 
     def propose(
         self, mount: Mount, shard: int, proposals: list[tuple[int, bytes]], after_us: int
@@ -270,6 +271,7 @@ class Node:
         if platter.note is None:
             platter.keep(Note(0, False))
         assert platter.note is not None
+        self.opened += 1
         return Seat(self, shard, platter, _of(epoch) if epoch else None, platter.note)
 
     def seat_broke(self, seat: Seat) -> None:
@@ -296,7 +298,8 @@ class Node:
         self.after(TICK_NS, self._tick)
 
     def _decide(self) -> None:
-        for shard in self.view.shards:
+        new = self.view.shards.keys() - self.view.epochs.keys()
+        for shard in sorted(self.seats.keys() | new):
             if self._answer_until_ns.get(shard, 0) <= self.cluster.agenda.now_ns:
                 self._decide_for(shard, self.seats.get(shard))
             if not self.alive:

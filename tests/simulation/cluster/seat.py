@@ -50,6 +50,8 @@ class Seat:
         self.platter = platter
         self.open = True
         self._node = node
+        # A replica that is made anew in the same process may be told an older frontier by its leader.
+        self._name = f"{node.incarnation}.{node.opened}"
         self._cluster = node.cluster
         self._random = Random(node.random.random())
         self._subscribers: dict[Mount, int] = {}
@@ -231,23 +233,27 @@ class Seat:
             self._durable = index
             epoch = self.replica.epoch
             assert epoch is not None
-            self._cluster.on_disks(self._node.incarnation, self.shard, index, epoch)
+            self._cluster.on_disks(self._name, self.shard, index, epoch)
 
     def _publish(self, commit_index: int, frontier: tuple[int, int]) -> None:
         news = False
         if commit_index > self._committed:
-            assert commit_index <= len(self.platter.frames)
+            if commit_index > len(self.platter.frames):
+                raise Violation(
+                    "gaps",
+                    f"{self._name} holds that {commit_index} is committed; its log ends at {len(self.platter.frames)}",
+                )
             first = self._committed + 1
             self._committed = commit_index
             epoch = self.replica.epoch
             assert epoch is not None
             for frame in self.platter.frames[first - 1 : commit_index]:
-                self._cluster.committed(self._node.incarnation, self.shard, frame, epoch.members)
+                self._cluster.committed(self._name, self.shard, frame, epoch.members)
             self._apply(first, commit_index)
             news = True
         if frontier != self._frontier:
             self._frontier = frontier = (frontier[0], frontier[1])
-            self._cluster.checks.published(self._node.incarnation, self.shard, *frontier)
+            self._cluster.checks.published(self._name, self.shard, *frontier)
             news = True
         if news:
             for mount in self._subscribers:
@@ -291,4 +297,6 @@ class Seat:
         """Who leads, as far as this node knows."""
         epoch = self.replica.epoch
         if epoch is not None:
-            self._node.call_mount(mount, "told_epoch", self.shard, epoch.number, epoch.leader)
+            self._node.call_mount(
+                mount, "told_epoch", self.shard, epoch.number, epoch.leader, epoch.members
+            )

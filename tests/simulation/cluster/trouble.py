@@ -170,16 +170,14 @@ class Trouble:
         side = self._some(names)
         other = [name for name in names if name not in side]
         self._cluster.say(f"partition {side} | {other}")
-        self._cluster.network.cut(side, other)
-        self._cluster.network.cut(other, side)
-        self._later(self._mend)
+        links = self._cluster.network.cut(side, other)
+        self._mend_later(links | self._cluster.network.cut(other, side))
 
     def _one_way_cut(self) -> None:
         names = [*self._everybody(), AUTHORITY]
         sources, targets = self._some(names), self._some(names)
         self._cluster.say(f"one-way cut {sources} -> {targets}")
-        self._cluster.network.cut(sources, targets)
-        self._later(self._mend)
+        self._mend_later(self._cluster.network.cut(sources, targets))
 
     def _leader_cut_off(self) -> None:
         """From the others, from the authority, or from both; perhaps one way only."""
@@ -197,15 +195,18 @@ class Trouble:
         )
         ways = random.choice(("in", "out", "both"))
         self._cluster.say(f"cut off {epoch.leader} from {others} {ways}")
-        if ways != "in":
-            self._cluster.network.cut([epoch.leader], others)
-        if ways != "out":
-            self._cluster.network.cut(others, [epoch.leader])
-        self._later(self._mend)
+        for other in others:  # Each is mended at a time of its own.
+            if ways != "in":
+                self._mend_later(self._cluster.network.cut([epoch.leader], [other]))
+            if ways != "out":
+                self._mend_later(self._cluster.network.cut([other], [epoch.leader]))
 
-    def _mend(self) -> None:
-        self._cluster.say("links mended")
-        self._cluster.network.heal()
+    def _mend_later(self, links: set[tuple[str, str]]) -> None:
+        self._later(self._mend, links)
+
+    def _mend(self, links: set[tuple[str, str]]) -> None:
+        self._cluster.say(f"{len(links)} links mended")
+        self._cluster.network.mend(links)
 
     def _weather(self) -> None:
         self._cluster.network.weather = Weather.drawn(self._random)
@@ -217,8 +218,7 @@ class Trouble:
 
     def _authority_unreachable(self) -> None:
         names = self._some(self._cluster.node_names)
-        self._cluster.network.cut(names, [AUTHORITY])
-        self._later(self._mend)
+        self._mend_later(self._cluster.network.cut(names, [AUTHORITY]))
 
     # --- people ------------------------------------------------------------------------------------------------
 

@@ -19,14 +19,19 @@ from storage.distant import DistantLog
 from storage.link import Link, Tuning
 from storage.table import MemoryTable
 from storage.transport import Identity, Role
-from tests.cluster.world import CLUSTER, IDENTITY, World
+from tests.cluster.world import CLUSTER, IDENTITY, TrioClock, World
 
 TUNING = Tuning(redial_s=0.02, redial_max_s=0.2, resend_s=0.3, silence_s=1.0, read_s=0.5)
 
 
-class WallClock:
+class WorldClock:
+    """The time of the world's nodes, for other threads."""
+
+    def __init__(self, offset_ns: int) -> None:
+        self.offset_ns = offset_ns
+
     def now_ns(self) -> int:
-        return time.time_ns()
+        return time.monotonic_ns() + self.offset_ns
 
 
 class Cluster:
@@ -44,6 +49,7 @@ class Cluster:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self.world = World(nursery, **self._options)
+            self.clock = WorldClock(TrioClock().now_ns() - time.monotonic_ns())
             self._ready.set()
             await trio.sleep_forever()
 
@@ -71,7 +77,7 @@ class Cluster:
             line,
             DistantLog(line),
             table if table is not None else MemoryTable(),
-            WallClock(),
+            self.clock,
             steady_ns=time.monotonic_ns,
             hybrid=hybrid,
         )
@@ -83,7 +89,7 @@ class Cluster:
     def mount(self, name: str = "m1", **options) -> ClusterStore:
         hybrid = HybridClock()
         face = self.face(self.link(name), hybrid=hybrid)
-        return ClusterStore([face], WallClock(), hybrid, **options)
+        return ClusterStore([face], self.clock, hybrid, **options)
 
     def close(self) -> None:
         trio.from_thread.run_sync(self._nursery.cancel_scope.cancel, trio_token=self._token)

@@ -16,6 +16,7 @@ from storage.limits import CHUNK_BYTES
 from storage.namespace import ROOT
 from storage.sequencer import Unavailable
 from storage.table import MemoryTable
+from tests.storage.link.conftest import WorldClock
 
 
 def make(store, name: bytes) -> int:
@@ -55,7 +56,9 @@ def test_what_one_mount_commits_another_reads(cluster) -> None:
     assert two.commit(inode, dirty, len(large), 0, 0, 0).reason is None
     wait_for(one, lambda: one.head(ROOT, b"f") == 2)
     assert contents(one, inode) == large
-    now = one.now()
+    two._clock = WorldClock(cluster.clock.offset_ns + 10**13)
+    now = two.now()
+    assert now <= one.now(), "a clock that is hours ahead is not believed"
     save(one, inode, b"later")
     assert two.settle(now)
     _, then = two.attributes_at(inode, now)

@@ -191,6 +191,15 @@ async def test_what_was_compacted_away_is_read_whole(autojump_clock):
         assert sorted(mine.view.shards) == [1, 2, 3]
 
 
+async def test_a_lease_that_somebody_revoked_is_not_believed_any_longer(autojump_clock):
+    world = World()
+    async with opened(world) as (mine, other), mine.hold(ME, 60) as lease:
+        world.model.revoke(world.gateway.now_ns(), 1)
+        await trio.sleep(21)  # it is to be renewed every 20 s, and then that is noticed
+        assert other.view.live == {"n1": ME}
+        assert lease.until_ns == world.until_ns()
+
+
 async def test_a_presence_that_somebody_removed_is_put_back(autojump_clock):
     world = World()
     async with opened(world) as (mine, other), mine.hold(ME, TTL_S):
@@ -242,3 +251,26 @@ async def test_a_value_of_another_version_is_told_once_and_not_overwritten(autoj
         assert sorted(mine.view.shards) == [4, 5]
     told = [entry.getMessage() for entry in caplog.records if "etcd holds" in entry.getMessage()]
     assert len(told) == 2 * 7, told  # each of the two authorities says each once
+
+
+async def test_an_etcd_restored_from_an_older_copy_is_noticed_and_not_changed(
+    autojump_clock, caplog
+):
+    world = World()
+    async with opened(world) as (mine, other):
+        await other.change([Change(None, Epoch(0, 1, "n1", ("n1",)))])
+        older = world.model.copy()
+        for epoch in range(1, 5):
+            await other.change([Change(other.view.epochs[0], Epoch(0, epoch + 1, "n1", ("n1",)))])
+        await trio.sleep(1)
+        world.gateway.go_away()
+        world.gateway._model = older
+        await trio.sleep(10)
+        world.gateway.come_back()
+        await trio.sleep(10)
+        assert mine.view.epochs[0].epoch == 5, "what is known stays"
+        with pytest.raises(Unavailable, match="restored from an older copy"):
+            await mine.change([Change(mine.view.epochs[0], Epoch(0, 6, "n1", ("n1",)))])
+        assert older.read(0).items[0].raw.count(b'"epoch":1') == 1
+    told = [entry.getMessage() for entry in caplog.records if "went back" in entry.getMessage()]
+    assert len(told) == 1

@@ -29,6 +29,7 @@ def view(
     wished="n1 n2 n3",
     epoch=None,
     replicas=3,
+    replicas_min=1,
     labels=(),
     stranded=None,
 ):
@@ -36,7 +37,7 @@ def view(
     return View(
         revision=1,
         cluster=Cluster("c", 0),
-        pools={"root": Pool("root", "/", replicas=replicas, labels=labels)},
+        pools={"root": Pool("root", "/", replicas, replicas_min, labels=labels)},
         shards={0: Shard(0, "root", tuple(wished.split()))},
         nodes={
             name: Node(name, (f"{name}:1",), (), "draining" if name in draining else "active")
@@ -210,6 +211,25 @@ def test_a_draining_leader_hands_over_and_is_let_go_by_the_next():
     assert set(handed.members) == {"n1", "n2", "n3"}
     seen = msgspec.structs.replace(seen, epochs={0: handed})
     assert set(tried(decide(wished[0], seen, led(5))).members) == set(wished)
+
+
+def test_a_drained_node_is_let_go_unless_writes_would_stop():
+    standing = epoch(4, "n2", "n1 n2")
+    for replicas_min, wished in ((1, {"n2"}), (2, {"n1", "n2"})):
+        seen = view(
+            live="n1 n2",
+            nodes="n1 n2",
+            draining="n1",
+            wished="",
+            epoch=standing,
+            replicas_min=replicas_min,
+        )
+        wish = tried(decide("n2", seen, led(4)))
+        assert set(wish.wished) == wished
+        assert wish.wished[0] == "n2"
+        seen = msgspec.structs.replace(seen, shards={0: wish})
+        after = tried(decide("n2", seen, led(4), after_s=1000))
+        assert after == (None if replicas_min == 2 else epoch(5, "n2", "n2"))
 
 
 def test_the_only_node_stays_although_it_drains():

@@ -8,6 +8,7 @@ import pytest
 
 from storage.replication import (
     EPOCH_KIND,
+    Ack,
     Append,
     Epoch,
     Fenced,
@@ -110,19 +111,49 @@ def test_messages_of_an_older_epoch_change_nothing(shard):
     assert shard["c"].log == before
 
 
-def test_nothing_commits_before_the_first_frame_of_the_epoch(shard):
+def of_epoch(number):
+    """Messages that carry the first frame of that epoch."""
+    return lambda source, target, message: (
+        isinstance(message, Append)
+        and any(frame.kind == EPOCH_KIND and frame.epoch == number for frame in message.frames)
+    )
+
+
+def test_nothing_commits_before_the_first_frame_of_the_epoch(make_shard):
+    shard = make_shard(batch_bytes=1, read_bytes=1)  # A frame a message.
+    shard.elect("a")
     shard.cut_off.add(("a", "c"))
-    shard.write("a", 1)
+    shard.write("a", 1, 2)
     shard.settle()
-    shard.cut_off = {"a", ("b", "c")}
-    shard.elect("b", "bc", told="bc")
-    shard.write("b", 2)
-    shard.settle()
-    assert shard["b"].committed == 1
     shard.cut_off = {"a"}
+    shard.lost = of_epoch(2)
+    shard.elect("b", "bc", told="bc")
+    shard.run(500)
+    assert len(shard["c"].log) == 3  # All of the old epoch,
+    assert shard["b"].committed == 1  # and not yet sure to stay.
+    shard.lost = lambda *_: False
     shard.run(500)
     assert shard["b"].committed == shard["c"].committed == 4
-    assert shard["b"].log[2].kind == EPOCH_KIND
+    assert shard["b"].log[3].kind == EPOCH_KIND
+
+
+def test_what_was_on_the_disk_before_a_cut_does_not_count_for_what_came_instead(make_shard):
+    shard = make_shard(durable=True)
+    shard.elect("a")
+    shard.cut_off |= {("a", "c"), ("c", "a")}
+    shard.write("a", 1, 4)
+    shard.settle()
+    assert shard["b"].durable == 5
+    shard["b"].syncs = False
+    shard.cut_off = {"a"}
+    shard.elect("c", "bc", told="bc")
+    shard.write("c", 1, 2)
+    shard.settle()
+    assert shard["b"].log == shard["c"].log
+    assert shard["c"].committed == 1
+    shard["b"].sync()
+    shard.settle()
+    assert shard["c"].committed == 4
 
 
 def test_an_epoch_may_keep_its_leader(shard):
@@ -256,7 +287,10 @@ def test_a_lost_member_comes_back_as_a_learner(shard):
     shard["a"].replica.teach(shard.now_ns, ["c"])
     shard.run(500)
     assert shard["a"].replica.caught_up == {"c"}
-    shard.elect("a", "abc")
+    shard.elect("a", "abc", told="c")
+    assert not shard["c"].replica.in_sync  # Taken in, and the first frame is still to come.
+    shard["a"].replica.adopt(shard.now_ns, shard.epoch)
+    shard.settle()
     assert shard["c"].replica.in_sync
     assert shard["a"].replica.absent == frozenset()
     shard.cut_off |= {"a"}
@@ -265,16 +299,67 @@ def test_a_lost_member_comes_back_as_a_learner(shard):
     assert shard["c"].records(shard["c"].committed) == [(7, n, b"record %d" % n) for n in (1, 2, 3)]
 
 
-def test_a_leader_that_lost_its_log_leads_no_more(shard):
+def test_a_leader_that_lost_its_log_leads_no_more(make_shard):
+    shard = make_shard(batch_bytes=1, read_bytes=1)
+    shard.elect("a")
     shard.write("a", 1, 3)
     shard.settle()
     wipe(shard["a"], shard.epoch)
     assert not shard["a"].replica.in_sync
+    shard.lost = of_epoch(2)
     shard.elect("b", "abc")  # Whoever made this took it for alive.
+    shard.run(500)
+    assert len(shard["a"].log) == 4
+    assert not shard["a"].replica.in_sync
+    shard.lost = lambda *_: False
     shard.run(500)
     assert shard.same_logs()
     assert shard["a"].committed == 5
     assert shard["a"].replica.in_sync  # The new epoch's first frame came with all before it.
+
+
+def test_a_learner_is_not_caught_up_before_it_is(make_shard):
+    shard = make_shard("ab", read_bytes=1, window_frames=4)
+    shard.elect("a", "a")
+    for number in range(1, 21):
+        shard.write("a", number)
+        shard.settle()
+    leader = shard["a"].replica
+    supply, seen = leader.supply, []
+
+    def watch(member, frames):
+        seen.append(frames[0].index)
+        assert leader.caught_up == frozenset()
+        supply(member, frames)
+
+    leader.supply = watch
+    leader.teach(shard.now_ns, ["b"])
+    shard.run(500)
+    assert seen == list(range(1, 22))
+    assert leader.caught_up == {"b"}
+    shard.elect("a", "a")
+    shard.lost = lambda source, target, message: isinstance(message, Ack)
+    leader.teach(shard.now_ns, ["b"])
+    shard.run(500)
+    assert shard.same_logs()
+    assert leader.caught_up == frozenset()  # It has all, and the leader does not know.
+
+
+def test_a_log_that_was_read_before_a_cut_is_not_sent(make_shard):
+    shard = make_shard("ab")
+    shard.elect("a", "a")
+    shard.write("a", 1, 3)
+    shard.settle()
+    leader = shard["a"].replica
+    supply, read = leader.supply, []
+    leader.supply = lambda member, frames: read.append(frames)
+    leader.teach(shard.now_ns, ["b"])
+    shard.settle()
+    assert read
+    supply("b", [Frame(1, 9, 1, EPOCH_KIND, b"")])  # Another frame 1 than the log has now.
+    shard.settle()
+    assert not shard["b"].log
+    assert shard["b"].replica.trouble is None
 
 
 def test_a_learner_is_filled_in_pieces_and_keeps_up(make_shard):

@@ -41,9 +41,22 @@ def test_asking_beyond_the_leaders_clock_waits_for_it(shard):
     assert shard["b"].replica.frontier.timestamp_us < wanted_us
     shard.run(300)
     assert shard["b"].replica.frontier.timestamp_us >= wanted_us
-    shard["b"].replica.ask(shard.now_ns, wanted_us + 10**12)
-    shard.run(300)
+    shard["b"].replica.ask(shard.now_ns, wanted_us + 10**12)  # Nobody waits for that,
+    shard.tick(10)
     assert shard["a"].replica.frontier.timestamp_us < wanted_us + 10**6
+    near_us = shard["c"].wall_ns // 1000
+    shard["c"].replica.ask(shard.now_ns, near_us)  # and somebody for this.
+    shard.settle()
+    assert shard["c"].replica.frontier.timestamp_us >= near_us
+
+
+def test_a_stamp_ahead_of_the_wall_clock_is_reached_at_once(shard):
+    seen = shard["a"].wall_ns // 1000 + 20_000_000
+    assert shard["a"].propose(1, after_us=seen) is Verdict.TAKEN
+    shard.settle()
+    shard["c"].replica.ask(shard.now_ns, shard["c"].log[-1].timestamp)
+    shard.settle()
+    assert shard["c"].replica.frontier.timestamp_us >= shard["c"].log[-1].timestamp
 
 
 def test_it_waits_for_the_slowest_member(shard):

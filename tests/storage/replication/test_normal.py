@@ -73,6 +73,17 @@ def test_with_disk_durability_one_sync_a_batch_and_nothing_commits_before(make_s
     assert shard.sent == {"Append": 4, "Ack": 2}
 
 
+def test_the_leader_is_a_member_like_others(shard):
+    appended, shard["a"].replica.appended = shard["a"].replica.appended, lambda index: None
+    shard.write("a", 1)
+    shard.settle()
+    assert len(shard["b"].log) == 2
+    assert shard["a"].committed == 1
+    appended(2)
+    shard.settle()
+    assert shard["b"].committed == 2
+
+
 def test_memory_durability_needs_no_sync_and_tells_what_the_disks_have(shard):
     shard.write("a", 1)
     shard.settle()
@@ -292,3 +303,7 @@ def test_strangers_are_not_believed(shard):
     shard.write("a", 1)
     shard.settle()
     assert shard["c"].committed == 2
+    shard.cut_off.add("b")  # Who claimed to have 99.
+    shard.write("a", 2)
+    shard.settle()
+    assert shard["a"].committed == 2

@@ -240,6 +240,17 @@ async def test_a_cancelled_receive_loses_nothing(kind):
         assert received == [b"%d" % n + bytes(n * 7) for n in range(200)]
 
 
+async def test_receiving_is_a_checkpoint_even_if_something_is_there(kind):
+    async with kind.pair() as (near, far):
+        await near.send([b"there"])
+        await pause(0.05)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await far.receive()
+        assert scope.cancelled_caught
+        assert await take(far, 1) == [b"there"]
+
+
 async def test_one_task_receives_at_a_time(kind):
     async with kind.pair() as (near, far), trio.open_nursery() as nursery:
         nursery.start_soon(take, far, 1)

@@ -144,8 +144,17 @@ def test_a_greeting_to_the_byte():
     assert greeting == Greeting(1, 1, 3000, uri.decode())
 
 
-@given(st.binary(min_size=GREETING_BYTES, max_size=GREETING_BYTES))
-def test_any_bytes_are_a_greeting_or_malformed(data):
+@pytest.mark.parametrize("length", [4097, 2**32 - 1])
+def test_a_greeting_does_not_make_us_take_more_memory_than_an_identity(length):
+    head = Greeting.of(node("n1"), 3000).encode()[: GREETING_BYTES - 4]
+    assert Greeting.body_length(head + struct.pack("<I", 4096)) == 4096
+    with pytest.raises(Malformed, match="damaged greeting"):
+        Greeting.body_length(head + struct.pack("<I", length))
+
+
+@given(st.binary(min_size=16, max_size=16), st.booleans())
+def test_any_bytes_are_a_greeting_or_malformed(data, begins_well):
+    data = (b"cascade\n" if begins_well else data[:8]) + data[4:]
     try:
         length = Greeting.body_length(data)
     except Malformed:

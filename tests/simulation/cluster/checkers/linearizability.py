@@ -85,11 +85,11 @@ def _possible(calls: Sequence[Call], done: int) -> list[int]:
 
 
 class Linearizability:
-    """Of all registers of a shard; `unanswered` counts searches given up."""
+    """Of all registers of a shard; `given_up` counts searches given up."""
 
     def __init__(self, shard: int) -> None:
         self.shard = shard
-        self.unanswered = 0
+        self.given_up = 0
         self._calls: dict[str, list[Call]] = {}
 
     def called(self, call: Call) -> None:
@@ -102,7 +102,7 @@ class Linearizability:
             try:
                 explained = explanation(calls) is not None
             except TooLong:
-                self.unanswered += 1
+                self.given_up += 1
                 continue
             if not explained:
                 history = "\n".join(map(str, sorted(calls, key=lambda call: call.invoked)))

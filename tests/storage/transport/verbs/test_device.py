@@ -337,7 +337,7 @@ async def test_who_cannot_tells_the_other_why():
 
 
 MEMLOCK = """
-import os, resource, sys
+import encodings.idna, os, resource  # nobody may not be able to read Python itself
 import trio
 from storage.transport.verbs import Unusable
 from tests.storage.transport.verbs.fabrics import LOOPBACK, transport

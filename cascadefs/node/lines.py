@@ -1,0 +1,138 @@
+"""The lines of the faces on a node: what they propose goes to the leader, here or elsewhere, until it comes by.
+
+In the thread of the network's loop; the lines themselves are used by their faces' threads (`storage.member.Line`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from storage import wire
+from storage.member import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from random import Random
+
+    from storage.member import Member
+    from storage.member.member import Post
+
+__all__ = ["Lines"]
+
+RESEND_S: Final = 1.0
+"""A proposal that has not moved for so long is handed to the leader again."""
+
+
+class Lines:
+    """See the module."""
+
+    def __init__(
+        self,
+        node: str,
+        members: Mapping[int, Member],
+        post: Post,
+        mend: Callable[[Member, int], Awaitable[None]],
+        random: Random,
+    ) -> None:
+        """No lines yet.
+
+        Args:
+            node: this node's name.
+            members: the replicas here, by shard; more may come.
+            post: the way to leaders elsewhere.
+            mend: see `Mender.mend`.
+            random: for the names of faces.
+        """
+        self._node = node
+        self._members = members
+        self._post = post
+        self._mend = mend
+        self._random = random
+        self._lines: dict[int, set[Line]] = {}
+
+    def make(self, shard: int) -> Line:
+        """A face's sequencer over the replica of a shard that is here; another thread may use it."""
+        member = self._members[shard]
+        token = trio.lowlevel.current_trio_token()
+
+        def kick(line: Line) -> None:
+            token.run_sync_soon(self._forward, line)
+
+        def mend(address: int) -> None:
+            trio.from_thread.run(self._mend, member, address, trio_token=token)
+
+        line = Line(member, self._random.getrandbits(63) | 1, kick, mend)
+        self._lines.setdefault(shard, set()).add(line)
+        self.publish(shard)
+        return line
+
+    def all(self) -> Iterable[Line]:
+        """Of all faces here."""
+        return [line for lines in self._lines.values() for line in lines]
+
+    def publish(self, shard: int) -> None:
+        """Tell a shard's faces how far it has come."""
+        member = self._members[shard]
+        for line in self._lines.get(shard, ()):
+            line.publish(member.committed, member.frontier)
+
+    def resend(self, shard: int | None = None) -> None:
+        """Who leads, or how he is reached, may have changed: hand him everything that has not come by."""
+        for line in self.all():
+            if shard in (None, line.shard):
+                line.sent = 0
+                self._forward(line)
+
+    def _forward(self, line: Line) -> None:
+        """Hand a face's new proposals to the leader."""
+        unsent = line.unsent()
+        member = self._members[line.shard]
+        leader = member.epoch_message().leader
+        if not unsent or not leader:
+            return
+        line.sent = unsent[-1].number
+        if leader == self._node:
+            proposals = [(it.number, it.metadata, it.payload) for it in unsent]
+            member.propose(line.client, proposals, max(it.after for it in unsent), self.told)
+            return
+        for first in range(0, len(unsent), wire.PROPOSALS_MAX):
+            batch = unsent[first : first + wire.PROPOSALS_MAX]
+            payloads = [b"".join(it.payload) for it in batch]
+            message = wire.Propose(
+                line.shard,
+                line.client,
+                [
+                    (it.number, len(payload), it.metadata)
+                    for it, payload in zip(batch, payloads, strict=True)
+                ],
+                max(it.after for it in batch),
+            )
+            buffers = wire.encode(message, [payload for payload in payloads if payload])
+            self._post(leader, buffers, sum(map(len, buffers)))
+
+    async def run(self) -> None:
+        """Send again what was dropped anywhere, until cancelled."""
+        while True:
+            await trio.sleep(RESEND_S)  # noqa: TID251  # A retry at the edge.
+            for line in self.all():
+                first = next(iter(list(line.outstanding)), 0)
+                if first and first == line.stuck:
+                    line.sent = 0
+                    self._forward(line)
+                line.stuck = first
+
+    def told(self, message: wire.Message) -> None:
+        """What a leader says to a proposer here; of epochs the authority says more."""
+        if not isinstance(message, wire.Rejected | wire.Expecting):
+            return
+        for line in self._lines.get(message.shard, ()):
+            if line.client != message.client:
+                continue
+            if isinstance(message, wire.Rejected):
+                line.reject(message)
+            elif line.sent:
+                line.sent = 0
+                # Later, for the leader here is telling this from within its own call.
+                trio.lowlevel.current_trio_token().run_sync_soon(self._forward, line)

@@ -1,0 +1,339 @@
+"""A cluster as a mount has it: the link to its nodes in a thread of its own, and a store over faces of all its shards.
+
+Nothing of it is on this machine but what can be fetched again. The store is used by whoever holds the file system; the link never
+takes that lock, so a store that waits for the cluster cannot stop what brings it the answer.
+
+Patience. Whoever changes something waits as long as the cluster is away, and holds the file system meanwhile. That is meant: programs see a pause.
+Only who ends the mount sets a limit (`give_up_after`): behind it everything that waits fails with EIO, and stays so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+from storage.clock import HybridClock
+from storage.cluster.home import home_of
+from storage.cluster.opening import FaceOpening
+from storage.cluster.store import ClusterStore
+from storage.distant import DistantLog
+from storage.errors import Unusable
+from storage.link import Link
+from storage.superblock import DirectoryLock
+from storage.transport import Role, TcpTransport
+from storage.transport.certificates import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+    from random import Random
+
+    from cascadefs.filesystem import Filesystem
+    from storage.clock import Clock
+    from storage.cluster.face import Face
+    from storage.link import RemoteLine
+    from storage.membership.values import View
+    from storage.record import Record
+    from storage.transport import Transport
+
+__all__ = ["ClusterSettings", "Observer"]
+
+START_SECONDS: Final = 30.0
+"""How long the first answer of a node, and the first word about each shard, may take."""
+
+STEP_SECONDS: Final = 0.1
+"""Between two looks while a shard is brought up."""
+
+LOOK_SECONDS: Final = 1.0
+"""Between two looks whether there is more, when nobody said so."""
+
+AGAIN_SECONDS: Final = 1.0
+"""Before what could not be applied is tried again."""
+
+END_SECONDS: Final = 5.0
+"""How long the link may take to close its connections."""
+
+Stale: TypeAlias = list[tuple[int, bytes | None]]
+"""What the kernel must forget (`Filesystem.take_invalidations`)."""
+
+_log = logging.getLogger("cascadefs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """Which cluster to mount, and as whom. Paths are absolute."""
+
+    nodes: tuple[str, ...]
+    """``HOST:PORT`` of some of its nodes."""
+
+    credentials: Path
+    """The directory with this mount's certificate and key, and the authority's certificate."""
+
+    cache: Path | None = None
+    """Where the index is kept from one mount to the next; None: in memory, fetched at each start."""
+
+
+class Observer:
+    """See the module. `open`, then use `store`; `close` at the end."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        clock: Clock,
+        random: Random,
+        *,
+        steady_ns: Callable[[], int],
+        boot_id: str,
+        transport: Transport | None = None,
+    ) -> None:
+        """Nothing is reached before `open`; `transport` is made from the credentials if none is given.
+
+        Raises:
+            Unusable: the credentials are none, or not a mount's; the message says what helps.
+        """
+        self._settings = settings
+        self._clock = clock
+        self._steady_ns = steady_ns
+        self._boot_id = boot_id
+        self._link = Link(transport or _transport(settings, clock), settings.nodes, random)
+        self._seen = threading.Event()
+        self._link.on_view = lambda view: self._seen.set()
+        self._thread = threading.Thread(target=self._run, name="cascadefs-link", daemon=True)
+        self._scope: trio.CancelScope | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._running = threading.Event()
+        self._failure: BaseException | None = None
+        self._hybrid = HybridClock()
+        self._opening: FaceOpening | None = None
+        self._lock: DirectoryLock | None = None
+        self._lines: list[RemoteLine] = []
+        self._on_more: Callable[[], None] = lambda: None
+        self._store: ClusterStore | None = None
+
+    @property
+    def store(self) -> ClusterStore:
+        """The store, once it is open."""
+        assert self._store is not None
+        return self._store
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def open(self, progress: Callable[[int, int], None]) -> ClusterStore:
+        """Reach the cluster, and bring up what it has.
+
+        Args:
+            progress: called now and then with the records applied of a shard, and how many there are.
+
+        Raises:
+            Unusable: no node answered in time, or the cluster is not made yet, or the cache is another mount's.
+            OSError: the cache cannot be written.
+            Corruption: a record makes no sense to this version.
+        """
+        self._thread.start()
+        self._running.wait()
+        view = self._view()
+        assert view.cluster is not None
+        cache = self._settings.cache
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
+            self._lock = DirectoryLock(cache)
+            cache = cache / view.cluster.identity
+        self._opening = FaceOpening(
+            clock=self._clock,
+            steady_ns=self._steady_ns,
+            hybrid=self._hybrid,
+            boot_id=self._boot_id,
+            directory=cache,
+        )
+        faces = [self._face(shard, progress) for shard in sorted(view.shards)]
+        self._store = ClusterStore(
+            faces,
+            self._clock,
+            self._hybrid,
+            choose=lambda path: home_of(self._link.view, path),
+            find=self._find,
+            directory=cache,
+        )
+        return self._store
+
+    def close(self) -> None:
+        """Save the index and end the link. Whatever was opened is closed; twice is no mistake."""
+        self.give_up("the mount ended")
+        store, self._store = self._store, None
+        if store is not None and self._opening is not None:
+            for face in store.faces.values():
+                try:
+                    self._opening.close(face)
+                except OSError as error:
+                    _log.warning("the index of a shard is made again at the next start: %s", error)
+        if self._token is not None and self._scope is not None:
+            scope, self._scope = self._scope, None
+            self._token.run_sync_soon(scope.cancel)
+            self._thread.join(END_SECONDS)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._carry)
+        except BaseException as error:
+            self._failure = error
+            _log.critical("the link to the cluster broke", exc_info=True)
+            self.give_up(f"the link to the cluster broke: {error!r}")
+        finally:
+            self._running.set()
+            self._seen.set()
+
+    async def _carry(self) -> None:
+        with trio.CancelScope() as self._scope:
+            self._token = trio.lowlevel.current_trio_token()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._link.run)
+                self._running.set()
+
+    # --- following -------------------------------------------------------------------------------------------------
+
+    async def follow(
+        self,
+        filesystem: Filesystem,
+        apart: Callable[[Callable[[], Stale]], Awaitable[Stale]],
+        forget: Callable[[Stale], None],
+    ) -> None:
+        """Apply what others commit while nobody here proposes, and say what the kernel must forget, until cancelled.
+
+        Args:
+            filesystem: over the store.
+            apart: runs something that holds the file system, without keeping this loop from what else it does.
+            forget: told what the kernel must forget.
+        """
+        token, trouble = trio.lowlevel.current_trio_token(), ""
+        news = trio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(lambda: news.set(), idempotent=False)
+
+        def changed(timestamp: int, record: Record) -> None:
+            filesystem.others.changed(timestamp, record)
+            wake()
+
+        def catch_up() -> Stale:
+            self.store.catch_up()
+            return filesystem.others.take()
+
+        self.store.listen_to_others(changed)
+        self._on_more = wake
+        try:
+            while True:
+                if self._is_behind() or filesystem.others.has_heard:
+                    try:
+                        stale = await apart(catch_up)
+                        trouble = ""
+                    except OSError as error:
+                        stale = []
+                        if str(error) != trouble:
+                            trouble = str(error)
+                            _log.error("what others commit is not applied: %s", trouble)
+                        await trio.sleep(AGAIN_SECONDS)  # noqa: TID251  a retry at the edge
+                    if stale:
+                        forget(stale)
+                    continue
+                with trio.move_on_after(LOOK_SECONDS):
+                    await news.wait()
+                news = trio.Event()
+        finally:
+            self._on_more = lambda: None
+            self.store.listen_to_others(None)
+
+    def _is_behind(self) -> bool:
+        """Whether something has come that nobody is applying."""
+        return any(
+            face.applied_index < face.log.last_index and not face.is_waiting
+            for face in list(self.store.faces.values())
+        )
+
+    def give_up_after(self, seconds: float) -> None:
+        """Have everything that still waits then fail, and whatever is asked of the cluster afterwards."""
+        timer = threading.Timer(seconds, self.give_up, ("the cluster is away, and the mount ends",))
+        timer.daemon = True
+        timer.start()
+
+    def give_up(self, why: str) -> None:
+        """Nobody waits for the cluster any more."""
+        for line in self._lines:
+            line.close(why)
+
+    def status(self) -> dict[str, object]:
+        """Figures of the link, JSON-able."""
+        return {
+            "nodes": self._link.status(),
+            "trouble": self._link.why,
+            **self._link.payloads.status(),
+        }
+
+    # --- shards ------------------------------------------------------------------------------------------------------
+
+    def _view(self) -> View:
+        """What the cluster consists of, as soon as a node has told."""
+        deadline_ns = self._steady_ns() + int(START_SECONDS * 1e9)
+        nodes = ", ".join(self._settings.nodes)
+        while True:
+            self._seen.clear()
+            view = self._link.view
+            if view.cluster is not None and 0 in view.shards:
+                return view
+            left_s = (deadline_ns - self._steady_ns()) / 1e9
+            if left_s <= 0 or self._failure is not None:
+                break
+            self._seen.wait(left_s)
+        if not view.revision:
+            raise Unusable(f"{nodes}: no node of the cluster answers: {self._link.why}")
+        raise Unusable(
+            f"{nodes}: the cluster has no shards yet; make it with: cascadefs cluster init"
+        )
+
+    def _face(self, shard: int, progress: Callable[[int, int], None]) -> Face:
+        """A shard's face, with all that it had when it was first heard of."""
+        cluster = self._link.view.cluster
+        assert cluster is not None
+        assert self._opening is not None
+        line = self._link.line(shard, int(cluster.identity, 16))
+        self._lines.append(line)
+        face = self._opening.open(line, DistantLog(line))
+        line.on_more = lambda: None if face.is_waiting else self._on_more()
+        deadline_ns = self._steady_ns() + int(START_SECONDS * 1e9)
+        while not line.has_heard():
+            face.wait_and_apply(STEP_SECONDS)
+            if self._steady_ns() > deadline_ns:
+                face.close()
+                raise Unusable(f"shard {shard} has no member that answers: {self._link.why}")
+        target = line.last_index()
+        while face.applied_index < target:
+            face.wait_and_apply(STEP_SECONDS)
+            progress(face.applied_index, target)
+        return face
+
+    def _find(self, shard: int) -> Face:
+        """A shard that came to be since the start."""
+        if shard not in self._link.view.shards:
+            raise OSError(5, f"the cluster has no shard {shard}")
+        try:
+            return self._face(shard, lambda records, total: None)
+        except Unusable as error:
+            raise OSError(5, str(error)) from error
+
+
+def _transport(settings: ClusterSettings, clock: Clock) -> TcpTransport:
+    credentials = Credentials.load(settings.credentials, now_ns=clock.now_ns())
+    if credentials.identity.role is not Role.MOUNT:
+        raise Unusable(
+            f"{settings.credentials}: the certificate is that of {credentials.identity}, not a mount's; "
+            "issue one with: cascadefs cluster mount-certificate"
+        )
+    return TcpTransport(credentials.identity, credentials.contexts())
