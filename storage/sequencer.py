@@ -133,8 +133,10 @@ class Sequencer(Protocol):
     on_more: Callable[[], None] | None
     """Called, on any thread, when there is something new to take or a later frontier; must not wait. Set once, at first."""
 
-    log: Log | None
-    """Where the shard's records lie, if that is in this process; the end may not be committed yet."""
+    @property
+    def log(self) -> Log | None:
+        """Where the shard's records lie, if that is in this process; the end may not be committed yet."""
+        ...
 
     client: int
     """Whose proposals `submit` hands over: 64 bits, never 0, new for every start of a process and for each face."""

@@ -71,6 +71,7 @@ class RemoteLine:
         self.shard = shard
         self.identity = identity
         self.client = client
+        self.log = None  # No replica is here.
         self.on_more: Callable[[], None] | None = None
         self.outstanding: dict[int, Submission] = {}
         self.received: Place = START

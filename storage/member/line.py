@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from storage import wire
     from storage.codec import Buffer
+    from storage.log import Log
     from storage.member.member import Member
 
 __all__ = ["Line", "Submission"]
@@ -73,7 +74,6 @@ class Line:
         """
         self.shard = member.shard
         self.identity = member.log.identity
-        self.log = member.log
         self.client = client
         self.outstanding: dict[int, Submission] = {}
         self.on_more: Callable[[], None] | None = None
@@ -89,6 +89,11 @@ class Line:
         self._news = threading.Condition()
         self._frontier = (0, 0)
         self._committed = 0
+
+    @property
+    def log(self) -> Log:
+        """See `Sequencer`; another one after the replica began anew."""
+        return self._member.log
 
     # --- the network's thread ---
 

@@ -233,13 +233,17 @@ class _Shard:
         return Decision(why, Change(epoch, new))
 
     def reunite(self, epoch: Epoch) -> Decision:
-        """Not in sync: mostly a matter for those who are. But if nobody is, and all are back, most is what there is."""
+        """Not in sync: mostly a matter for those who are. But if nobody is, and all are back, most is what there is.
+
+        Who has nothing at all does not count as back: perhaps its disk is not mounted. There an operator has to say.
+        """
         ends = {
             name: (stranded.last_epoch, stranded.last_index)
             for name in epoch.members
             if name in self.live
             for stranded in self.view.live[name].stranded
             if (stranded.shard, stranded.epoch) == (epoch.shard, epoch.epoch)
+            and stranded.last_index
         }
         missing = [name for name in epoch.members if name not in ends]
         if missing:

@@ -129,6 +129,7 @@ class Stranded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_epoch: int
     """The epoch of its last frame; with `last_index` it says who has most."""
     last_index: int
+    """0: it has nothing at all."""
 
 
 class Presence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

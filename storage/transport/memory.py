@@ -238,8 +238,6 @@ class MemoryConnection:
             self.counters.sent_calls += 1
         if not self._network.is_swallowed(*names):
             arrives_s = trio.current_time() + self._network.delay_s(*names)
-            if far._inbox:
-                arrives_s = max(arrives_s, far._inbox[-1][0])
             far._inbox.append((arrives_s, b"".join(message)))
             far._inbox_bytes += length + 4
             far._arrival.unpark()

@@ -306,6 +306,11 @@ def test_status_of_a_cluster_that_is_well(peopled):
         (["nodes/n3"], [], "node n3: is alive, but was removed or never added; stop it, or add it"),
         (["pools/root"], [], "shard 0: its pool root is not there"),
         (
+            ["live/n1"],
+            [Epoch(0, 4, "n2", ("n2", "n1")), alive("n2", stranded=(Stranded(0, 4, 0, 0),))],
+            "shard 0: n2 has nothing of it; is the disk there? else start the others, or recover",
+        ),
+        (
             [],
             [alive("n2", stranded=(Stranded(0, 4, 4, 9),))],
             "shard 0: n2 lost something; waiting for one another",

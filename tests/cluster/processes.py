@@ -34,7 +34,7 @@ READY_S = 30
 class Processes:
     """A cluster of node processes; `start` and `kill` them by name."""
 
-    def __init__(self, directory: Path, endpoints, names=("n1", "n2", "n3"), **pool):
+    def __init__(self, directory: Path, endpoints, names=("n1", "n2", "n3"), shards=1, **pool):
         self.directory = directory
         self.names = names
         self.endpoints = tuple(endpoints)
@@ -46,7 +46,7 @@ class Processes:
             self._lay(name)
         self._install(Identity(CLUSTER, Role.MOUNT, "m1"), "m1")
         pool = {"replicas": len(names), **pool}
-        trio.run(self._found, pool)
+        trio.run(self._found, pool, shards)
 
     def _install(self, identity, name):
         issued = self.signer.issue(identity, now_ns=time.time_ns())
@@ -64,11 +64,11 @@ class Processes:
         )
         (self.directory / name / "node.toml").write_text(configuration.spell(node))
 
-    async def _found(self, pool):
+    async def _found(self, pool, shards):
         changes = [
             values.Cluster(CLUSTER, 1),
             values.Pool("main", "/", **pool),
-            values.Shard(0, "main"),
+            *[values.Shard(number, "main") for number in range(shards)],
             *[values.Node(name, (f"127.0.0.1:{self.ports[name]}",)) for name in self.names],
         ]
         async with (

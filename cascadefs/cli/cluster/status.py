@@ -184,14 +184,18 @@ def _standing(view: View, shard: Shard) -> str:
     if epoch is None:
         return "not begun: no node that its pool allows is alive" if not view.live else "not begun"
     away = [name for name in epoch.members if name not in view.live]
-    stranded = [
-        name
+    stranded = {
+        name: s.last_index
         for name in epoch.members
         if name in view.live
-        and any(s.shard == shard.shard and s.epoch == epoch.epoch for s in view.live[name].stranded)
-    ]
+        for s in view.live[name].stranded
+        if (s.shard, s.epoch) == (shard.shard, epoch.epoch)
+    }
+    empty = [name for name, last_index in stranded.items() if not last_index]
     if epoch.leader in away:
         return f"without a leader: {epoch.leader} is away"
+    if empty and set(empty) | set(away) == set(epoch.members):
+        return f"{', '.join(empty)} has nothing of it; is the disk there? else start the others, or recover"
     if stranded:
         return (
             f"{', '.join(stranded)} lost something; waiting for {', '.join(away) or 'one another'}"

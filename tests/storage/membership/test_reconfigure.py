@@ -334,7 +334,7 @@ def test_when_every_member_lost_something_the_one_with_most_goes_on_when_all_are
     assert tried(decide("n2", seen, lost)) == Epoch(0, 5, "n2", ("n2",), forced=True)
 
 
-@pytest.mark.parametrize("missing", ["not live", "not stranded", "of another epoch"])
+@pytest.mark.parametrize("missing", ["not live", "not stranded", "of another epoch", "empty"])
 def test_as_long_as_one_member_may_know_more_nobody_goes_on_with_less(missing):
     ends = {"n1": stranded(4, 4, 90), "n2": stranded(4, 4, 10), "n3": stranded(4, 4, 9)}
     live = "n1 n2 n3"
@@ -342,6 +342,8 @@ def test_as_long_as_one_member_may_know_more_nobody_goes_on_with_less(missing):
         live = "n1 n2"
     elif missing == "not stranded":
         del ends["n3"]
+    elif missing == "empty":
+        ends["n3"] = stranded(4, 0, 0)  # its disk may only not be mounted
     else:
         ends["n3"] = stranded(3, 3, 9)
     seen = view(live=live, epoch=epoch(4, "n1", "n1 n2 n3"), stranded=ends)
@@ -349,6 +351,12 @@ def test_as_long_as_one_member_may_know_more_nobody_goes_on_with_less(missing):
         decision = decide(me, seen, Replica(serves=4), after_s=1000)
         assert decision.change is None
         assert "n3" in decision.why
+
+
+def test_the_only_member_with_an_empty_disk_does_not_begin_anew_by_itself():
+    ends = {"n1": stranded(4, 0, 0)}
+    seen = view(live="n1", epoch=epoch(4, "n1", "n1"), stranded=ends)
+    assert decide("n1", seen, Replica(serves=4), after_s=1000).change is None
 
 
 # --- what always holds ---------------------------------------------------------------------------------------------
@@ -410,7 +418,7 @@ def test_every_epoch_that_is_tried_is_safe(situation):
     assert me in new.members
     if new.forced:
         assert set(old.members) <= set(seen.live)
-        assert all(seen.live[name].stranded for name in old.members)
+        assert all(seen.live[name].stranded[0].last_index for name in old.members)
         return
     assert replica.in_sync
     newcomers = set(new.members) - set(old.members)
