@@ -304,6 +304,18 @@ class Store(Protocol):
         """Record a change, with the bytes it speaks of; visible to every later query when it returns."""
         ...
 
+    def begin(
+        self,
+        proposal: Record,
+        payload: Sequence[bytes | memoryview],
+        done: Callable[[Outcome | OSError], None],
+    ) -> None:
+        """As `propose`, but `done` is told the outcome, with the store held, perhaps before this returns.
+
+        `done` must not raise or propose. `payload` must not change before.
+        """
+        ...
+
     def stage(self, inode: int, offset: int, data: bytes | memoryview) -> list[Extent]:
         """Store bytes of a draft ahead of its commit."""
         ...
@@ -556,6 +568,15 @@ class LocalStore:
         """See `Store`. A volatile log keeps no records to find."""
         log = self._log
         return 0 if isinstance(log, VolatileLog) else stream.address_of_time(log, timestamp)
+
+    def begin(
+        self,
+        proposal: Record,
+        payload: Sequence[bytes | memoryview],
+        done: Callable[[Outcome | OSError], None],
+    ) -> None:
+        """See `Store`."""
+        done(self.propose(proposal, payload))
 
     def request_done(self, directory: int, client: int) -> tuple[int, int]:
         """See `Store`."""

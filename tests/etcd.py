@@ -38,8 +38,11 @@ def free_ports(count: int) -> list[int]:
 class Member:
     """One process of etcd."""
 
-    def __init__(self, name: str, directory: Path, scheme: str, options: list[str]) -> None:
+    def __init__(
+        self, name: str, directory: Path, scheme: str, host: str, options: list[str]
+    ) -> None:
         self.name = name
+        self.host = host
         self.directory = directory
         self.scheme = scheme
         self.options = options
@@ -48,7 +51,7 @@ class Member:
 
     @property
     def endpoint(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.client_port}"
+        return f"{self.scheme}://{self.host}:{self.client_port}"
 
     @property
     def peer(self) -> str:
@@ -94,10 +97,19 @@ class Etcd:
     """An etcd of some members, running while the context lasts."""
 
     def __init__(
-        self, directory: Path, *, members: int = 1, tls: tuple[Path, Path, Path] | None = None
+        self,
+        directory: Path,
+        *,
+        members: int = 1,
+        tls: tuple[Path, Path, Path] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        """`tls`: the files of an authority, a certificate and its key; then clients must show a certificate of it."""
+        """`tls`: the files of an authority, a certificate and its key; then clients must show a certificate of it.
+
+        `host`: an address of this machine that clients reach it at.
+        """
         self.directory = directory
+        self._host = host
         self._scheme, self._options = "http", []
         if tls is not None:
             authority, certificate, key = tls
@@ -120,7 +132,8 @@ class Etcd:
             directory = self.directory / f"attempt{attempt}"
             directory.mkdir(parents=True)
             self.members = [
-                Member(name, directory, self._scheme, self._options) for name in self._names
+                Member(name, directory, self._scheme, self._host, self._options)
+                for name in self._names
             ]
             try:
                 self.start()
@@ -154,7 +167,7 @@ class Etcd:
             if member.process.poll() is not None:
                 raise OSError(f"etcd {member.name} ended:\n{member.log()[-2000:]}")
             try:
-                with socket.create_connection(("127.0.0.1", member.client_port), timeout=1):
+                with socket.create_connection((member.host, member.client_port), timeout=1):
                     pass
             except OSError:
                 time.sleep(0.05)

@@ -57,17 +57,27 @@ class Operations:
         """
         try:
             return self._execute(call, buffers)
-        except EffectRefused as refusal:
-            return calls.Failed(ERRNO[refusal.reason], str(refusal)), ()
-        except Refused as refusal:
-            return calls.Failed(ERRNO[refusal.reason], str(refusal)), ()
-        except OSError as error:
-            number = error.errno or _ERRNO_OF_KIND.get(type(error), errno.EIO)
-            return calls.Failed(number, error.strerror or str(error)), ()
-        except ValueError as error:  # A path or a pattern that is none.
-            return calls.Failed(errno.EINVAL, str(error)), ()
         except Exception as error:
-            return calls.Failed(errno_of(error), f"{type(error).__name__}: {error}"), ()
+            return _failed(error), ()
+
+    def begin(
+        self,
+        call: calls.Write,
+        buffers: Sequence[Buffer],
+        done: Callable[[calls.Answer | None], None],
+    ) -> None:
+        """Have a write done and go on; `done` is told the answer, with the store held, perhaps before this returns.
+
+        None: others came first; begin again. Buffers must not change before then. `done` must not raise.
+        """
+
+        def tell(answer: calls.Answer | Exception | None) -> None:
+            done(_failed(answer) if isinstance(answer, Exception) else answer)
+
+        try:
+            self._writing.begin(call, list(buffers), tell)
+        except Exception as error:
+            tell(error)
 
     def _execute(
         self, call: calls.Call, buffers: Sequence[Buffer]
@@ -100,3 +110,17 @@ _ERRNO_OF_KIND = {
     PermissionError: errno.EACCES,
 }
 """Errors raised with a message alone carry no number."""
+
+
+def _failed(error: Exception) -> calls.Failed:
+    """What was refused, or failed, as an answer."""
+    match error:
+        case EffectRefused(reason=reason) | Refused(reason=reason):
+            return calls.Failed(ERRNO[reason], str(error))
+        case OSError():
+            number = error.errno or _ERRNO_OF_KIND.get(type(error), errno.EIO)
+            return calls.Failed(number, error.strerror or str(error))
+        case ValueError():  # A path or a pattern that is none.
+            return calls.Failed(errno.EINVAL, str(error))
+        case _:
+            return calls.Failed(errno_of(error), f"{type(error).__name__}: {error}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import queue
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +19,10 @@ import trio
 
 from cascadefs.client import calls
 from cascadefs.client.operations import Operations
+from cascadefs.client.writing import ATTEMPTS_MAX
+from cascadefs.errnos import ERRNO
 from storage import wire
+from storage.errors import Reason
 from storage.transport import Broken
 from triggers.access import Identity
 
@@ -34,10 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CALLS_MAX", "Service", "user_of"]
 
-CALLS_MAX = 16
+CALLS_MAX = 64
 """Executed or waiting for the disk at a time, of all connections: threads, and payloads held for them."""
 
-CONNECTION_CALLS_MAX = 4
+CONNECTION_CALLS_MAX = 16
 """Of these, of one connection: what it asks beyond that waits in the connection."""
 
 _log = logging.getLogger(__name__)
@@ -72,6 +77,8 @@ class Service:
         self._applied = applied
         self._reserved = reserved
         self._limiter = trio.CapacityLimiter(CALLS_MAX) if threaded else None
+        self._busy: set[str] = set()  # paths of writes that are on their way
+        self._free = threading.Condition()
         self.executed = 0
         """Calls answered since the start."""
 
@@ -104,8 +111,32 @@ class Service:
         self, who: Identity, call: calls.Call, parts: Sequence[Buffer]
     ) -> tuple[calls.Answer, Sequence[Buffer]]:
         operations = Operations(self._store, self._clock, who, self._reserved, self._applied)
+        if isinstance(call, calls.Write) and self._limiter is not None:
+            return self._write(operations, call, parts), ()
         with self._exclusive():
             return operations.execute(call, parts)
+
+    def _write(
+        self, operations: Operations, call: calls.Write, parts: Sequence[Buffer]
+    ) -> calls.Answer:
+        """Many writes are on their way at a time, but for those of the same files: one of these would begin in vain."""
+        paths = {part.path for part in call.parts}
+        answers: queue.SimpleQueue[calls.Answer | None] = queue.SimpleQueue()
+        with self._free:
+            self._free.wait_for(lambda: not paths & self._busy)
+            self._busy |= paths
+        try:
+            for _ in range(ATTEMPTS_MAX):
+                with self._exclusive():
+                    operations.begin(call, parts, answers.put)
+                answer = answers.get()
+                if answer is not None:
+                    return answer
+        finally:
+            with self._free:
+                self._busy -= paths
+                self._free.notify_all()
+        return calls.Failed(ERRNO[Reason.CONDITION_FAILED], "others were always faster")
 
     # --- connections that bring nothing but calls --------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ What is asked is planned as the effects of a trigger's run are, and becomes one 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cascadefs.client import calls
 from cascadefs.client.reading import there
@@ -24,14 +24,25 @@ if TYPE_CHECKING:
 
     from cascadefs.client.reading import Reading
     from storage.clock import Clock
+    from storage.namespace import Outcome
     from storage.store import Store
     from triggers.access import Identity
     from triggers.run import Buffer, Effect
 
-__all__ = ["Writing"]
+__all__ = ["ATTEMPTS_MAX", "Writing"]
 
 ATTEMPTS_MAX = 100
 """Of a write that others come before again and again; each time one of them got something done."""
+
+
+class _Attempt(NamedTuple):
+    """One proposal of a write."""
+
+    call: calls.Write
+    made: Plan
+    removed: list[record.Unlink]
+    batch: record.Batch
+    payload: list[memoryview]
 
 
 class Writing:
@@ -54,27 +65,65 @@ class Writing:
         self._applied = applied
 
     def write(self, call: calls.Write, buffers: list[Buffer]) -> calls.Answer:
-        """Make the changes, planned again as often as others come first."""
+        """Make the changes, planned again as often as others come first; holding the store while that takes."""
+        for _ in range(ATTEMPTS_MAX):
+            attempt = self._attempt(call, buffers)
+            if not isinstance(attempt, _Attempt):
+                return attempt
+            answer = self._answer(attempt, self._store.propose(attempt.batch, attempt.payload))
+            if answer is not None:
+                return answer
+        raise Refused(Reason.CONDITION_FAILED)
+
+    def begin(
+        self,
+        call: calls.Write,
+        buffers: list[Buffer],
+        done: Callable[[calls.Answer | Exception | None], None],
+    ) -> None:
+        """Propose the changes and go on; `done` is told the answer, or None: others came first, begin again."""
+        attempt = self._attempt(call, buffers)
+        if not isinstance(attempt, _Attempt):
+            done(attempt)
+            return
+
+        def settle(outcome: Outcome | OSError) -> None:
+            if isinstance(outcome, OSError):
+                done(outcome)
+                return
+            try:
+                done(self._answer(attempt, outcome))
+            except Exception as error:
+                done(error)
+
+        self._store.begin(attempt.batch, attempt.payload, settle)
+
+    def _attempt(self, call: calls.Write, buffers: list[Buffer]) -> _Attempt | calls.Answer:
+        """What to propose, in the tree as it is now; the answer at once where there is nothing to change."""
         effects = _effects(call.parts, buffers)
         self._make_shard_roots(call.parts)
-        for _ in range(ATTEMPTS_MAX):
-            made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
-            removed = self._removed(call.parts)
-            if not made.records and not removed:
-                return calls.Written([], self._store.now())
-            once = [record.Once(call.client, call.number)] if call.client else []
-            guards = self._guards(made, removed)
-            parts: list[record.Part] = [*guards, *once, *made.records, *removed]
-            reason = self._store.propose(record.Batch(parts), made.payload).reason
-            if reason is Reason.REPEATED:
-                return self._repeated(call, made)
-            if reason is None:
-                self._applied([*made.records, *removed])
-                return self._written(made)
-            if reason is not Reason.CONDITION_FAILED:
-                raise Refused(reason)
-            # Somebody else changed what the plan relies on: what the caller expects is looked at again.
-        raise Refused(Reason.CONDITION_FAILED)
+        made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
+        removed = self._removed(call.parts)
+        if not made.records and not removed:
+            return calls.Written([], self._store.now())
+        once = [record.Once(call.client, call.number)] if call.client else []
+        guards = self._guards(made, removed)
+        batch = record.Batch([*guards, *once, *made.records, *removed])
+        return _Attempt(call, made, removed, batch, made.payload)
+
+    def _answer(self, attempt: _Attempt, outcome: Outcome) -> calls.Answer | None:
+        """What became of an attempt; None where somebody else changed what the plan relies on: plan again.
+
+        What the caller expects is looked at by the plan.
+        """
+        if outcome.reason is Reason.REPEATED:
+            return self._repeated(attempt.call, attempt.made)
+        if outcome.reason is Reason.CONDITION_FAILED:
+            return None
+        if outcome.reason is not None:
+            raise Refused(outcome.reason)
+        self._applied([*attempt.made.records, *attempt.removed])
+        return self._written(attempt.made)
 
     def _guards(self, made: Plan, removed: list[record.Unlink]) -> list[record.Expect]:
         """What the plan relies on in the shard it changes; what is on the way there in others is only looked at."""

@@ -48,6 +48,8 @@ class Names:
         self._absence_may_end = b"@" in name
         if parent < RECORD_INODE_MAX:
             binding = self._store.binding(parent, name)
+            if binding is None and self._store.refresh(parent):  # Others may have made it just now.
+                binding = self._store.binding(parent, name)
             if binding is not None:
                 live = self._inodes.nodes.live(binding.inode)
                 live.lookups += 1

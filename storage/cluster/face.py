@@ -105,6 +105,8 @@ class Face(Shard):
         self._number = 0
         self._seen: dict[int, _Seen | Rejected | None] = {}
         """Proposals that somebody waits for, by number."""
+        self._begun: dict[int, Callable[[Outcome | OSError], None]] = {}
+        """Proposals that nobody waits for, and who is told what becomes of them, by number."""
         self._told_index = self.applied_index = self._position.index
         """The last record that was applied, and told of. May be read by any thread."""
         self.is_waiting = False
@@ -188,6 +190,8 @@ class Face(Shard):
         for number, seen in self._seen.items():
             if number >= rejected.number and seen is None:
                 self._seen[number] = rejected
+        for number in [number for number in self._begun if number >= rejected.number]:
+            self._begun.pop(number)(OSError(rejected.errno, rejected.strerror))
 
     def wait_and_apply(self, timeout_s: float) -> bool:
         """Apply what comes within a time; whether anything did. As `catch_up` otherwise."""
@@ -227,6 +231,8 @@ class Face(Shard):
             self.listener(one.timestamp, one.address, decoded)
         if not is_own and outcome.reason is None and self.on_others is not None:
             self.on_others(one.timestamp, decoded)
+        if is_own and one.number in self._begun:
+            self._begun.pop(one.number)(outcome)
 
     def _start_over(self, error: Exception) -> Outcome:
         self.index_trouble = str(error) or type(error).__name__
@@ -255,6 +261,26 @@ class Face(Shard):
 
     def _append(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> Outcome:
         return self._wait_for(self._submit(proposal, payload)).outcome
+
+    def begin(
+        self,
+        proposal: record.Record,
+        payload: Sequence[bytes | memoryview],
+        done: Callable[[Outcome | OSError], None],
+    ) -> None:
+        """Propose a record and go on; `done` is told what became of it, by whoever applies it, with the shard held.
+
+        `done` must not raise or propose. Waits only while as much is on its way as may be. `payload` must not change before
+        then.
+
+        Raises:
+            OSError: as `propose`; nothing was proposed.
+        """
+        while len(self._begun) >= SUBMITTED_MAX:
+            self._advance(TAKE_SECONDS)
+        number = self._submit(proposal, payload)
+        del self._seen[number]
+        self._begun[number] = done
 
     def _submit(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> int:
         if self._failure is not None:
@@ -415,6 +441,9 @@ class Face(Shard):
     def close(self, *, keep: bool = False) -> bool:
         """Close the table; log and sequencer are whose they were. See `Shard.close`."""
         whole = False
+        begun, self._begun = self._begun, {}
+        for done in begun.values():
+            done(Unavailable("the shard was closed; the change may take effect, or not"))
         try:
             if keep:
                 self.publish()

@@ -405,6 +405,19 @@ class ClusterStore:
         face = self._face_of(next(iter(shards), 0) * INODES_PER_SHARD)
         return face.propose(proposal, payload)
 
+    def begin(
+        self,
+        proposal: Record,
+        payload: Sequence[bytes | memoryview],
+        done: Callable[[Outcome | OSError], None],
+    ) -> None:
+        """See `Store`."""
+        shards = shards_of(proposal)
+        if len(shards) == 1 and not isinstance(proposal, Unlink):
+            self._face_of(next(iter(shards)) * INODES_PER_SHARD).begin(proposal, payload, done)
+        else:
+            done(self.propose(proposal, payload))
+
     def stage(self, inode: int, offset: int, data: bytes | memoryview) -> list[Extent]:
         """See `Store`."""
         return self._face_of(inode).stage(inode, offset, data)

@@ -169,10 +169,26 @@ async def errno_from(awaitable):
 async def test_every_handler_of_pyfuse3_is_answered_or_left_out_on_purpose():
     handlers = {name for name in vars(pyfuse3.Operations) if not name.startswith("_")}
     settings = {"supports_dot_lookup", "enable_writeback_cache", "enable_acl"}
-    # The kernel checks permissions itself; files are always ready; stacktrace is pyfuse3's own.
-    left_out = {"access", "poll", "stacktrace"}
+    # The kernel checks permissions itself; stacktrace is pyfuse3's own.
+    left_out = {"access", "stacktrace"}
     assert handlers - set(vars(Door)) == left_out
     assert settings <= set(vars(Door))
+
+
+async def test_whoever_polls_is_answered_and_told_to_look_again(door, told):
+    wakes = []
+    told.poll = lambda handle, wake: wakes.append(wake) or handle == 2
+    ready = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+    assert await door.poll(2, 2, None, CONTEXT) == ready
+    assert wakes == [None]
+    waiting = SimpleNamespace(notify=lambda: None)
+    assert await door.poll(3, 3, waiting, CONTEXT) == 0
+    sent = []
+    door._notifier.put = lambda gone: sent.append(("forget", gone))
+    door._notifier.wake = lambda notify: sent.append(("wake", notify))
+    told.invalidations.append((7, None))
+    wakes[1]()
+    assert sent == [("forget", [(7, None)]), ("wake", waiting.notify)], "in this order"
 
 
 async def test_a_stat_arrives_whole(door):

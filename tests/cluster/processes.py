@@ -37,6 +37,7 @@ class Processes:
     def __init__(self, directory: Path, endpoints, names=("n1", "n2", "n3"), shards=1, **pool):
         self.directory = directory
         self.names = names
+        self.shards = shards
         self.endpoints = tuple(endpoints)
         self.running = {}
         now_ns = time.time_ns()
@@ -52,24 +53,41 @@ class Processes:
         issued = self.signer.issue(identity, now_ns=time.time_ns())
         self.signer.install(issued, self.directory / name / "credentials")
 
-    def _lay(self, name):
-        self._install(Identity(CLUSTER, Role.NODE, name), name)
-        node = configuration.Node(
+    def address(self, name):
+        """Where a node listens."""
+        return f"127.0.0.1:{self.ports[name]}"
+
+    def reached(self, name):
+        """Where others reach it."""
+        return self.address(name)
+
+    def settings(self, name):
+        """Its node.toml."""
+        return configuration.Node(
             cluster=CLUSTER,
             name=name,
-            listen=f"127.0.0.1:{self.ports[name]}",
+            listen=self.address(name),
             etcd=configuration.Etcd(self.endpoints, timeout_s=0.9),
             lease_s=2.0,
             log=f"{name}.log",
         )
-        (self.directory / name / "node.toml").write_text(configuration.spell(node))
+
+    def command(self, name):
+        """What runs a node; the descriptor to say ready on comes behind it."""
+        node = str(self.directory / name / "node.toml")
+        return [sys.executable, "-m", "cascadefs.cli", "serve", "--config", node, "--ready-fd"]
+
+    def _lay(self, name):
+        self._install(Identity(CLUSTER, Role.NODE, name), name)
+        path = self.directory / name / "node.toml"
+        path.write_text(configuration.spell(self.settings(name)))
 
     async def _found(self, pool, shards):
         changes = [
             values.Cluster(CLUSTER, 1),
             values.Pool("main", "/", **pool),
             *[values.Shard(number, "main") for number in range(shards)],
-            *[values.Node(name, (f"127.0.0.1:{self.ports[name]}",)) for name in self.names],
+            *[values.Node(name, (self.reached(name),)) for name in self.names],
         ]
         async with (
             open_gateway(self.endpoints, "/cascadefs/") as gateway,
@@ -83,16 +101,7 @@ class Processes:
         for name in names or self.names:
             reading, writing = os.pipe()
             self.running[name] = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "cascadefs.cli",
-                    "serve",
-                    "--config",
-                    str(self.directory / name / "node.toml"),
-                    "--ready-fd",
-                    str(writing),
-                ],
+                [*self.command(name), str(writing)],
                 pass_fds=[writing],
                 stdin=subprocess.DEVNULL,
             )
@@ -159,7 +168,7 @@ class Client:
     async def _keep(self, nursery, name):
         while True:
             try:
-                address = f"127.0.0.1:{self.processes.ports[name]}"
+                address = self.processes.address(name)
                 connection = await self.transport.connect(
                     nursery, address, role=Role.NODE, name=name
                 )

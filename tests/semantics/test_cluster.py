@@ -68,6 +68,10 @@ def test_who_opens_sees_what_was_closed_before_without_having_followed(mounts) -
     two.close(file)
     one.mkdir("d")
     assert "d" in two.ls()
+    one.put("d/new", "new")
+    assert two.cat("d/new") == b"new"
+    one.put("d/new", "newer")
+    assert two.cat("d/new@v2") == b"newer"
     two.fs.forget(number, 1)
 
 

@@ -372,3 +372,40 @@ def test_many_faces_and_threads_end_with_the_same_rows(order, clock) -> None:
         face.catch_up()
     assert rows(faces[0]) == rows(faces[1]) == rows(faces[2])
     assert faces[0].namespace.counters.pack() == faces[1].namespace.counters.pack()
+
+
+def test_what_is_begun_is_told_when_it_is_applied(order, make) -> None:
+    face, other = make(), make()
+    inodes = [face.allocate_inode() for _ in range(3)]
+    told: list = []
+    order.pause()
+    for number, (name, inode) in enumerate(zip((b"a", b"b", b"a"), inodes, strict=True)):
+        face.begin(
+            record.Create(ROOT, name, inode, REGULAR | 0o644, 1, 2),
+            (),
+            lambda outcome, number=number: told.append((number, outcome.reason)),
+        )
+    assert told == []
+    order.resume()
+    while len(told) < 3:
+        face.wait_and_apply(1.0)
+    assert told == [(0, None), (1, None), (2, Reason.EXISTS)]
+    other.catch_up()
+    assert other.namespace.binding(ROOT, b"b").inode == inodes[1]
+
+
+def test_what_is_begun_and_cannot_be_is_told_so(order, make) -> None:
+    face = make()
+    inode = face.allocate_inode()
+    told: list = []
+    order.is_full = True
+    face.begin(record.Create(ROOT, b"a", inode, REGULAR | 0o644, 1, 2), (), told.append)
+    while not told:
+        face.wait_and_apply(1.0)
+    assert told[0].errno == errno.ENOSPC
+    order.is_full = False
+    assert face.propose(record.Create(ROOT, b"a", inode, REGULAR | 0o644, 1, 2)).reason is None
+    order.pause()
+    face.begin(record.Unlink(ROOT, b"a"), (), told.append)
+    face.close()
+    assert isinstance(told[1], Unavailable)
