@@ -26,6 +26,7 @@ SCRIPTS = (
     "scripts/reliability",
     "scripts/run",
     "scripts/setup",
+    "scripts/simulate",
     "scripts/test",
 )
 PAGES = sorted(

@@ -48,14 +48,20 @@ class Names:
         self._absence_may_end = b"@" in name
         if parent < RECORD_INODE_MAX:
             binding = self._store.binding(parent, name)
-            if binding is None and self._store.refresh(parent):  # Others may have made it just now.
-                binding = self._store.binding(parent, name)
+            if binding is None and b"@" not in name and self._store.refresh(parent):
+                binding = self._store.binding(parent, name)  # Others may have made it just now.
             if binding is not None:
                 live = self._inodes.nodes.live(binding.inode)
                 live.lookups += 1
                 live.alias = (parent, name)
                 return self._inodes.live_stat(live)
-            node, timeout_s = self._lookup_special(parent, name)
+            try:
+                node, timeout_s = self._lookup_special(parent, name)
+            except Refused as refusal:
+                is_known = refusal.reason is not Reason.ABSENT or b"@" not in name
+                if is_known or not self._store.refresh(parent):
+                    raise
+                node, timeout_s = self._lookup_special(parent, name)
         else:
             node, timeout_s = self._lookup_child(self._inodes.node(parent), name, caller)
         node = self._inodes.nodes.intern(node, parent, name)

@@ -53,6 +53,10 @@ __all__ = ["NotStarted", "serve"]
 SPARE_SEGMENTS: Final = 2
 """The room below which a disk counts as full: for the next segment, and for one being written again."""
 
+SWITCH_S: Final = 0.0005
+"""How long a thread that applies records may keep the network's from going on: every TLS write gives up the interpreter, and
+with the default of 5 ms waits that long to have it again. Median of a put, 3 replicas on 2 busy cores: 4.4 ms, then 2.5 ms."""
+
 AUTHORITY_S: Final = 1.0
 """Between two attempts to read an authority that is away when a node starts."""
 
@@ -77,6 +81,7 @@ def serve(settings: Settings, *, ready_fd: int | None = None, insecure: bool = F
     handler = log_handler(Path(settings.log)) if settings.log else logging.StreamHandler(sys.stderr)
     set_up_logging(handler)
     raise_descriptor_limit()
+    sys.setswitchinterval(SWITCH_S)
     data = Path(settings.data)
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)

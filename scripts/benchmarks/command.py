@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from benchmarks import chart, doors, machine, pipeline, table, transports, triggers
+from benchmarks import chart, cluster, doors, machine, pipeline, table, transports, triggers
 from benchmarks.bench import FULL, QUICK, Bench, prepare_work
 from benchmarks.client import Client
 from benchmarks.experiments import EXPERIMENTS, chosen
@@ -33,6 +33,7 @@ BEGIN, END = "<!-- table: scripts/bench -->\n", "<!-- end of table -->\n"
 DOORS_DOCUMENT = ROOT / "docs/KERNEL_DOOR.md"
 TRIGGERS_BEGIN = "<!-- table: scripts/bench --triggers -->\n"
 DOORS_BEGIN = "<!-- table: scripts/bench --doors -->\n"
+CLUSTER_BEGIN = "<!-- table: scripts/bench --cluster -->\n"
 TRANSPORTS_BEGIN = "<!-- table: scripts/bench --transports -->\n"
 
 
@@ -48,6 +49,8 @@ def main(arguments: list[str]) -> int:
         return _measure_triggers(options)
     if options.transports:
         return _measure_transports(options)
+    if options.cluster:
+        return _measure_cluster(options)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.redraw:
         run = json.loads(options.redraw[0].read_text())
@@ -83,6 +86,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     add("--doors", action="store_true", help="the two doors beside C, request by request")
     add("--triggers", action="store_true", help="from a put to a handler, beside others' watches")
     add("--transports", action="store_true", help="messages between processes, each transport")
+    add("--cluster", action="store_true", help="puts and gets of a cluster, beside etcd and Redis")
     add("--quick", action="store_true", help="small sizes and two rounds: about a minute")
     add("--rows", metavar="GLOB", action="append", default=[], help="only these; may be repeated")
     add("--rounds", metavar="N", type=int, help="interleaved rounds (5; quick 2)")
@@ -237,6 +241,30 @@ def _measure_triggers(options: argparse.Namespace) -> int:
     print(said)
     if options.document:
         _fill_in(DOCUMENT, said, TRIGGERS_BEGIN)
+    return 0
+
+
+def _measure_cluster(options: argparse.Namespace) -> int:
+    """The table of `cluster`."""
+    work = prepare_work(options.work)
+    puts, concurrent = (50, 8) if options.quick else (300, 32)
+    try:
+        say = functools.partial(print, file=sys.stderr)
+        rows = cluster.measure(work, cluster.peers(), puts=puts, concurrent=concurrent, say=say)
+        about = machine.describe(work)
+    finally:
+        remove(work)
+    if options.json is not None:
+        run = {"machine": about, "rows": [row.to_json() for row in rows]}
+        options.json.write_text(json.dumps(run, indent=2) + "\n")
+    said = (
+        f"{cluster.markdown(rows)}\n\n{about['kind']}, {about['processors']} shared processors, {about['kernel']}, "
+        f"{about['file_system']}, Python {about['python']}; all processes on it; {puts} puts one after another, {8 * puts} with "
+        f"{concurrent} on their way; load {os.getloadavg()[1]:.1f}\n"
+    )
+    print(said)
+    if options.document:
+        _fill_in(DOCUMENT, said, CLUSTER_BEGIN)
     return 0
 
 

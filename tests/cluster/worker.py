@@ -1,9 +1,9 @@
 """A program that changes files of a cluster until it is told to stop, and writes down everything that was acknowledged.
 
-    python -m tests.cluster.worker MOUNT.TOML NAME DIRECTORIES JOURNAL
+    python -m tests.cluster.worker MOUNT.TOML NAME DIRECTORY,DIRECTORY... JOURNAL
 
-It appends a line of its own to a file that others append to, too, and counts up a number that others count up, each in turn in one
-of the directories d0, d1, ... An error is written down and the end. It stops when its standard input ends.
+It appends a line of its own to a file that others append to, too, and counts up a number that others count up, each time in one
+of the directories. An error is written down and the end. It stops when its standard input ends.
 
 Each line of the journal is JSON: [began, ended, what, directory, version, text], times in seconds of the monotonic clock.
 """
@@ -47,16 +47,19 @@ def main(config, name, directories, journal):
         number = 0
         while not over.is_set():
             number += 1
-            directory = f"d{choice.randrange(int(directories))}"
+            directory = choice.choice(directories.split(","))
             work = choice.choice([append, count_up])
             began = time.monotonic()
             try:
                 version, text = work(store, name, directory, number)
             except Exception as error:
-                told.write(json.dumps([began, time.monotonic(), "error", directory, 0, repr(error)]) + "\n")
+                told.write(
+                    json.dumps([began, time.monotonic(), "error", directory, 0, repr(error)]) + "\n"
+                )
                 raise
             told.write(
-                json.dumps([began, time.monotonic(), work.__name__, directory, version, text]) + "\n"
+                json.dumps([began, time.monotonic(), work.__name__, directory, version, text])
+                + "\n"
             )
 
 

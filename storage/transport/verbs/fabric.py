@@ -53,7 +53,7 @@ class Fabric:
     traffic_class: int = 0
     """Of the packets, for networks that treat RoCE apart."""
 
-    polls_before_sleep: int = 20
+    polls_before_sleep: int = 4
     """How often a receiver looks again, letting other tasks run between, before it sleeps until the device wakes it."""
 
     def __post_init__(self) -> None:

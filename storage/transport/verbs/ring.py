@@ -173,9 +173,13 @@ class Outgoing:
         return self.tail - self.pushed + self.backlog_bytes
 
     def room(self, length: int) -> bool:
-        """Whether a message of this length may be put: one always may if nothing waits."""
+        """Whether a message of this length may be put: if the ring has room for it; and any, if nothing waits."""
         queued = self.tail - self.pushed + self.backlog_bytes
-        return not queued or queued + length <= SEND_QUEUE_BYTES
+        return not queued or (
+            queued + length <= SEND_QUEUE_BYTES
+            # Laid down in pieces, small messages would cost several times as much.
+            and self.tail + length + HEAD_BYTES + 7 <= self.credit.read + self._size
+        )
 
     def put(self, message: Sequence[Buffer], length: int, kind: Kind = Kind.MESSAGE) -> None:
         """Add a message whose buffers have this length together."""

@@ -193,6 +193,8 @@ class Mount:
                 self._subscribe(face, self._some_node(face))
             if face.pending and now - face.sent_ns > RESEND_NS:
                 self._propose(face, list(face.pending))
+                if self._random.random() < 0.2:  # What it knows of the leader may be old.
+                    self._subscribe(face, self._some_node(face))
         self._serve_waiting()
         for waiting in self._waiting:
             for shard in waiting.shards:

@@ -74,7 +74,9 @@ def leaders_of_older_epochs_are_acknowledged(patch: pytest.MonkeyPatch) -> None:
         real(self, now_ns, sender, message)
 
     patch.setattr(Replica, "step", step)
-    patch.setattr(Replica, "_fenced", False)  # Else the old leader itself stops at the first word of it.
+    patch.setattr(
+        Replica, "_fenced", False
+    )  # Else the old leader itself stops at the first word of it.
 
 
 @mutant("agreement", "durability", "trouble", kinds=("power cut", "blackout", "slow disk"))
@@ -311,7 +313,7 @@ def the_frontier_is_of_one_record_too_few(patch: pytest.MonkeyPatch) -> None:
 # --- mounts -------------------------------------------------------------------------------------------------------
 
 
-@mutant("cuts", "immutability", kinds=("kill", "partition"))
+@mutant("cuts", "immutability")
 def the_past_is_read_before_all_of_it_is_there(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Face, "complete_to", lambda self: self.frontier[0])
 

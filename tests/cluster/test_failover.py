@@ -1,0 +1,147 @@
+"""Goal: whatever ends, stands still or is cut off, programs see a pause: nothing that was acknowledged is lost, nothing is done twice, no
+call fails, and the logs end up the same.
+
+Method: three `cascadefs serve` on hosts of their own (network namespaces), a real etcd, four shards; three programs append and put with a
+condition all the time. Afterwards everything is read back, each version by its number, and the logs are compared to the byte. Pauses
+are printed, in periods of the lease, and nothing is demanded of them.
+"""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from tests.cluster.fleet import Fleet
+from tests.cluster.hosts import HERE, Hosts
+from tests.cluster.load import Load
+from tests.etcd import Etcd
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+NAMES = ("n1", "n2", "n3")
+SHARDS = 4
+LEASE_S = 2.0
+ROUNDS = int(os.environ.get("CASCADEFS_CLUSTER_ROUNDS", "3"))
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("failover")
+    with (
+        Hosts(NAMES) as hosts,
+        Etcd(directory, host=hosts.address(HERE)) as etcd,
+        Fleet(directory, etcd.endpoints, NAMES, SHARDS, hosts=hosts) as fleet,
+    ):
+        fleet.etcd = etcd
+        fleet.start()
+        fleet.wait_well()
+        yield fleet
+
+
+@pytest.fixture
+def make_load(fleet):
+    made = []
+
+    def make(name):
+        load = Load(fleet, name)
+        made.append(load)
+        load.start()
+        return load
+
+    yield make
+    fleet.hosts.mend()
+    fleet.thaw()
+    for load in made:
+        load.end()
+
+
+def finish(fleet, load, what):
+    """The programs stop, everything is looked at, and said."""
+    load.go_on()
+    load.stop()
+    fleet.wait_well()
+    with fleet.program() as store:
+        count = load.check(store)
+    fleet.check_logs()
+    leases = ", ".join(f"{pause / LEASE_S:.1f}" for pause in load.pauses())
+    print(
+        f"figure: {what}: {len(load.moments)} times, {count} writes acknowledged, 0 lost, 0 doubled; "
+        f"pauses of {leases} lease periods"
+    )
+
+
+def test_leaders_killed_under_load(fleet, make_load):
+    choice = random.Random(1)
+    load = make_load("kill")
+    for _ in range(ROUNDS):
+        victim = fleet.leader(choice.randrange(SHARDS))
+        load.disturbed()
+        fleet.kill(victim)
+        time.sleep(choice.uniform(0, 2.5 * LEASE_S))
+        fleet.start(victim)
+        load.go_on()
+        if choice.random() < 0.7:
+            fleet.wait_well()
+    finish(fleet, load, "kill -9 of a leader under load")
+
+
+def test_a_leader_that_stands_still(fleet, make_load):
+    load = make_load("still")
+    for shard in range(2):
+        victim = fleet.leader(shard)
+        load.disturbed()
+        fleet.freeze(victim)
+        load.go_on()
+        fleet.thaw(victim)
+        load.go_on()
+        fleet.wait_well()
+    finish(fleet, load, "SIGSTOP of a leader")
+
+
+def test_all_nodes_restarted_at_once(fleet, make_load):
+    load = make_load("all")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        load.disturbed()
+        if number is signal.SIGKILL:
+            for name in NAMES:
+                fleet.kill(name, number)
+        else:
+            assert set(fleet.stop_all().values()) == {0}
+        fleet.start()
+        load.go_on()
+    finish(fleet, load, "all nodes killed, and all stopped, at once")
+
+
+CUTS = {
+    "followers": (
+        [("leader", "others"), ("others", "leader")],
+        "a leader cut off from its followers",
+    ),
+    "etcd": ([("leader", HERE), (HERE, "leader")], "a leader cut off from etcd and programs"),
+    "mute": ([("leader", "others")], "a leader whose words are lost on the way to its followers"),
+    "deaf": ([("others", "leader")], "a leader that does not hear its followers"),
+    "alone": (
+        [("leader", "others"), ("others", "leader"), ("leader", HERE), (HERE, "leader")],
+        "a leader cut off from everybody",
+    ),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_partitions(fleet, make_load, cut):
+    ways, what = CUTS[cut]
+    load = make_load(cut)
+    leader = fleet.leader(1)
+    others = [name for name in NAMES if name != leader]
+    load.disturbed()
+    for ends in ways:
+        sources, targets = ({"leader": [leader], "others": others}.get(end, [end]) for end in ends)
+        for source in sources:
+            for target in targets:
+                fleet.hosts.cut_way(source, target)
+    time.sleep(3 * LEASE_S)
+    load.go_on()
+    fleet.hosts.mend()
+    finish(fleet, load, what)
