@@ -157,6 +157,7 @@ class Observer:
             self._hybrid,
             choose=lambda path: home_of(self._link.view, path),
             find=self._find,
+            space=self._link.space,
             directory=cache,
         )
         return self._store

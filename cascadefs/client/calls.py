@@ -38,7 +38,9 @@ __all__ = [
     "Watch",
     "Watched",
     "Write",
+    "WriteEach",
     "Written",
+    "WrittenEach",
     "decode_answer",
     "decode_call",
     "encode",
@@ -97,6 +99,18 @@ class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Asked again with the same two (0: nobody does), it is answered, not done again."""
 
 
+class WriteEach(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Changes of different files, each on its own: at its own instant, done or not whatever becomes of the others.
+
+    The i-th is request `number` + i of the client.
+    """
+
+    parts: list[Part]
+    durable: bool = False
+    client: int = 0
+    number: int = 0
+
+
 class List(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The names in a directory behind `after`, `limit` of them at most."""
 
@@ -153,7 +167,7 @@ class Scan(msgspec.Struct, frozen=True, array_like=True, tag=9):
     limit: int = 100_000
 
 
-Call: TypeAlias = Get | Write | List | Match | Versions | Watch | Instant | Stat | Scan
+Call: TypeAlias = Get | Write | WriteEach | List | Match | Versions | Watch | Instant | Stat | Scan
 
 
 class Got(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -208,6 +222,12 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
     message: str
 
 
+class WrittenEach(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Of `WriteEach`, what became of each; None: others came first, ask for it again."""
+
+    results: list[Written | Failed | None]
+
+
 class Scanned(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Of `Scan`: (path, number, timestamp, event time, size) of each, by path and number; whether there is more."""
 
@@ -216,7 +236,16 @@ class Scanned(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 Answer: TypeAlias = (
-    Got | Written | Listed | Matched | VersionsFound | Watched | Now | Failed | Scanned
+    Got
+    | Written
+    | Listed
+    | Matched
+    | VersionsFound
+    | Watched
+    | Now
+    | Failed
+    | Scanned
+    | WrittenEach
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -35,7 +35,7 @@ from triggers.handler.table import Table, sql, table
 from triggers.handler.tensor import Axis, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from storage.clock import Clock
@@ -53,6 +53,10 @@ WATCH_SECONDS = 0.02
 BLOCK_BYTES = 16 * 1024 * 1024
 """Of a file that is read in one go."""
 
+
+MANY_FILES = 64
+MANY_BYTES = 1024 * 1024
+"""Of `put_many`, written with one call."""
 
 SCAN_VERSIONS = 100_000
 """Asked for at a time; some 10 MB on the way."""
@@ -180,6 +184,49 @@ class Client:
         batch = Batch()
         batch.put(path, data, expect=expect, mode=mode)
         return self._one(batch, durable)
+
+    def put_many(
+        self, files: Mapping[str, Buffer | str], *, mode: int = 0o644, durable: bool = False
+    ) -> Sequence[Version]:
+        """As `put` of each file, each at an instant of its own, many on their way at a time.
+
+        A version of number 0: made, but a connection broke before its number was told.
+
+        Raises:
+            OSError: as `put`, of the first file that could not be written; those before it, and perhaps others, are.
+        """
+        paths = deque(files)
+        versions: dict[str, Version] = {}
+        while paths:
+            parts: list[calls.Part] = []
+            buffers: list[Buffer] = []
+            size = 0
+            while paths and len(parts) < MANY_FILES and (not parts or size < MANY_BYTES):
+                path = paths.popleft()
+                parts.append(calls.Put(path, mode))
+                buffers.append(_bytes(files[path]))
+                size += len(buffers[-1])
+            answer, _ = self._execute(calls.WriteEach(parts, durable), buffers)
+            assert isinstance(answer, calls.WrittenEach)
+            for part, data, result in zip(parts, buffers, answer.results, strict=True):
+                versions[part.path] = self._one_of_many(part.path, data, result, mode, durable)
+        return [versions[path] for path in files]
+
+    def _one_of_many(
+        self,
+        path: str,
+        data: Buffer,
+        result: calls.Written | calls.Failed | None,
+        mode: int,
+        durable: bool,
+    ) -> Version:
+        match result:
+            case calls.Failed():
+                raise _error(result)
+            case calls.Written():
+                return Version(path, result.versions[0][1], result.timestamp, len(data))
+            case None:
+                return self.put(path, data, mode=mode, durable=durable)
 
     def append(self, path: str, data: Buffer | str, *, durable: bool = False) -> Version:
         """Make the next version of a file: what it holds, and these bytes. Nobody's append is lost."""
@@ -463,6 +510,12 @@ class TrioClient:
         return await self._run(
             partial(self._client.put, path, data, expect=expect, mode=mode, durable=durable)
         )
+
+    async def put_many(
+        self, files: Mapping[str, Buffer | str], *, mode: int = 0o644, durable: bool = False
+    ) -> Sequence[Version]:
+        """See `Client.put_many`."""
+        return await self._run(partial(self._client.put_many, files, mode=mode, durable=durable))
 
     async def append(self, path: str, data: Buffer | str, *, durable: bool = False) -> Version:
         """See `Client.append`."""

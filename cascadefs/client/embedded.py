@@ -54,7 +54,7 @@ class Embedded:
         """See `client.Executor`."""
         with self._lock:
             answer = self._operations.execute(call, buffers)
-            if isinstance(call, calls.Write) and call.durable:
+            if isinstance(call, calls.Write | calls.WriteEach) and call.durable:
                 trio.run(self._store.wait_durable)
             return answer
 

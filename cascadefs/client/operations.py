@@ -20,7 +20,7 @@ from storage.errors import Refused
 from triggers.effects import EffectRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from storage import record
     from storage.clock import Clock
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from triggers.access import Identity
     from triggers.run import Buffer
 
-__all__ = ["Operations"]
+__all__ = ["Operations", "apart"]
 
 
 class Operations:
@@ -60,6 +60,14 @@ class Operations:
         except Exception as error:
             return _failed(error), ()
 
+    def _write_each(self, call: calls.WriteEach, buffers: list[Buffer]) -> calls.Answer:
+        results: list[calls.Written | calls.Failed | None] = []
+        for one, data in apart(call, buffers):
+            answer, _ = self.execute(one, data)
+            assert isinstance(answer, calls.Written | calls.Failed)
+            results.append(answer)
+        return calls.WrittenEach(results)
+
     def begin(
         self,
         call: calls.Write,
@@ -87,6 +95,8 @@ class Operations:
                 return self._reading.get(call)
             case calls.Write():
                 return self._writing.write(call, list(buffers)), ()
+            case calls.WriteEach():
+                return self._write_each(call, list(buffers)), ()
             case calls.List():
                 return self._reading.list(call), ()
             case calls.Match():
@@ -124,3 +134,23 @@ def _failed(error: Exception) -> calls.Failed:
             return calls.Failed(errno.EINVAL, str(error))
         case _:
             return calls.Failed(errno_of(error), f"{type(error).__name__}: {error}")
+
+
+def apart(
+    call: calls.WriteEach, buffers: Sequence[Buffer]
+) -> Iterator[tuple[calls.Write, list[Buffer]]]:
+    """The writes of a `WriteEach` one by one, each with its buffers.
+
+    Raises:
+        ValueError: there are fewer buffers than parts that need one.
+    """
+    rest = iter(buffers)
+    for index, part in enumerate(call.parts):
+        data: list[Buffer] = []
+        if isinstance(part, calls.Put | calls.Append):
+            buffer = next(rest, None)
+            if buffer is None:
+                raise ValueError("a part is without its bytes")
+            data.append(buffer)
+        number = call.number + index if call.client else 0
+        yield calls.Write([part], call.durable, call.client, number), data

@@ -3,6 +3,10 @@
 A thread of its own holds one connection. When that breaks, the next address is dialled and all that was not answered is
 asked again: questions can be, and writes are numbered, so that one that was done is answered and not repeated. Whoever
 waits sees a pause.
+
+Nobody is asked anything before it has named an instant that is final: a node that can do that has all that was committed before, and so
+is not behind what another has answered us already. Where no node can, one without its leader answers questions, as of what it has, and
+writes wait. A question that stays without an answer for long is asked elsewhere.
 """
 
 from __future__ import annotations
@@ -37,6 +41,14 @@ PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 0.1
 """Between dialling all addresses in vain and dialling them again."""
 
+INSTANT_SECONDS = 5.0
+"""For a node to name a final instant."""
+
+SILENT_SECONDS = 10.0
+"""Without an answer, a question is asked of another node; the next time after twice as long."""
+
+LOOK_SECONDS = 1.0
+
 _Result = tuple[calls.Answer, "Sequence[Buffer]"]
 
 
@@ -45,6 +57,9 @@ class _Question:
     """Asked, and not answered yet."""
 
     message: list[Buffer]
+    is_write: bool = False
+    patience_s: float = SILENT_SECONDS
+    since: float = 0.0
     answer: queue.SimpleQueue[_Result | OSError] = field(default_factory=queue.SimpleQueue)
 
 
@@ -75,6 +90,7 @@ class Remote:
         self._requests = 0
         self._open: dict[int, _Question] = {}
         self._connection: Connection | None = None
+        self._is_current = False  # The node we are connected with has named a final instant.
         self._token: trio.lowlevel.TrioToken | None = None
         self._stop: trio.CancelScope | None = None
         self._started = threading.Event()
@@ -89,11 +105,12 @@ class Remote:
         Raises:
             OSError: ETIMEDOUT where nobody could be reached for as long as we wait; EACCES where we are not let in.
         """
-        if not isinstance(call, calls.Write):
+        if not isinstance(call, calls.Write | calls.WriteEach):
             return self._ask(call, buffers)
         with self._writing:
-            self._numbers += 1
-            numbered = msgspec.structs.replace(call, client=self._client, number=self._numbers)
+            first = self._numbers + 1
+            self._numbers += 1 if isinstance(call, calls.Write) else len(call.parts)
+            numbered = msgspec.structs.replace(call, client=self._client, number=first)
             return self._ask(numbered, buffers)
 
     def _ask(self, call: calls.Call, buffers: Sequence[Buffer]) -> _Result:
@@ -105,7 +122,7 @@ class Remote:
         self._requests += 1
         request = self._requests
         asked = wire.Call(request, "call", msgspec.Raw(calls.encode(call)))
-        question = _Question(wire.encode(asked, buffers))
+        question = _Question(wire.encode(asked, buffers), isinstance(call, calls.Write))
         try:
             self._token.run_sync_soon(self._send, request, question)
         except trio.RunFinishedError:
@@ -143,9 +160,10 @@ class Remote:
         async with trio.open_nursery() as nursery:
             connection = await self._connected(nursery)
             try:
-                for question in self._open.values():
-                    await connection.send(question.message)
+                nursery.start_soon(self._hurry, connection)
                 self._connection = connection
+                for request, question in list(self._open.items()):
+                    self._send(request, question)
                 while True:
                     for data in await connection.receive():
                         self._take(data)
@@ -157,29 +175,64 @@ class Remote:
         self._addresses.rotate(-1)
 
     async def _connected(self, nursery: trio.Nursery) -> Connection:
-        """A connection that has been greeted; whoever waits for longer than we bear is told so."""
+        """A connection with a node that is up to date, or with any if none is; whoever waits for longer than we bear is told so."""
         began = trio.current_time()
+        is_any_good = False
         while True:
             trouble: Broken | None = None
+            behind = 0
             for address in tuple(self._addresses):
                 try:
                     connection = await self._transport.connect(nursery, address, role=Role.NODE)
                     await connection.send(wire.encode(wire.Hello()))
-                    return connection
+                    self._is_current = await self._names_instant(connection)
+                    if self._is_current or is_any_good:
+                        return connection
+                    behind += 1
+                    connection.close("another node may be up to date")
                 except Rejected as error:
                     self._fail(OSError(errno.EACCES, str(error)))
                     trouble = error
-                except Broken as error:
-                    trouble = error
+                except (Broken, wire.Malformed) as error:
+                    trouble = Broken(str(error))
                 self._addresses.rotate(-1)
-            if trio.current_time() - began >= self._patience_s:
+            is_any_good = behind > 0
+            if not behind and trio.current_time() - began >= self._patience_s:
                 self._fail(OSError(errno.ETIMEDOUT, f"nobody answers: {trouble}"))
                 began = trio.current_time()
             await trio.sleep(PAUSE_SECONDS)  # noqa: TID251  a retry
 
+    async def _names_instant(self, connection: Connection) -> bool:
+        """Whether a node has everything that was committed before; nothing else is asked of it yet."""
+        await connection.send(_INSTANT)
+        with trio.move_on_after(INSTANT_SECONDS):
+            while True:
+                for data in await connection.receive():
+                    message, parts = wire.decode(data)
+                    if isinstance(message, wire.Refusal):
+                        raise Rejected(message.why)
+                    if isinstance(message, wire.Answer):
+                        return _is_instant(message, parts)
+        return False
+
+    async def _hurry(self, connection: Connection) -> None:
+        """Ask a node that is behind whether it still is, and leave one that does not answer."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)  # noqa: TID251  nobody tells
+            if not self._is_current:
+                with contextlib.suppress(trio.WouldBlock, Broken):
+                    connection.send_nowait(_INSTANT)
+            now = trio.current_time()
+            for question in self._open.values():
+                if now - question.since > question.patience_s:
+                    question.patience_s *= 2
+                    connection.close("it does not answer; another node may")
+                    return
+
     def _send(self, request: int, question: _Question) -> None:
         self._open[request] = question
-        if self._connection is not None:
+        question.since = trio.current_time()
+        if self._connection is not None and (self._is_current or not question.is_write):
             try:
                 self._connection.send_nowait(question.message)
             except trio.WouldBlock:
@@ -200,6 +253,11 @@ class Remote:
                     question.answer.put(OSError(message.errno, message.why))
                 else:
                     question.answer.put((calls.decode_answer(parts[0]), parts[1:]))
+            case wire.Answer(request=0) if not self._is_current and _is_instant(message, parts):
+                self._is_current = True
+                for request, question in list(self._open.items()):
+                    if question.is_write:
+                        self._send(request, question)
             case wire.Refusal(why=why):
                 self._fail(OSError(errno.EACCES, why))
             case _:
@@ -210,3 +268,10 @@ class Remote:
         waiting, self._open = self._open, {}
         for question in waiting.values():
             question.answer.put(error)
+
+
+_INSTANT = wire.encode(wire.Call(0, "call", msgspec.Raw(calls.encode(calls.Instant()))))
+
+
+def _is_instant(answer: wire.Answer, parts: Sequence[memoryview]) -> bool:
+    return not answer.errno and isinstance(calls.decode_answer(parts[0]), calls.Now)

@@ -8,17 +8,19 @@ Source: FORMAT, "Calls of programs"; SEMANTICS, "Programs".
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import queue
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
 from cascadefs.client import calls
-from cascadefs.client.operations import Operations
+from cascadefs.client.operations import Operations, apart
 from cascadefs.client.writing import ATTEMPTS_MAX
 from cascadefs.errnos import ERRNO
 from storage import wire
@@ -27,7 +29,7 @@ from storage.transport import Broken
 from triggers.access import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from storage.clock import Clock
@@ -99,7 +101,8 @@ class Service:
             answer, buffers = await trio.to_thread.run_sync(
                 self._execute, who, call, parts, limiter=self._limiter
             )
-        if isinstance(call, calls.Write) and call.durable and isinstance(answer, calls.Written):
+        is_written = isinstance(answer, calls.Written | calls.WrittenEach)
+        if isinstance(call, calls.Write | calls.WriteEach) and call.durable and is_written:
             try:
                 await self._store.wait_durable()
             except OSError as error:
@@ -113,29 +116,55 @@ class Service:
         operations = Operations(self._store, self._clock, who, self._reserved, self._applied)
         if isinstance(call, calls.Write) and self._limiter is not None:
             return self._write(operations, call, parts), ()
+        if isinstance(call, calls.WriteEach) and self._limiter is not None:
+            return self._write_each(operations, call, parts), ()
         with self._exclusive():
             return operations.execute(call, parts)
 
-    def _write(
-        self, operations: Operations, call: calls.Write, parts: Sequence[Buffer]
+    def _write_each(
+        self, operations: Operations, call: calls.WriteEach, parts: Sequence[Buffer]
     ) -> calls.Answer:
-        """Many writes are on their way at a time, but for those of the same files: one of these would begin in vain."""
-        paths = {part.path for part in call.parts}
-        answers: queue.SimpleQueue[calls.Answer | None] = queue.SimpleQueue()
+        """All at once: the store is let go while they are on their way."""
+        results: list[calls.Written | calls.Failed | None] = [None] * len(call.parts)
+        answered: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        def answer(index: int, answer: calls.Answer | None) -> None:
+            assert answer is None or isinstance(answer, calls.Written | calls.Failed)
+            results[index] = answer
+            answered.put(index)
+
+        with self._alone({part.path for part in call.parts}):
+            with self._exclusive():
+                for index, (one, data) in enumerate(apart(call, parts)):
+                    operations.begin(one, data, partial(answer, index))
+            for _ in call.parts:
+                answered.get()
+        return calls.WrittenEach(results)
+
+    @contextlib.contextmanager
+    def _alone(self, paths: set[str]) -> Iterator[None]:
+        """Have no other write of these paths on its way: one of two would have begun in vain."""
         with self._free:
             self._free.wait_for(lambda: not paths & self._busy)
             self._busy |= paths
         try:
+            yield
+        finally:
+            with self._free:
+                self._busy -= paths
+                self._free.notify_all()
+
+    def _write(
+        self, operations: Operations, call: calls.Write, parts: Sequence[Buffer]
+    ) -> calls.Answer:
+        answers: queue.SimpleQueue[calls.Answer | None] = queue.SimpleQueue()
+        with self._alone({part.path for part in call.parts}):
             for _ in range(ATTEMPTS_MAX):
                 with self._exclusive():
                     operations.begin(call, parts, answers.put)
                 answer = answers.get()
                 if answer is not None:
                     return answer
-        finally:
-            with self._free:
-                self._busy -= paths
-                self._free.notify_all()
         return calls.Failed(ERRNO[Reason.CONDITION_FAILED], "others were always faster")
 
     # --- connections that bring nothing but calls --------------------------------------------------------------------

@@ -16,7 +16,7 @@ from storage.errors import Reason, Refused
 from storage.namespace import ROOT
 from triggers.access import SEARCH, WRITE, may, may_remove
 from triggers.cut import parts_of
-from triggers.effects import CONTROL, Plan, plan
+from triggers.effects import CONTROL, EffectRefused, Plan, plan
 from triggers.run import Append, Delete, Put, PutIf
 
 if TYPE_CHECKING:
@@ -100,16 +100,31 @@ class Writing:
 
     def _attempt(self, call: calls.Write, buffers: list[Buffer]) -> _Attempt | calls.Answer:
         """What to propose, in the tree as it is now; the answer at once where there is nothing to change."""
+        try:
+            made, removed = self._planned(call, buffers)
+        except (EffectRefused, OSError):
+            if self._is_done(call):
+                return self._repeated(call)  # What stands in the way is what it did itself.
+            raise
+        if not made.records and not removed:
+            return (
+                self._repeated(call)
+                if self._is_done(call)
+                else calls.Written([], self._store.now())
+            )
+        # In front: a request that was done is no conflict with what it did itself.
+        once = [record.Once(call.client, call.number)] if call.client else []
+        guards = self._guards(made, removed)
+        batch = record.Batch([*once, *guards, *made.records, *removed])
+        return _Attempt(call, made, removed, batch, made.payload)
+
+    def _planned(
+        self, call: calls.Write, buffers: list[Buffer]
+    ) -> tuple[Plan, list[record.Unlink]]:
         effects = _effects(call.parts, buffers)
         self._make_shard_roots(call.parts)
         made = plan(self._store, ROOT, self._who, effects, self._clock.now_ns(), self._reserved)
-        removed = self._removed(call.parts)
-        if not made.records and not removed:
-            return calls.Written([], self._store.now())
-        once = [record.Once(call.client, call.number)] if call.client else []
-        guards = self._guards(made, removed)
-        batch = record.Batch([*guards, *once, *made.records, *removed])
-        return _Attempt(call, made, removed, batch, made.payload)
+        return made, self._removed(call.parts)
 
     def _answer(self, attempt: _Attempt, outcome: Outcome) -> calls.Answer | None:
         """What became of an attempt; None where somebody else changed what the plan relies on: plan again.
@@ -117,7 +132,7 @@ class Writing:
         What the caller expects is looked at by the plan.
         """
         if outcome.reason is Reason.REPEATED:
-            return self._repeated(attempt.call, attempt.made)
+            return self._repeated(attempt.call)
         if outcome.reason is Reason.CONDITION_FAILED:
             return None
         if outcome.reason is not None:
@@ -189,11 +204,18 @@ class Writing:
             records.append(record.Unlink(parent, name, directory=True))
         return records
 
-    def _repeated(self, call: calls.Write, made: Plan) -> calls.Answer:
+    def _is_done(self, call: calls.Write) -> bool:
+        """Whether this request, or a later one of its client, was done already."""
+        if not call.client:
+            return False
+        return self._store.request_done(self._home(call), call.client)[0] >= call.number
+
+    def _repeated(self, call: calls.Write) -> calls.Answer:
         """What became of a request that is asked again."""
-        number, timestamp = self._store.request_done(self._home(call, made), call.client)
+        number, timestamp = self._store.request_done(self._home(call), call.client)
         if number != call.number:
-            raise ValueError(f"request {call.number} was followed by {number}; ask in order")
+            # Done, and others of this client after it: what number it got is not known any more.
+            return calls.Written([(part.path, 0, 0) for part in call.parts], 0)
         versions = []
         for part in call.parts:
             stat = self._reading.cut(timestamp).stat(part.path)
@@ -201,28 +223,34 @@ class Writing:
                 continue
             if stat is not None:
                 versions.append((part.path, stat.version, stat.size))
-            else:
-                versions.append((part.path, self._tombstone(part.path, timestamp), 0))
+            elif (tombstone := self._tombstone(part.path, timestamp)) is not None:
+                versions.append((part.path, tombstone, 0))
         return calls.Written(versions, timestamp)
 
-    def _home(self, call: calls.Write, made: Plan) -> int:
-        """A directory of the shard that was to be changed."""
-        if made.guards:
-            return made.guards[0].directory
-        removed = self._removed(call.parts)
-        return removed[0].parent if removed else ROOT
+    def _home(self, call: calls.Write) -> int:
+        """A directory of the shard that is changed: the deepest one there is above the first path."""
+        directory = ROOT
+        for name in parts_of(call.parts[0].path)[:-1] if call.parts else ():
+            binding = self._store.binding(directory, name)
+            row = self._store.attributes(binding.inode) if binding is not None else None
+            if binding is None or row is None or not is_directory(row.mode):
+                break
+            directory = binding.inode
+        return directory
 
-    def _tombstone(self, path: str, timestamp: int) -> int:
-        """The number under which a path was deleted at a timestamp."""
+    def _tombstone(self, path: str, timestamp: int) -> int | None:
+        """The number under which a path was deleted at just this timestamp; None if it was not."""
         *above, name = parts_of(path)
         directory = ROOT
         for one in above:
             binding = self._store.binding_at(directory, one, timestamp)
             if binding is None:
-                return 0
+                return None
             directory = binding.inode
         entry = self._store.entry_at(directory, name, timestamp)
-        return 0 if entry is None or entry[2] is None else entry[2].number
+        if entry is None or entry[2] is None or entry[0] != timestamp:
+            return None
+        return entry[2].number
 
     def _written(self, made: Plan) -> calls.Written:
         """What was just committed; nobody has changed the store since."""

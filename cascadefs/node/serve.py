@@ -148,6 +148,11 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
     def disk_of(shard: int) -> RealDisk:
         return RealDisk(directory_of(shard))
 
+    def space() -> tuple[int, int, int]:
+        found = os.statvfs(data)
+        unit = found.f_frsize
+        return found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit
+
     def has_room() -> bool:
         found = os.statvfs(data)
         return found.f_bavail * found.f_frsize > SPARE_SEGMENTS * SEGMENT_BYTES
@@ -182,6 +187,7 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
         node.extra_status = lambda: {
             "pid": os.getpid(),
             "data": str(data),
+            "space_bytes": space(),
             "calls": programs.executed,
         }
         try:

@@ -62,6 +62,9 @@ class Tuning:
     read_s: float = 3.0
     """How long one member may take to send a payload, before another is asked."""
 
+    survey_s: float = 10.0
+    """Between two questions to each node how much room it has."""
+
     cache_bytes: int = 64 * 1024 * 1024
     """Of payloads."""
 
@@ -84,6 +87,13 @@ class _Node:
         self.connection: Connection | None = None
         self.scope: trio.CancelScope | None = None
         self.questions: dict[int, _Question] = {}
+        self.space = (0, 0, 0)
+
+
+class _Told(msgspec.Struct):
+    """What is of interest in a node's status."""
+
+    space_bytes: tuple[int, int, int] = (0, 0, 0)
 
 
 class _Question:
@@ -235,6 +245,7 @@ class Link:
                 task_status.started()
                 for address in self._addresses:
                     nursery.start_soon(self._introduce, address)
+                nursery.start_soon(self._survey)
                 while True:
                     self._dial_wanted(nursery)
                     changed = self._changed
@@ -591,7 +602,31 @@ class Link:
                 raise Unavailable(line.closed)
             await self._rest(self.tuning.redial_s)
 
-    async def _ask(self, node: _Node, message: wire.ReadPayload | wire.AskIndex) -> _Question:
+    async def _survey(self) -> None:
+        """Ask every node that is reached, now and then, how much room its disk has."""
+        while True:
+            for node in list(self._nodes.values()):
+                if node.connection is not None:
+                    question = await self._ask(node, wire.Ask(next(self._requests), "status"))
+                    if question.part is not None:
+                        with contextlib.suppress(msgspec.DecodeError):
+                            node.space = msgspec.json.decode(question.part, type=_Told).space_bytes
+            with trio.move_on_after(self.tuning.survey_s):
+                await self._changed.wait()
+
+    def space(self) -> tuple[int, int, int]:
+        """(bytes in all, free, free to users) for contents: what the nodes' disks have, divided by the replicas of each."""
+        known = [node.space for node in list(self._nodes.values()) if node.space[0]]
+        pools = [pool.replicas for pool in self.view.pools.values()]
+        replicas = max(1, min(max(pools, default=1), len(known)))
+        if not known:
+            return 0, 0, 0
+        total, free, available = (sum(each) // replicas for each in zip(*known, strict=True))
+        return total, free, available
+
+    async def _ask(
+        self, node: _Node, message: wire.ReadPayload | wire.AskIndex | wire.Ask
+    ) -> _Question:
         request, question = message.request, _Question()
         node.questions[request] = question
         assert node.connection is not None

@@ -37,6 +37,7 @@ from storage.replication import (
     Holdings,
     Note,
     Replica,
+    Role,
     Wanted,
     split,
 )
@@ -144,6 +145,7 @@ class Member:
         self._arrived: dict[tuple[int, int], wire.Place] = {}
         self._places: dict[int, wire.Place] = {}
         self._filling = Filling()
+        self._committed_address = 0
         self._cuts = 0
         self._failed = trio.Event()
         self._sync_wanted = trio.Event()
@@ -206,16 +208,15 @@ class Member:
         for kept in (self._arrived, self._places, self._wanted, self.proposals):
             kept.clear()
         self._filling = Filling()
-        self.committed = 0
+        self.committed = self._committed_address = 0
         self.replica = self._new_replica(epoch, None, applied, requests)
 
     def is_committed(self, address: int) -> bool:
         """Whether an address lies in what is committed; whatever a peer asks for is checked so."""
-        place = self._places.get(self.committed)
-        if place is None:
-            # Nothing was appended here for long: all that there is was committed long ago, or nothing may be read yet.
-            return self.committed >= self.log.last_index and address <= self.log.last_address
-        return address <= place.address
+        if address <= self._committed_address:
+            return True
+        # Right after a start it is not known where that ends, but for a log that is committed to its end.
+        return self.committed >= self.log.last_index and address <= self.log.last_address
 
     async def run(self) -> None:
         """Serve until cancelled. The log is closed by `close`."""
@@ -433,6 +434,8 @@ class Member:
         place = self._arrived.get((frame.index, frame.epoch))
         if place is not None:
             self._adopt(frame, place)
+        elif self.replica.role is not Role.LEADER:
+            raise Corruption(f"shard {self.shard}: record {frame.index} came without its place")
         else:
             assert frame.index == log.last_index + 1
             log.epoch = frame.epoch
@@ -505,6 +508,9 @@ class Member:
             return
         moved = committed > self.committed
         self.committed, self.frontier = committed, frontier
+        record = self.tail.get(committed)
+        if record is not None:
+            self._committed_address = record.address
         for told in list(self.followers):
             told()
         if moved and self.proposals:

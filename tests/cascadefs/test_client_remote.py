@@ -9,7 +9,7 @@ import threading
 import pytest
 import trio
 
-from cascadefs.client import Client, Conflict
+from cascadefs.client import Client, Conflict, calls
 from cascadefs.client.remote import Remote
 from cascadefs.client.service import Service, user_of
 from storage import wire
@@ -62,8 +62,10 @@ class Server:
         )  # fmt: skip
         execute = service.execute
 
-        async def muted(*args):
-            answer = await execute(*args)
+        async def muted(who, arguments, parts):
+            answer = await execute(who, arguments, parts)
+            if isinstance(calls.decode_call(arguments), calls.Instant):
+                return answer  # Asked of each connection before anything else.
             self.executed += 1
             if self.mute:
                 self.mute -= 1
@@ -140,6 +142,33 @@ def test_a_write_whose_answer_was_lost_is_answered_and_not_repeated(connect, ser
     assert server.executed == 1 + 4
     assert (version.number, version.size) == (2, 2)
     assert client.get("log") == b"ab"
+
+
+def test_a_condition_that_was_met_is_no_conflict_when_asked_again(connect, server):
+    client = connect()
+    client.put("d/a", "1", expect=0)
+    for change, answer in (
+        (lambda: client.put("d/a", "2", expect=1).number, 2),
+        (lambda: client.put("d/b", "1", expect=0).number, 1),
+        (lambda: client.delete("d/a"), True),
+        (lambda: client.delete("d/a"), False),
+    ):
+        server.mute = 1
+        before = server.executed
+        assert change() == answer
+        assert server.executed == before + 2
+    with pytest.raises(Conflict):
+        client.put("d/b", "2", expect=0)
+
+
+def test_many_writes_whose_answer_was_lost_are_not_repeated(connect, server):
+    client = connect()
+    server.mute = 2
+    versions = client.put_many({f"m/{number}": str(number) for number in range(10)})
+    assert [version.number for version in versions] == [0] * 9 + [1]
+    assert [len(client.versions(f"m/{number}")) for number in range(10)] == [1] * 10
+    versions = client.put_many({f"m/{number}": "next" for number in range(10)})
+    assert [version.number for version in versions] == [2] * 10
 
 
 def test_a_service_that_starts_again_is_a_pause(connect, server):

@@ -94,6 +94,7 @@ def test_what_is_closed_on_one_mount_is_opened_on_the_other(mounts):
         assert there.read_text() == f"from one, {turn}" * (turn + 1)
         there.write_text(f"{turn} back")
         assert here.read_text() == f"{turn} back"
+    eventually(lambda: os.statvfs(one).f_bavail > 0)
     for turn in range(10):
         (one / "d1/.save").write_text(f"saved {turn}")
         os.rename(one / "d1/.save", here)

@@ -6,13 +6,16 @@ stopped cleanly and the files are compared.
 """
 
 import shutil
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import trio
 
 from storage.record import Create, encode
-from tests.cluster.processes import Client, Processes
+from tests.cluster.processes import CLUSTER, Client, Processes
 from tests.etcd import Etcd
 
 pytestmark = pytest.mark.slow
@@ -114,3 +117,67 @@ def test_a_node_whose_directory_was_wiped_is_filled_again(tmp_path, etcd):
         first, *others = [cluster.log_bytes(name, last) for name in cluster.names]
         assert all(other == first for other in others)
         assert len(first) > last.address - 1024
+
+
+@pytest.mark.timeout(120)
+def test_records_go_on_while_etcd_is_silent(tmp_path, etcd):
+    """Far longer than a lease: as long as all members answer each other, nobody else can lead."""
+
+    async def scenario():
+        async with trio.open_nursery() as nursery:
+            client = Client(cluster, 11)
+            await client.run(nursery)
+            await load(client, 50)
+            await members(client, 3)
+            await client.wait(0)
+            for member in etcd.members:
+                member.signal(signal.SIGSTOP)
+            until = trio.current_time() + 8
+            while trio.current_time() < until:
+                await load(client, 20)
+                await client.wait(0, 20)
+            for member in etcd.members:
+                member.signal(signal.SIGCONT)
+            await load(client, 50)
+            await client.wait(0)
+            await members(client, 3)
+            check(client, client.number)
+            nursery.cancel_scope.cancel()
+
+    with Processes(tmp_path, etcd.endpoints, durability="memory") as cluster:
+        cluster.start()
+        trio.run(scenario)
+        assert set(cluster.stop_all().values()) == {0}
+        assert all("Traceback" not in cluster.log(name) for name in cluster.names)
+
+
+def serve(config, *options):
+    """Run a node that is expected to end by itself; (status, what it said)."""
+    command = [sys.executable, "-m", "cascadefs.cli", "serve", "--config", str(config), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_a_node_that_cannot_serve_says_why(tmp_path, etcd):
+    with Processes(tmp_path, etcd.endpoints, names=("n1",)) as cluster:
+        config = tmp_path / "n1" / "node.toml"
+        status, said = serve(tmp_path / "none.toml")
+        assert (status, "none.toml" in said) == (1, True)
+        cluster.start()
+        status, said = serve(config)
+        assert (status, "in use by process" in said) == (1, True)
+        cluster.stop_all()
+        text = config.read_text()
+        config.write_text(text.replace('name = "n1"', 'name = "n2"'))
+        status, said = serve(config)
+        assert (status, "cascadefs cluster add" in said) == (1, True)
+        status, said = serve(config, "--insecure-loopback")
+        assert (status, "knows no node n2" in said) == (1, True)
+        config.write_text(text.replace(CLUSTER, CLUSTER[::-1]))
+        status, said = serve(config, "--insecure-loopback")
+        assert (status, "is this the right etcd" in said) == (1, True)
+        config.write_text(text.replace("127.0.0.1:", "192.0.2.1:", 1))
+        status, said = serve(config)
+        assert (status, "192.0.2.1" in said) == (1, True)
+        assert "Traceback" not in said + cluster.log("n1")

@@ -249,6 +249,10 @@ class World:
         await self.stop(name)
         self.disks.update(left)
 
+    async def wait_seat_of(self, name, seconds=20):
+        with trio.fail_after(seconds):
+            return await self.nodes[name].wait_seat(0)
+
     def cut_off(self, name):
         """Nobody reaches a node any more, nor it the authority."""
         self.reach[name].cut()

@@ -62,6 +62,9 @@ RING_BYTES_MAX: Final = 1 << 30
 DOORBELLS_MAX: Final = 64
 """Doorbells on their way: as many receives are posted, so the card never finds none (no RNR NAK)."""
 
+COPY_BYTES_MAX = 8 * 1024
+"""Buffers up to this size are copied once more while they wait for room: one piece of many is laid down faster than many."""
+
 SHARED_BYTES_MAX = 64 * 1024
 """Small messages are copied out of the ring together, up to this; so keeping one keeps no more (contract)."""
 
@@ -133,14 +136,15 @@ def padded(length: int) -> int:
 class Outgoing:
     """The sender's side: messages come in, pushes come out.
 
-    Messages that find no room in the ring wait as references and are laid down as room comes, in pieces if need be: a
-    message may be longer than the ring.
+    Messages that find no room in the ring wait and are laid down as room comes, in pieces if need be: a message may be longer
+    than the ring. Long buffers wait as references, small ones are copied behind each other.
 
     Invariant: pushed <= tail <= credit.read + size, and rung <= credit.doorbells + DOORBELLS_MAX.
     """
 
     __slots__ = (
         "_backlog",
+        "_gathering",
         "_mirror",
         "_sequence",
         "_size",
@@ -160,6 +164,7 @@ class Outgoing:
         assert self._size >= RING_BYTES_MIN
         self._sequence = sequence  # of the next entry
         self._backlog: deque[memoryview] = deque()
+        self._gathering = bytearray()  # the end of it, while it is small messages
         self.backlog_bytes = 0
         self.tail = 0  # laid into the mirror
         self.pushed = 0  # handed out by `push`
@@ -175,11 +180,7 @@ class Outgoing:
     def room(self, length: int) -> bool:
         """Whether a message of this length may be put: if the ring has room for it; and any, if nothing waits."""
         queued = self.tail - self.pushed + self.backlog_bytes
-        return not queued or (
-            queued + length <= SEND_QUEUE_BYTES
-            # Laid down in pieces, small messages would cost several times as much.
-            and self.tail + length + HEAD_BYTES + 7 <= self.credit.read + self._size
-        )
+        return not queued or queued + length <= SEND_QUEUE_BYTES
 
     def put(self, message: Sequence[Buffer], length: int, kind: Kind = Kind.MESSAGE) -> None:
         """Add a message whose buffers have this length together."""
@@ -189,7 +190,7 @@ class Outgoing:
         tail = self.tail
         offset = tail & self._size - 1
         fits = tail + need <= self.credit.read + self._size and offset + need <= self._size
-        if fits and not self._backlog:
+        if fits and not self.backlog_bytes:
             mirror = self._mirror
             HEAD.pack_into(mirror, offset, kind << LENGTH_BITS | length, sequence)
             at = offset + HEAD_BYTES
@@ -200,16 +201,30 @@ class Outgoing:
             self.tail = tail + need
             self.copied_bytes += length
             return
-        head = HEAD.pack(kind << LENGTH_BITS | length, sequence)
-        self._backlog += [memoryview(part) for part in (head, *message) if len(part)]
-        if padding := padded(length) - length:
-            self._backlog.append(memoryview(bytes(padding)))
+        gathering = self._gathering
+        gathering += HEAD.pack(kind << LENGTH_BITS | length, sequence)
+        for buffer in message:
+            if len(buffer) <= COPY_BYTES_MAX:
+                gathering += buffer
+                self.copied_bytes += len(buffer)
+            else:
+                self._seal()
+                self._backlog.append(memoryview(buffer))
+                gathering = self._gathering
+        gathering += bytes(padded(length) - length)
         self.backlog_bytes += need
         self.copied_bytes += length
-        self._lay()
+        if tail < self.credit.read + self._size:
+            self._lay()
+
+    def _seal(self) -> None:
+        if self._gathering:
+            self._backlog.append(memoryview(self._gathering))
+            self._gathering = bytearray()
 
     def _lay(self) -> None:
         """Lay down as much of the backlog as there is room for."""
+        self._seal()
         backlog, size = self._backlog, self._size
         room = self.credit.read + size - self.tail
         while backlog and room:
@@ -264,12 +279,13 @@ class Outgoing:
         if not self.credit.doorbells <= credit.doorbells <= self.rung:
             raise Malformed(f"a credit for doorbell {credit.doorbells} of {self.rung}")
         self.credit = credit
-        if self._backlog:
+        if self.backlog_bytes:
             self._lay()
 
     def clear(self) -> None:
         """Forget what waits."""
         self._backlog.clear()
+        self._gathering = bytearray()
         self.backlog_bytes = 0
         self.tail = self.pushed
 

@@ -33,6 +33,9 @@ DECIDE_NS = 60 * MILLISECOND
 ANSWER_NS = 400 * MILLISECOND
 """After so long an answer of the authority is not waited for any more."""
 
+LEASE, NEWER_EPOCH, REOPENED = -1, -2, -3
+"""What the authority is asked for, beside the changes of a shard."""
+
 BROKEN_NS = 500 * MILLISECOND
 """A replica whose log failed is opened again so much later."""
 
@@ -183,7 +186,7 @@ class Node:
     def _hear_epoch(self, seat: Seat) -> None:
         epoch = seat.replica.epoch
         if seat.replica.heard_epoch > (epoch.number if epoch else 0):
-            self._ask(-1)
+            self._ask(NEWER_EPOCH)
 
     def call_mount(self, mount: Mount, method: str, *arguments: object) -> None:
         """A message to a mount."""
@@ -215,7 +218,7 @@ class Node:
     # --- the authority -----------------------------------------------------------------------------------------
 
     def _keep_lease(self) -> None:
-        self._ask(-2)
+        self._ask(LEASE)
         self.after(self.cluster.authority.ttl_ns // 4, self._keep_lease)
 
     def _ask(self, purpose: int) -> None:
@@ -285,7 +288,7 @@ class Node:
         seat.open = False
         if self.seats.get(seat.shard) is seat:
             del self.seats[seat.shard]
-        self._ask(-3)
+        self._ask(REOPENED)
 
     # --- what a node does by itself ----------------------------------------------------------------------------
 
@@ -347,4 +350,4 @@ class Node:
 
 
 def _of(epoch: Epoch) -> ReplicaEpoch:
-    return ReplicaEpoch(epoch.epoch, epoch.leader, epoch.members)
+    return ReplicaEpoch(epoch.epoch, epoch.leader, epoch.members, epoch.forced)

@@ -120,7 +120,7 @@ def verbs(request) -> Kind:
     def make(who: Identity, silence_ms: int) -> Transport:
         # Two where there are two. In the guest a device cannot talk to itself then (scripts/rdma/network).
         device = devices[0] if who.name == "n1" else devices[-1]
-        fabric = Fabric(device=device, ring_bytes=RING_BYTES_MIN)
+        fabric = Fabric(device=device, ring_bytes=RING_BYTES_MIN, timeout_exponent=16)
         transport = VerbsTransport(controls.make(who, silence_ms), fabric)
         request.addfinalizer(transport.close)
         return transport

@@ -21,6 +21,8 @@ from storage.transport.verbs.transport import VerbsTransport
 from tests.storage.transport.kinds import node
 
 LOOPBACK = "127.0.0.1:0"
+PATIENT = {"ring_bytes": RING_BYTES_MIN, "retry_count": 6, "timeout_exponent": 16}
+"""Small rings, and 1.9 s until a queue pair gives up: a guest on a busy machine stands still at times."""
 
 
 def control(name: str) -> TcpTransport:
@@ -30,7 +32,7 @@ def control(name: str) -> TcpTransport:
 def transport(name: str, place: int, **fabric) -> VerbsTransport:
     """On the device at that place of the list, or the last: in the guest each can talk to the others only."""
     names = device_names()
-    fabric = {"device": names[min(place, len(names) - 1)], "ring_bytes": RING_BYTES_MIN} | fabric
+    fabric = {"device": names[min(place, len(names) - 1)], **PATIENT} | fabric
     return VerbsTransport(control(name), Fabric(**fabric))
 
 

@@ -20,7 +20,8 @@ from tests.storage.transport.verbs.fabrics import LOOPBACK, pair, run, transport
 
 pytestmark = pytest.mark.rdma(guest=True)
 
-PATIENT = {"retry_count": 6, "timeout_exponent": 12}
+QUICK = {"retry_count": 6, "timeout_exponent": 12}
+"""Sends again after 17 ms."""
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def link_down():
 @pytest.mark.parametrize("loss", ["2%", "10%"])
 async def test_what_the_wire_loses_is_sent_again(loss):
     messages = [random.Random(n).randbytes(n * 397 % 30_000) for n in range(100)]
-    async with pair(PATIENT, PATIENT) as (near, far):
+    async with pair(QUICK, QUICK) as (near, far):
         with netem("loss", loss):
             async with trio.open_nursery() as nursery:
 
@@ -67,7 +68,7 @@ async def test_what_the_wire_loses_is_sent_again(loss):
 
 async def test_delay_and_reordering_change_nothing():
     messages = [random.Random(n).randbytes(5000) for n in range(40)]
-    async with pair(PATIENT, PATIENT) as (near, far):
+    async with pair(QUICK, QUICK) as (near, far):
         with netem("delay", "1ms", "reorder", "2%"):
             async with trio.open_nursery() as nursery:
 
@@ -83,16 +84,16 @@ async def test_a_cut_wire_breaks_and_a_mended_one_is_dialled_again():
     async with pair() as (near, far):
         with link_down():
             await near.send([b"into the void"])
-            with pytest.raises(Broken, match=r"RDMA network"), trio.fail_after(20):
+            with pytest.raises(Broken, match=r"RDMA network"), trio.fail_after(40):
                 await near.receive()
-            with pytest.raises(Broken), trio.fail_after(20):
+            with pytest.raises(Broken), trio.fail_after(40):
                 await far.receive()
     await mended()
 
 
 async def test_a_cut_wire_is_noticed_by_an_idle_connection():
     async with pair() as (near, _):
-        with link_down(), pytest.raises(Broken, match="RDMA network"), trio.fail_after(20):
+        with link_down(), pytest.raises(Broken, match="RDMA network"), trio.fail_after(40):
             await near.receive()
     await mended()
 
@@ -175,7 +176,7 @@ async def test_an_interface_that_goes_away_under_load():
         nursery.cancel_scope.cancel()
     own.close()
     other.close()
-    with trio.fail_after(20):
+    with trio.fail_after(40):
         while deleting.poll() is None:
             await pause(0.05)
     assert deleting.returncode == 0
