@@ -96,6 +96,7 @@ class Lines:
         if leader == self._node:
             proposals = [(it.number, it.metadata, it.payload) for it in unsent]
             member.propose(line.client, proposals, max(it.after for it in unsent), self.told)
+            member.pump()
             return
         for first in range(0, len(unsent), wire.PROPOSALS_MAX):
             batch = unsent[first : first + wire.PROPOSALS_MAX]

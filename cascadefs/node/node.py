@@ -304,6 +304,7 @@ class Node:
                 return
             if member.replica.role is Role.LEADER:
                 member.propose(client, [(1, root, ())], 0, None)
+                member.pump()
             await trio.sleep(LOOK_S / 10)  # noqa: TID251  # Once in a shard's life.
 
     async def _tell_stranded(self) -> None:

@@ -180,6 +180,7 @@ class Session:
             for number, length, metadata in message.proposals
         ]
         member.propose(message.client, proposals, message.after, self.answer)
+        self._touched.add(member)
 
     # --- observers ---
 

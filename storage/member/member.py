@@ -352,6 +352,8 @@ class Member:
     ) -> None:
         """Have records of a client appended, in order: (number, metadata, payload). What became of them comes by.
 
+        `pump` is for the caller, once for all that came together.
+
         Args:
             client: whose they are.
             proposals: numbers ascending.
@@ -360,7 +362,6 @@ class Member:
         """
         self.proposals.add(client, proposals, after, answer)
         self._offer()
-        self.pump()
 
     def _offer(self) -> None:
         self.proposals.offer(self.replica, self._steady_ns())

@@ -41,7 +41,7 @@ __all__ = ["VerbsListener", "VerbsTransport"]
 JOIN_S = 15.0
 """From a control connection to messages by RDMA, slow networks and small probes included."""
 
-ADDRESS_S = 2.0
+ADDRESS_S = 4.0
 """How long the network may take to tell a peer's hardware address."""
 
 ACCEPTED_MAX = 16
@@ -235,19 +235,24 @@ async def _acquaint(mine: IPv6Address, its: IPv6Address) -> None:
     ours, theirs = mine.ipv4_mapped, its.ipv4_mapped
     if ours is None or theirs is None or ours == theirs:
         return
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking, contextlib.suppress(OSError):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.setblocking(False)
-        asking.bind((str(ours), 0))
-        asking.sendto(b"", (str(theirs), 9))  # "discard" (RFC 863)
+        with contextlib.suppress(
+            OSError
+        ):  # an address without an interface: the queue pair will say it
+            asking.bind((str(ours), 0))
         with trio.move_on_after(ADDRESS_S):
             while True:
+                with contextlib.suppress(
+                    OSError
+                ):  # again: an interface just come up loses the first question
+                    asking.sendto(b"", (str(theirs), 9))  # "discard" (RFC 863)
                 if not _is_incomplete(str(theirs)):
                     return
-                await trio.sleep(0.005)  # noqa: TID251  # nothing tells when the table has it
-    if _is_incomplete(str(theirs)):
-        raise Unusable(
-            f"{theirs}, the peer's RDMA address, does not answer {ours}, ours: are both on one network? (gid)"
-        )
+                await trio.sleep(0.01)  # noqa: TID251  # nothing tells when the table has it
+    raise Unusable(
+        f"{theirs}, the peer's RDMA address, does not answer {ours}, ours: are both on one network? (gid)"
+    )
 
 
 def _is_incomplete(address: str) -> bool:

@@ -130,7 +130,8 @@ async def test_it_knows_how_it_is_connected():
 
 
 async def test_the_queue_pair_gives_up_some_time():
-    async with pair() as (near, _):
+    usual = {"retry_count": 3, "timeout_exponent": 14}
+    async with pair(usual, usual) as (near, _):
         attributes, _ = near._endpoint._pair.query(
             verbs.IBV_QP_RETRY_CNT | verbs.IBV_QP_RNR_RETRY | verbs.IBV_QP_TIMEOUT
         )
