@@ -296,8 +296,12 @@ class Store(Protocol):
         """Where an inode lives. Bytes are shared, and names linked and moved, within a shard only."""
         ...
 
-    def finish_of(self, inode: int, timestamp: int) -> Committed | None:
-        """The `Finish` that made the content an inode has since then; None if it was not a run, or nobody here knows."""
+    def is_top(self, directory: int, timestamp: int) -> bool:
+        """Whether a follower of the commits asks for nothing above a directory: the root, or where its shard begins."""
+        ...
+
+    def provenance_of(self, inode: int, timestamp: int) -> bytes | None:
+        """What is kept of the run that made the content an inode has since then; None if it was not a run."""
         ...
 
     def propose(self, proposal: Record, payload: Sequence[bytes | memoryview] = ()) -> Outcome:
@@ -615,11 +619,16 @@ class LocalStore:
         del inode
         return False
 
-    def finish_of(self, inode: int, timestamp: int) -> Committed | None:
+    def is_top(self, directory: int, timestamp: int) -> bool:
+        """See `Store`."""
+        del timestamp
+        return directory == ROOT
+
+    def provenance_of(self, inode: int, timestamp: int) -> bytes | None:
         """See `Store`."""
         del inode
         address = self.deliveries.finish_address(timestamp)
-        return None if address is None else self.committed_at(address)
+        return None if address is None else stream.provenance_at(self._log, address)
 
     def allocate_inode(self, directory: int = ROOT, name: bytes = b"", mode: int = 0) -> int:
         """See `Store`."""

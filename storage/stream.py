@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from storage.log import Log
 
-__all__ = ["Committed", "address_of_time", "committed", "committed_at"]
+__all__ = ["Committed", "address_of_time", "committed", "committed_at", "provenance_at"]
 
 
 class Committed(NamedTuple):
@@ -71,6 +71,18 @@ def committed_at(log: Log | VolatileLog, address: int) -> Committed:
         raise Corruption(f"the frame at {address} holds no record")
     _, _, metadata = open_envelope(frame.kind, frame.metadata)
     return Committed(frame.timestamp, frame.address, _decoded(metadata, frame.index))
+
+
+def provenance_at(log: Log | VolatileLog, address: int) -> bytes:
+    """What the `Finish` at an address says of its run.
+
+    Raises:
+        Corruption: there is none.
+    """
+    finish = committed_at(log, address).record
+    if not isinstance(finish, record.Finish):
+        raise Corruption(f"the record at {address} is not about a run")
+    return finish.provenance
 
 
 def address_of_time(log: Log, timestamp: int) -> int:

@@ -214,8 +214,14 @@ def _is_directory_at(tree: Tree, timestamp: int, directory: int, name: bytes) ->
 class Paths:
     """The directories above a directory, remembered until one is renamed. For one pass along the log."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        is_top: Callable[[int, int], bool] = lambda inode, _timestamp: inode == ROOT,
+    ) -> None:
+        """`is_top` says of a directory, at a timestamp, whether nothing above it is asked for."""
         self._tree = tree
+        self._is_top = is_top
         self._chains: dict[int, tuple[tuple[int, bytes], ...] | None] = {}
 
     def observe(self, record: Record) -> None:
@@ -225,7 +231,7 @@ class Paths:
             self._chains.clear()
 
     def chain(self, directory: int, timestamp: int) -> tuple[tuple[int, bytes], ...] | None:
-        """(directory, path of `directory` relative to it with "/" at the end), itself first, the root last.
+        """(directory, path of `directory` relative to it with "/" at the end), itself first, the top last.
 
         None for a directory that had no name then.
         """
@@ -235,7 +241,7 @@ class Paths:
 
     def _climb(self, directory: int, timestamp: int) -> tuple[tuple[int, bytes], ...] | None:
         found, path = [(directory, b"")], b""
-        while directory != ROOT:
+        while not self._is_top(directory, timestamp):
             names = self._tree.names_at(directory, timestamp)
             if not names:
                 return None
@@ -250,7 +256,10 @@ CHAINS_MAX = 100_000
 
 
 def path_of(tree: Tree, directory: int, timestamp: int) -> str:
-    """A directory's path from the root of the store, for people."""
-    chain = Paths(tree).chain(directory, timestamp)
+    """A directory's path from the root of the store, for people; "?" where what is above is on other nodes only."""
+    try:
+        chain = Paths(tree).chain(directory, timestamp)
+    except OSError:
+        chain = None
     path = chain[-1][1] if chain else b"?"
     return path.rstrip(b"/").decode(errors="surrogateescape")

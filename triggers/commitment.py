@@ -1,7 +1,7 @@
 """The commitment: all that a run did becomes one record, with the note that its events are done.
 
 Effects are planned against the tree of now, by whoever holds the store; so the record is refused only for what cannot be
-seen from there.
+seen from there. Where others propose, too, that is what they did in the meantime: then it is planned again.
 
 Source: docs/TRIGGERS.md 7, 10.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from storage.clock import Clock
     from storage.store import Store
+    from triggers.effects import Plan
     from triggers.marks import Marks
     from triggers.options import Options, Watcher
     from triggers.queue import Pending
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from triggers.start import Started
 
 __all__ = ["Commitment"]
+
+PLANS_MAX = 16
+"""Of one run, where others change what it writes between the plan and the record: behind that the run fails, and is tried again."""
 
 STATE_BYTES_MAX = 1024 * 1024
 """That one run leaves: it is read whole by the next run of each key."""
@@ -90,39 +94,49 @@ class Commitment:
             return Failed(
                 "exception", f"state: larger than {STATE_BYTES_MAX >> 20} MiB; use a file"
             )
-        try:
-            planned = plan(
-                self._store, follower.base, Identity(run.script.uid, run.script.gid, run.script.groups),
-                effects, self._clock.now_ns(), self._options.reserved,
-            )  # fmt: skip
-        except Conflict as error:
-            for pending in good:
-                pending.fresh = True
-            return Failed("retry", str(error), after_ms=0)
-        except EffectRefused as error:
-            return Failed("exception", str(error))
-        self._point("effects staged")
-        outcome = self._marks.propose(
-            record.Finish(
-                follower.base, follower.name, self._marks.epoch(),
-                [pending.position for pending in good], FINISH_DONE,
-                self._marks.low(follower, (pending.position for pending in good)),
-                list(planned.records), planned.conditions,
-                list(states),
-                provenance.encode(self._provenance(started, good, result, planned.outputs)),
-            ),
-            planned.payload,
-        )  # fmt: skip
-        self._point("committed")
-        if outcome.reason is not None:
-            return Failed(
-                "retry",
-                f"the commit was refused: {outcome.reason.value}",
-                after_ms=AGAIN_MS,
+        options = self._options
+        who = Identity(run.script.uid, run.script.gid, run.script.groups)
+        shard = options.shard if options.is_shared else None
+        for _ in range(PLANS_MAX if options.is_shared else 1):
+            try:
+                planned = plan(
+                    self._store, follower.base, who, effects, self._clock.now_ns(), options.reserved, shard
+                )  # fmt: skip
+            except Conflict as error:
+                for pending in good:
+                    pending.fresh = True
+                return Failed("retry", str(error), after_ms=0)
+            except EffectRefused as error:
+                return Failed("exception", str(error))
+            self._point("effects staged")
+            outcome = self._marks.propose(
+                self._finish(started, good, result, planned, states), planned.payload
             )
-        if self._watcher is not None and planned.records:
-            self._watcher.applied(list(planned.records))
-        return None
+            self._point("committed")
+            if outcome.reason is None:
+                if self._watcher is not None and planned.records:
+                    self._watcher.applied(list(planned.records))
+                return None
+        return Failed("retry", f"the commit was refused: {outcome.reason.value}", after_ms=AGAIN_MS)
+
+    def _finish(
+        self,
+        started: Started,
+        good: list[Pending],
+        result: Done,
+        planned: Plan,
+        states: list[tuple[str, bytes | None]],
+    ) -> record.Finish:
+        follower = started.follower
+        # Where others propose too, somebody's record may come in front of this one: then it does nothing.
+        guards = planned.guards if self._options.is_shared else []
+        return record.Finish(
+            follower.base, follower.name, self._marks.epoch(),
+            [pending.position for pending in good], FINISH_DONE,
+            self._marks.low(follower, (pending.position for pending in good)),
+            [*guards, *planned.records], planned.conditions, states,
+            provenance.encode(self._provenance(started, good, result, planned.outputs)),
+        )  # fmt: skip
 
     def _provenance(
         self, started: Started, good: list[Pending], result: Done, outputs: list[tuple[str, int]]

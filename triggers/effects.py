@@ -95,6 +95,7 @@ def plan(
     effects: list[Effect],
     now_ns: int,
     reserved: Callable[[int, bytes], bool] = lambda _directory, _name: False,
+    shard: int | None = None,
 ) -> Plan:
     """The records for the effects of one run, in the tree as it is now. Large bytes are staged by this.
 
@@ -105,6 +106,7 @@ def plan(
         effects: in the order of the calls.
         now_ns: for modification times.
         reserved: whether a name in a directory would be taken for history.
+        shard: where all of it has to live; None: wherever.
 
     Raises:
         Conflict: a `put_if` expects another version.
@@ -113,7 +115,7 @@ def plan(
     if len(effects) > EFFECTS_MAX:
         raise EffectRefused(f"{len(effects)} effects in one run; {EFFECTS_MAX} are the most")
     folded = _fold(effects)
-    planner = _Planner(store, base, who, now_ns, reserved)
+    planner = _Planner(store, base, who, now_ns, reserved, shard)
     planner.inline = sum(_size(one) for one in folded.values()) <= PAYLOAD_BYTES_MAX
     for path, one in folded.items():
         planner.apply(path, one)
@@ -179,8 +181,10 @@ class _Planner:
         who: Identity,
         now_ns: int,
         reserved: Callable[[int, bytes], bool],
+        shard: int | None,
     ) -> None:
         self._store = store
+        self._shard = shard
         self._base = base
         self._who = who
         self._now_ns = now_ns
@@ -204,6 +208,13 @@ class _Planner:
         if found is None:
             return  # to delete what is not there is done
         directory, attributes = found
+        home = self._store.shard_of(directory)
+        if self._shard not in (None, home):
+            raise EffectRefused(
+                f"{path}: lives in shard {home}, and the run is in shard {self._shard}: what a run does is one record of one "
+                f"shard; write below a directory that lives in shard {self._shard} (getfattr -n user.cascade.shard)",
+                Reason.CROSS_SHARD,
+            )
         if (directory, name) in self._made:
             raise EffectRefused(f"{path}: a file and a directory in one run")
         self._files.add((directory, name))

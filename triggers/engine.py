@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from storage import record
 from storage.namespace.deliveries import FINISH_SKIPPED
 from triggers import provenance
 from triggers.change import path_of
@@ -24,7 +25,7 @@ from triggers.follower import REPLAYED, Follower
 from triggers.intake import Intake
 from triggers.lag import Lag
 from triggers.library import Library
-from triggers.marks import REGISTRAR, Marks
+from triggers.marks import REGISTRAR_NAME, Deposed, Marks
 from triggers.options import Options
 from triggers.queue import Pending
 from triggers.registry import Registry
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from triggers.queue import Position
     from triggers.run import Done
 
-__all__ = ["Engine", "Options", "Started"]
+__all__ = ["Deposed", "Engine", "Options", "Started"]
 
 
 class Engine:
@@ -92,13 +93,14 @@ class Engine:
             self.options.node,
             lambda: self.told(),
             self.schedule.add,
+            self._ordered,
         )
         self.replays: set[Key] = set()
         """Bindings that are replays, and end."""
         options = self.options
         self.repertoire = Repertoire(store, self.registry, self.library, options)
         self.lag = Lag(store, self.registry, self.report, clock)
-        self._marks = Marks(store, self.registry, self.intake)
+        self._marks = Marks(store, self.registry, self.intake, options.shard)
         self._verdicts = Verdicts(self._marks, self.repertoire, self.report, clock, random, point)
         self._starting = Start(store, self.repertoire, self._verdicts, self.report, options, point)
         self._commitment = Commitment(store, self._marks, clock, options, point, watcher)
@@ -106,14 +108,20 @@ class Engine:
     # --- start and end -----------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take up what the store says is not done, and listen."""
+        """Take up what the store says is not done, and listen.
+
+        Raises:
+            OSError: the log could not take the beginning of a new epoch.
+        """
+        if self.options.is_shared:
+            self._marks.epoch()  # From here on nobody else does what this engine finds undone.
         deliveries = self.store.deliveries
-        registrar = deliveries.consumer(*REGISTRAR)
+        registrar = deliveries.consumer(*self._marks.registrar)
         if registrar is not None:
             self.intake.head = registrar.low_timestamp, registrar.low_address
         for base, name, consumer in deliveries.consumers():
             over = REPLAYED in name and not consumer.active
-            if (base, name) != REGISTRAR and not (over and self._is_over((base, name))):
+            if name != REGISTRAR_NAME and not (over and self._is_over((base, name))):
                 self._take_up((base, name))
         for base_ in self.registry.bases.values():
             base_.rebuild()
@@ -154,6 +162,36 @@ class Engine:
         pending.definition = dead.definition if as_was else newest
         follower.queue.add(pending)
         self.schedule.add(follower.key)
+
+    def _ordered(self, said: record.Activate | record.Rearm) -> None:
+        """A record that says what is to be done came by: known already, if it is this engine's own."""
+        if isinstance(said, record.Activate):
+            if self._is_behind(
+                said
+            ):  # An engine before this one sent it, of scripts as it knew them.
+                self.activated(said.base, said.owner)
+                self.registry.dirty.setdefault(said.base, self.intake.head[0])
+            return
+        follower = self.registry.get((said.base, said.consumer))
+        if follower is None or not said.again:
+            return
+        rearmed = self.store.deliveries.rearmed(*follower.key)
+        for position in said.events:
+            if position in rearmed and follower.queue.find(position) is None:
+                letter, as_was = rearmed[position]
+                self.rearm(follower, position, letter, as_was=as_was)
+
+    def _is_behind(self, said: record.Activate) -> bool:
+        """Whether the store has newer versions of bindings than this engine."""
+        deliveries = self.store.deliveries
+        for base, name, consumer in deliveries.consumers(said.base):
+            if consumer.owner == said.owner and name != REGISTRAR_NAME:
+                follower = self.registry.get((base, name))
+                if follower is None and consumer.active:
+                    return True
+                if follower and deliveries.definitions(base, name)[0][0] > follower.since:
+                    return True
+        return False
 
     def pump(self) -> bool:
         """Look at what was committed; whether there is more to look at."""
@@ -257,7 +295,7 @@ class Engine:
         """The store has new versions of a script's bindings: take them up."""
         deliveries = self.store.deliveries
         for _, name, consumer in deliveries.consumers(base):
-            if consumer.owner != owner or (base, name) == REGISTRAR:
+            if consumer.owner != owner or name == REGISTRAR_NAME:
                 continue
             follower = self.registry.get((base, name))
             if follower is None:

@@ -50,19 +50,31 @@ class Intake:
         node: str,
         wake: Callable[[], None],
         queued: Callable[[Key], None],
+        ordered: Callable[[record.Activate | record.Rearm], None],
     ) -> None:
-        """`wake` is called, from any thread, when `pump` has something new to look at; `queued` for each new event."""
+        """Nothing is looked at yet.
+
+        Args:
+            store: whose commits.
+            registry: who follows.
+            report: who is told.
+            node: name of this node.
+            wake: called, from any thread, when `pump` has something new to look at.
+            queued: called for each new event.
+            ordered: called for each record that says what is to be done.
+        """
         self._store = store
         self._registry = registry
         self._report = report
         self._node = node
         self._wake = wake
         self._queued = queued
+        self._ordered = ordered
         self._feed: deque[Committed] = deque()
         self._feed_lost = True  # what was committed before anybody listened was told to nobody
         self._head, self._head_address = 0, 0
         self._filled: list[Follower] = []
-        self._paths = Paths(store)
+        self._paths = Paths(store, store.is_top)
         self.noted = 0
         """Commits looked at since somebody set it to 0."""
         self.queued = 0
@@ -133,6 +145,9 @@ class Intake:
         if not is_relevant(what):
             return
         self.noted += 1
+        if isinstance(what, record.Activate | record.Rearm):
+            self._ordered(what)
+            return
         self._paths.observe(what)
         for base in touched_bases(self._store, self._paths, timestamp, what):
             self._registry.dirty.setdefault(base, timestamp)
@@ -148,7 +163,7 @@ class Intake:
         """A follower that is behind the head reads on its own."""
         if follower.reading is None:
             follower.reading = self._store.committed(follower.scanned_address, follower.scanned)
-            follower.paths = Paths(self._store)
+            follower.paths = Paths(self._store, self._store.is_top)
         assert follower.paths is not None, "made with the reading"
         for _ in range(PUMP_RECORDS):
             committed = next(follower.reading, None)

@@ -12,7 +12,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from storage import record
+from storage.errors import Reason
 from storage.namespace import ROOT
+from storage.namespace.deliveries import NOWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,20 +27,26 @@ if TYPE_CHECKING:
     from triggers.queue import Position
     from triggers.registry import Registry
 
-__all__ = ["REGISTRAR", "Marks"]
+__all__ = ["REGISTRAR_NAME", "Deposed", "Marks"]
 
-REGISTRAR = (ROOT, b".")
-"""The consumer that looks for scripts: its mark is how far the log was searched."""
+REGISTRAR_NAME = b"."
+"""Of the consumer that looks for scripts: its mark is how far the log was searched. No script has such a name."""
 
 ADVANCE_RECORDS = 4096
 """Commits after which the marks of whoever has nothing pending are noted."""
 
 
+class Deposed(Exception):
+    """Another engine has begun a later epoch: nothing that this one proposes takes effect any more, and it must end."""
+
+
 class Marks:
     """Of one engine. Whoever calls holds the store."""
 
-    def __init__(self, store: Store, registry: Registry, intake: Intake) -> None:
+    def __init__(self, store: Store, registry: Registry, intake: Intake, shard: int) -> None:
+        """`shard`: whose log the marks are of."""
         self._store = store
+        self.registrar = (ROOT if shard == 0 else NOWHERE, REGISTRAR_NAME)
         self._registry = registry
         self._intake = intake
         self._epoch: int | None = None
@@ -46,13 +54,15 @@ class Marks:
     def epoch(self) -> int:
         """This engine's epoch, begun when it is first asked for.
 
+        What engines before it sent is in the log by then, or never takes effect.
+
         Raises:
             OSError: the log could not take it.
         """
-        if self._epoch is None:
+        while self._epoch is None:
             epoch = self._store.deliveries.epoch() + 1
-            self._store.propose(record.Adopt(epoch))
-            self._epoch = epoch
+            if self._store.propose(record.Adopt(epoch)).reason is None:
+                self._epoch = epoch
         return self._epoch
 
     def propose(self, proposal: Record, payload: Iterable[memoryview] = ()) -> Outcome:
@@ -60,8 +70,15 @@ class Marks:
 
         Raises:
             OSError: the log could not take it.
+            Deposed: it has no effect, as nothing has any more.
         """
-        return self._store.propose(proposal, list(payload))
+        outcome = self._store.propose(proposal, list(payload))
+        if outcome.reason is Reason.CONDITION_FAILED and self._is_over():
+            raise Deposed
+        return outcome
+
+    def _is_over(self) -> bool:
+        return self._epoch is not None and self._store.deliveries.epoch() > self._epoch
 
     def low(self, follower: Follower, without: Iterable[Position] = ()) -> tuple[int, int]:
         """(timestamp, address) of a follower's mark, if the events `without` were done as well."""
@@ -74,8 +91,9 @@ class Marks:
 
     def close(self) -> None:
         """Note the marks for the last time, if there is anything to note."""
-        if self._epoch is not None or self._intake.noted:
-            self.advance()
+        with contextlib.suppress(Deposed):
+            if (self._epoch is not None or self._intake.noted) and not self._is_over():
+                self.advance()
 
     def advance(self) -> None:
         """Note how far everybody has come, if the log takes it."""
@@ -85,14 +103,15 @@ class Marks:
 
     def _note(self) -> None:
         epoch = self.epoch()
-        if self._store.deliveries.consumer(*REGISTRAR) is None:
-            self.propose(record.Activate(ROOT, REGISTRAR[1], [(REGISTRAR[1], b"", 0, 0)]))
+        base, name = self.registrar
+        if self._store.deliveries.consumer(base, name) is None:
+            self.propose(record.Activate(base, name, [(name, b"", 0, 0)]))
         waiting = [*self._registry.dirty.values()]
-        for base in self._registry.bases.values():
-            waiting.extend(problem.timestamp for problem in base.problems.values())
+        for known in self._registry.bases.values():
+            waiting.extend(problem.timestamp for problem in known.problems.values())
         marks = []
         if not waiting:  # what could not be loaded is looked at again after a start
-            marks.append((*REGISTRAR, *self._intake.head))
+            marks.append((base, name, *self._intake.head))
         marks.extend(
             (*follower.key, *self.low(follower)) for follower in self._registry.followers()
         )

@@ -35,6 +35,12 @@ class Options(NamedTuple):
     """How many there are on this node, now."""
 
     node: str = ""
+    shard: int = 0
+    """The one whose commits the engine follows."""
+
+    is_shared: bool = False
+    """Whether others propose to the store, too, and engines elsewhere take over from this one, and it from them."""
+
     mountpoint: str | None = None
     """Where the store is mounted, for executables that read the cut as a directory."""
 

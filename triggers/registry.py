@@ -12,7 +12,17 @@ from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from storage.record import Batch, Commit, Finish, Link, Rename, SetAttributes, Unlink
+from storage.record import (
+    Activate,
+    Batch,
+    Commit,
+    Finish,
+    Link,
+    Rearm,
+    Rename,
+    SetAttributes,
+    Unlink,
+)
 from triggers.library import CONTROL, WATCH
 from triggers.pattern import Pattern, Union
 
@@ -158,11 +168,11 @@ def _base_of(paths: Paths, directory: int, timestamp: int) -> set[int]:
     return {inode for inode, path in chain if path.startswith(_WATCHED)}
 
 
-_RELEVANT = (Commit, Rename, Link, Unlink, Batch, Finish, SetAttributes)
+_RELEVANT = (Commit, Rename, Link, Unlink, Batch, Finish, SetAttributes, Activate, Rearm)
 
 
 def is_relevant(record: Record) -> bool:
-    """Whether a record can be an event, or change a script."""
+    """Whether a record can be an event, change a script, or what is at work."""
     return isinstance(record, _RELEVANT)
 
 

@@ -212,6 +212,8 @@ class Remote:
                     if isinstance(message, wire.Refusal):
                         raise Rejected(message.why)
                     if isinstance(message, wire.Answer):
+                        if message.errno:
+                            raise Broken(message.why)  # It has no tree yet.
                         return _is_instant(message, parts)
         return False
 
@@ -248,6 +250,8 @@ class Remote:
         message, parts = wire.decode(data)
         match message:
             case wire.Answer(request=request) if request in self._open:
+                if message.errno == errno.EAGAIN:  # The node cannot execute anything now.
+                    raise Broken(message.why)
                 question = self._open.pop(request)
                 if message.errno:
                     question.answer.put(OSError(message.errno, message.why))

@@ -182,12 +182,8 @@ class Answers:
         attributes = self._attributes(node)
         if attributes.mode & TYPE_MASK != REGULAR or not attributes.content_timestamp:
             return None
-        committed = self._store.finish_of(_inode(node), attributes.content_timestamp)
-        if committed is None:
-            return None
-        finish = committed.record
-        assert isinstance(finish, Finish), "the row says so"
-        return provenance.as_json(provenance.decode(finish.provenance))
+        kept = self._store.provenance_of(_inode(node), attributes.content_timestamp)
+        return provenance.as_json(provenance.decode(kept)) if kept is not None else None
 
     def _labels(self, node: Live | Past) -> bytes | None:
         names = [label for label, _ in self._store.labels(_inode(node))]

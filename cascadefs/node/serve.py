@@ -153,9 +153,14 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
         unit = found.f_frsize
         return found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit
 
-    def has_room() -> bool:
+    def space_bytes() -> tuple[int, int, int]:
+        """In all, free, free to users."""
         found = os.statvfs(data)
-        return found.f_bavail * found.f_frsize > SPARE_SEGMENTS * SEGMENT_BYTES
+        unit = found.f_frsize
+        return found.f_blocks * unit, found.f_bfree * unit, found.f_bavail * unit
+
+    def has_room() -> bool:
+        return space_bytes()[2] > SPARE_SEGMENTS * SEGMENT_BYTES
 
     clock = SystemClock()
     faces = Faces(

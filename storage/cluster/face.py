@@ -138,6 +138,8 @@ class Face(Shard):
         self._follow()
         before = self._position.index
         while self._take_and_apply(0.0):
+            if self._unpublished >= self._publish_at:
+                self.publish()
             if progress is not None:
                 progress(self._position.index - before, self._sequencer.last_index() - before)
         return self._position.index - before
@@ -172,7 +174,8 @@ class Face(Shard):
         except Astray as error:
             raise OSError(errno.EIO, f"this is not the shard it was: {error}") from error
         except Exception as error:
-            self._start_over(error)
+            # With the record that could not be applied, if it was one: who cannot apply it now either has failed.
+            self._bring_up(error, self._position.index + 1)
             some = self._position.index > before
         if self._unpublished >= self._publish_at:
             self.publish()
@@ -235,8 +238,12 @@ class Face(Shard):
             self._begun.pop(one.number)(outcome)
 
     def _start_over(self, error: Exception) -> Outcome:
+        self._bring_up(error, self._position.index)
+        return DONE
+
+    def _bring_up(self, error: Exception, target: int) -> None:
+        """The table failed and forgets what was not published: follow the stream again from there to an index."""
         self.index_trouble = str(error) or type(error).__name__
-        reached = self._position.index
         try:
             self._table.abandon()
             self.namespace.sweep.restart()
@@ -244,9 +251,12 @@ class Face(Shard):
             self._load()
             self._unpublished = 0
             self._follow()
-            while self._position.index < reached:
-                if not self._take_and_apply(REPLAY_SECONDS):
-                    raise TimeoutError("the stream rests")
+            while self._position.index < target:
+                try:
+                    if not self._take_and_apply(REPLAY_SECONDS):
+                        raise TimeoutError("the stream rests")
+                except Rejected as rejected:
+                    self._give_up(rejected)
         except Unavailable:
             self._failure = "the index is behind the log, and nobody can be asked any more"
             raise
@@ -255,7 +265,6 @@ class Face(Shard):
             self._failure = f"the index could not be brought up to the log ({why})"
             raise OSError(errno.EIO, self._failure) from again
         self._publish_at = 2 * max(self._unpublished, PUBLISH_RECORDS_MAX)
-        return DONE
 
     # --- changes -------------------------------------------------------------------------------------------------
 

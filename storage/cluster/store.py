@@ -64,7 +64,6 @@ class ClusterStore:
         space: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
         directory: Path | None = None,
         frontier_s: float = FRONTIER_SECONDS,
-        is_eager: bool = True,
     ) -> None:
         """Put faces together; each has been brought up (`Face.recover`), and that of shard 0 is among them.
 
@@ -77,7 +76,6 @@ class ClusterStore:
             space: (bytes in all, free, free to users) of the disks below.
             directory: where the indexes are; None: in memory.
             frontier_s: how long `settle` waits.
-            is_eager: whether `refresh` asks the leader; else what has come is taken for all there is.
         """
         self._faces: dict[int, Face] = {}
         self._spaces: dict[int, Namespace] = {}
@@ -88,7 +86,6 @@ class ClusterStore:
         self.space = space
         self.directory = directory
         self._frontier_s = frontier_s
-        self._is_eager = is_eager
         self._ahead_us = (
             0  # By how much the clock here has turned out to be ahead of the cluster's.
         )
@@ -165,8 +162,7 @@ class ClusterStore:
 
     def refresh(self, inode: int) -> bool:
         """See `Store`: what is asked next of the inode's shard includes all that others had committed before."""
-        if self._is_eager:
-            self._face_of(inode).refresh()
+        self._face_of(inode).refresh()
         return True
 
     def keep_sessions(self) -> None:
@@ -381,13 +377,19 @@ class ClusterStore:
         """See `Store`; of a store of one shard whose log is here."""
         return stream.address_of_time(_log(self._only()), timestamp)
 
-    def finish_of(self, inode: int, timestamp: int) -> Committed | None:
-        """See `Store`. Not known where the log is elsewhere."""
+    def is_top(self, directory: int, timestamp: int) -> bool:
+        """See `Store`; of all shards together."""
+        del timestamp
+        return directory == ROOT
+
+    def provenance_of(self, inode: int, timestamp: int) -> bytes | None:
+        """See `Store`."""
         face = self._face_of(inode)
-        if not isinstance(face.log, Log):
-            return None
         address = face.namespace.deliveries.finish_address(timestamp)
-        return None if address is None else stream.committed_at(face.log, address)
+        if address is None:
+            return None
+        kept = face.namespace.deliveries.provenance(timestamp)
+        return kept if kept is not None else stream.provenance_at(_log(face), address)
 
     # --- changes -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ frame to read on from, and the sparse set of events done above it.
 Rows (FORMAT, "Deliveries"), all beginning with ``T``; *key* is u64be base, name, NUL; *event* u64be timestamp, u32be
 ordinal: ``Tb`` key -> cursor; ``Tv`` key ~timestamp -> definition since; ``Td`` key event -> done above the mark; ``Ta`` key event
 -> attempt; ``Tf`` key event -> dead letter; ``Tr`` key event -> dead letter that is to be done again, wherever the mark is; ``Ts`` key hash -> state;
-``Tp`` timestamp -> address of the Finish; ``Te`` -> epoch. None of them has a past: what a consumer has done is no
+``Tp`` timestamp -> address of the Finish (and its provenance, where the log is elsewhere); ``Te`` -> epoch. None of them has a past: what a consumer has done is no
 file's history.
 
 Sources: TRIGGERS 7 and 10; Kafka's consumer groups for cursor and epoch.
@@ -85,6 +85,8 @@ class Deliveries:
     def __init__(self, table: Table, questions: Questions) -> None:
         self._table = table
         self._questions = questions
+        self.keeps_provenance = False
+        """Whether rows have a copy of it, because the log cannot be asked here."""
 
     # --- questions ---------------------------------------------------------------------------------------------
 
@@ -146,7 +148,12 @@ class Deliveries:
     def finish_address(self, timestamp: int) -> int | None:
         """Where the `Finish` of a timestamp stands in the log, if one that changed files has it."""
         row = self._table.get(b"Tp" + U64.pack(timestamp))
-        return U64.unpack(row)[0] if row is not None else None
+        return U64.unpack_from(row)[0] if row is not None else None
+
+    def provenance(self, timestamp: int) -> bytes | None:
+        """What the `Finish` of a timestamp says of its run, where `keeps_provenance`."""
+        row = self._table.get(b"Tp" + U64.pack(timestamp))
+        return row[U64.size :] or None if row is not None else None
 
     def _events(self, letter: bytes, base: int, name: bytes) -> list[tuple[int, int]]:
         prefix = letter + entry_key(base, name)
@@ -166,9 +173,10 @@ class Deliveries:
 
     def activate(self, timestamp: int, _address: int, record: Activate) -> Outcome:
         """From here on an owner has these consumers and no others."""
-        attributes = self._questions.attributes(record.base)
-        if attributes is None or not is_directory(attributes.mode):
-            return REFUSED[Reason.ABSENT]
+        if record.base != NOWHERE:
+            attributes = self._questions.attributes(record.base)
+            if attributes is None or not is_directory(attributes.mode):
+                return REFUSED[Reason.ABSENT]
         given = {name for name, _, _, _ in record.consumers}
         for _, name, consumer in self.consumers(record.base):
             if consumer.owner == record.owner and consumer.active and name not in given:
@@ -233,7 +241,8 @@ class Deliveries:
             else:
                 table.put(row, _encode((key_text, value)))
         if record.records:
-            table.put(b"Tp" + U64.pack(timestamp), U64.pack(address))
+            kept = record.provenance if self.keeps_provenance else b""
+            table.put(b"Tp" + U64.pack(timestamp), U64.pack(address) + kept)
 
     def attempt(self, _timestamp: int, _address: int, record: Attempt) -> Outcome:
         """Events failed and will be tried again."""
@@ -292,6 +301,9 @@ class Deliveries:
         while (row := self._table.first(prefix, stop)) is not None:
             self._table.delete(row[0])
 
+
+NOWHERE = 0
+"""The base of a consumer that is of a shard, and of no directory in it."""
 
 AS_WAS = b"\0"
 """In front of a dead letter that is done again as the consumer was then: no letter begins so."""

@@ -328,7 +328,9 @@ class StreamConnection:
         while True:
             with trio.move_on_after(self._beat_s):
                 await self._over.wait()
-            if self._over.is_set():  # perhaps in the very turn in which the time was up; the socket is closed then
+            if (
+                self._over.is_set()
+            ):  # perhaps in the very turn in which the time was up; the socket is closed then
                 return
             counters, now_s = self.counters, trio.current_time()
             if counters.sent_calls == calls and not self._outbox.size and self._why is None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 END_S = 90
+WHOLE_EACH = 20
+"""One in so many versions is read from its first byte on; of all the last line and the size."""
 
 
 class Load:
@@ -109,8 +111,13 @@ class Load:
         lines = [""] + [appended[version] for version in sorted(appended)]
         assert store.get(path).decode() == "".join(lines)
         assert [v.number for v in store.versions(path)] == list(range(1, len(lines) + 1))
-        for version in appended:
-            assert store.get(path, version=version).decode() == "".join(lines[:version])
+        size = 0
+        for version, line in enumerate(lines, 1):
+            found = store.read(path, version=version, offset=size)
+            size += len(line)
+            assert (bytes(found.data).decode(), found.version.size) == (line, size)
+            if version % WHOLE_EACH == 0:
+                assert store.get(path, version=version).decode() == "".join(lines[:version])
 
     @staticmethod
     def _check_count(store, path, counted):

@@ -19,6 +19,8 @@ import time
 import cascadefs
 
 ATTEMPTS = 1000
+PAUSE_S = 0.02
+"""At most, between two changes: what is written has to be read back, each version of it."""
 
 
 def append(store, name, directory, number):
@@ -49,6 +51,7 @@ def main(config, name, directories, journal):
             number += 1
             directory = choice.choice(directories.split(","))
             work = choice.choice([append, count_up])
+            time.sleep(choice.uniform(0, PAUSE_S))
             began = time.monotonic()
             try:
                 version, text = work(store, name, directory, number)

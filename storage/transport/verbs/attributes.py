@@ -44,7 +44,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, tag=1):
     ring_bytes: int
     credit_address: int  # where the credits for what this side sends are written
     key: int  # of both (rkey)
-    sequence: int  # 32 bits, of the first entry this side will write
+    sequence: int  # 32 bits, of the first frame this side will write
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -80,7 +80,7 @@ assert RING_BYTES_MAX < 2 ** (POSITION_BITS + 3)
 
 
 class Kind(enum.IntEnum):
-    """What an entry of the ring is."""
+    """What an frame of the ring is."""
 
     MESSAGE = 0
     PROBE = 1  # bytes of no meaning, to see whether they arrive
@@ -162,7 +162,7 @@ class Outgoing:
         self._size = len(mirror)
         assert self._size & (self._size - 1) == 0
         assert self._size >= RING_BYTES_MIN
-        self._sequence = sequence  # of the next entry
+        self._sequence = sequence  # of the next frame
         self._backlog: deque[memoryview] = deque()
         self._gathering = bytearray()  # the end of it, while it is small messages
         self.backlog_bytes = 0
@@ -178,9 +178,15 @@ class Outgoing:
         return self.tail - self.pushed + self.backlog_bytes
 
     def room(self, length: int) -> bool:
-        """Whether a message of this length may be put: if the ring has room for it; and any, if nothing waits."""
-        queued = self.tail - self.pushed + self.backlog_bytes
-        return not queued or queued + length <= SEND_QUEUE_BYTES
+        """Whether a message of this length may be put: one always may if nothing waits.
+
+        Otherwise what the receiver has not taken counts, also what is in its ring: a ring of the usual size is all the queue
+        there is, and what goes straight into it is not copied twice.
+        """
+        if self.tail == self.pushed and not self.backlog_bytes:
+            return True
+        held = self.tail - self.credit.read + self.backlog_bytes
+        return held + HEAD_BYTES + padded(length) <= max(SEND_QUEUE_BYTES, self._size)
 
     def put(self, message: Sequence[Buffer], length: int, kind: Kind = Kind.MESSAGE) -> None:
         """Add a message whose buffers have this length together."""
@@ -212,6 +218,10 @@ class Outgoing:
                 self._backlog.append(memoryview(buffer))
                 gathering = self._gathering
         gathering += bytes(padded(length) - length)
+        if (
+            len(gathering) >= SHARED_BYTES_MAX
+        ):  # memory of this size is used again, not asked of the kernel
+            self._seal()
         self.backlog_bytes += need
         self.copied_bytes += length
         if tail < self.credit.read + self._size:
@@ -326,7 +336,7 @@ class Incoming:
         # A message that is gathered in its own memory: one that has not come whole, or is long, or goes around the end.
         self._long: memoryview | None = None
         self._filled = 0
-        self._needs = 0  # bytes of its entry that are still to be read, padding and all
+        self._needs = 0  # bytes of its frame that are still to be read, padding and all
         self.probed = 0  # bytes of probes that have come
         self.copied_bytes = 0
 
@@ -395,22 +405,22 @@ class Incoming:
         messages += [shared[start:end] for start, end in found]
 
     def _begin(self) -> None:
-        """Take the head of one entry; its bytes follow as they come."""
+        """Take the head of one frame; its bytes follow as they come."""
         word, number = HEAD.unpack_from(self._ring, self.read & self._size - 1)
         if number != self._sequence:
-            raise Malformed(f"entry {self._sequence} was to come, here is {number}")
+            raise Malformed(f"frame {self._sequence} was to come, here is {number}")
         self._sequence = number + 1 & SEQUENCE_MASK
         kind, length = word >> LENGTH_BITS, word & LENGTH_MASK
         self.read += HEAD_BYTES
         if kind == Kind.PROBE and length <= self._size:
-            # As the first entry, and not gathered: it has no meaning.
+            # As the first frame, and not gathered: it has no meaning.
             if self.arrived - self.read < padded(length):
                 raise Malformed("half a probe")
             self.read += padded(length)
             self.probed += length
             return
         if kind != Kind.MESSAGE or length > MESSAGE_BYTES_MAX:
-            raise Malformed(f"an entry of kind {kind} with {length} bytes, which no version has")
+            raise Malformed(f"an frame of kind {kind} with {length} bytes, which no version has")
         # Memory that is not touched yet costs nothing, so who only announces a long message takes none from us.
         self._long = memoryview(bytearray(length))
         self._filled, self._needs = 0, padded(length)

@@ -252,6 +252,27 @@ def test_after_a_failure_of_the_table_the_stream_is_followed_again(make, at) -> 
     assert one.allocate_inode() not in {inode, *range(two._inodes.start - 3, two._inodes.stop)}
 
 
+def test_a_record_that_cannot_be_applied_stops_the_face_and_says_so(make) -> None:
+    table = Failing()
+    one, two = make(table=table), make()
+    create(two, b"f")
+    broken = one.namespace.apply
+
+    def apply(timestamp, address, said):
+        if isinstance(said, record.Create) and said.name == b"g":
+            raise ValueError("planted")
+        return broken(timestamp, address, said)
+
+    one.namespace.apply = apply
+    create(two, b"g")
+    for _ in range(2):
+        with pytest.raises(OSError, match="planted"):
+            one.catch_up()
+    one.namespace.apply = broken
+    one.catch_up()
+    assert rows(one) == rows(two)
+
+
 def test_each_record_is_told_once_and_those_of_others_as_such(make) -> None:
     table = Failing()
     one, two = make(table=table), make()

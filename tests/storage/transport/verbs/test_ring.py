@@ -249,20 +249,20 @@ def test_a_probe_is_no_message():
     assert pair.incoming.probed == 4096
 
 
-def entry(word: int, sequence: int, body: bytes = b"") -> bytes:
+def frame(word: int, sequence: int, body: bytes = b"") -> bytes:
     return struct.pack("<II", word, sequence) + body + bytes(-len(body) % 8)
 
 
 @pytest.mark.parametrize(
     ("written", "why"),
     [
-        (entry(5, 1, b"abcde"), "entry 0 was to come, here is 1"),
-        (entry(MESSAGE_BYTES_MAX + 1, 0), "kind 0"),
-        (entry(2 << 28, 0), "kind 2"),
-        (entry(15 << 28 | 3, 0, b"abc"), "kind 15"),
-        (entry(1 << 28 | 4096, 0, b"abc"), "half a probe"),
-        (entry(1 << 28 | 2 * SIZE, 0, b"abc"), "kind 1"),
-        (bytes(8) + entry(9, 9), "entry 1 was to come, here is 9"),
+        (frame(5, 1, b"abcde"), "frame 0 was to come, here is 1"),
+        (frame(MESSAGE_BYTES_MAX + 1, 0), "kind 0"),
+        (frame(2 << 28, 0), "kind 2"),
+        (frame(15 << 28 | 3, 0, b"abc"), "kind 15"),
+        (frame(1 << 28 | 4096, 0, b"abc"), "half a probe"),
+        (frame(1 << 28 | 2 * SIZE, 0, b"abc"), "kind 1"),
+        (bytes(8) + frame(9, 9), "frame 1 was to come, here is 9"),
     ],
 )
 def test_what_is_no_entry_is_refused(written, why):
