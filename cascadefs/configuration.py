@@ -76,6 +76,8 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the others wait for this node when it says nothing; etcd grants no less than 2 s."""
     scrub_mib_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 4.0
     """How fast each log is read again to find damage; 0: not at all."""
+    scrub_rest_s: Annotated[float, msgspec.Meta(gt=0, le=10_000_000)] = 86_400.0
+    """From the end of one such reading to the next."""
     log: str = ""
     """A file for the log; standard error if empty."""
 

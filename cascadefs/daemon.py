@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from cascadefs.filesystem import Filesystem
     from cascadefs.fuse.door import Door
-    from cascadefs.host import Host
+    from cascadefs.host import MountHost
     from cascadefs.kernel.door import Door as KernelDoor
     from cascadefs.observer import ClusterSettings, Observer
     from cascadefs.programs import Programs
@@ -249,7 +249,7 @@ class _Mount:
     door: Door | KernelDoor = field(init=False)
     started_ns: int = 0
     trouble: str | None = None
-    host: Host | None = None
+    host: MountHost | None = None
     programs: Programs | None = None
 
     def status(self) -> dict[str, object]:
@@ -308,22 +308,25 @@ class _Mount:
 
     async def _run_scripts(self, store: LocalStore) -> None:
         """As long as the mount is served. That they cannot is trouble, and no reason to end the mount."""
-        from cascadefs.host import Host
+        from cascadefs.host import Host, MountHost
 
-        self.host = Host(
-            store,
-            self.filesystem,
+        host = Host(
             self.clock,
             random.Random(),
             mode=self.settings.triggers,
+            steady_ns=time.monotonic_ns,
             inproc=self.settings.inproc,
             cgroup=self.settings.cgroup,
+        )
+        self.host = MountHost(
+            host,
+            store,
+            self.filesystem,
             path=self.settings.mountpoint,
             is_shared="allow_other" in self.settings.fuse_options,
             exclusive=self.door.exclusive,
             notify=self.door.notify,
             hurry=self.door.hurry,
-            steady_ns=time.monotonic_ns,
         )
         try:
             await self.host.run()

@@ -1,6 +1,6 @@
-"""The host of scripts: what a mount with `--triggers` has beside the file system.
+"""The host of scripts: what a process that runs them has beside the store.
 
-Joins the engine, the workers and the mount: who may have scripts run, as whom, and what the kernel must forget when
+Joins engines and workers: who may have scripts run, and as whom; and for a mount what the kernel must forget when
 a run has changed files. Source: docs/TRIGGERS.md 12.
 """
 
@@ -10,7 +10,7 @@ import contextlib
 import grp
 import os
 import pwd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -23,13 +23,14 @@ from storage.attributes import DIRECTORY
 from storage.namespace import ROOT
 from triggers.dispatcher import Dispatcher
 from triggers.engine import Engine, Options
+from triggers.library import CONTROL
 from triggers.runner.pool import Settings as PoolSettings
 from triggers.runner.pool import open_pool
 from triggers.tracing import open_tracing
 from triggers.worker.limits import count_gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
     from random import Random
@@ -37,70 +38,54 @@ if TYPE_CHECKING:
     from cascadefs.filesystem import Filesystem
     from storage.clock import Clock
     from storage.record import Part
-    from storage.store import LocalStore
+    from storage.store import LocalStore, Store
+    from triggers.options import Watcher
+    from triggers.run import Cut, Done, Failed, Run, Runner
     from triggers.runner.pool import PoolRunner
 
-__all__ = ["Host", "groups_of", "why_not"]
+__all__ = ["Host", "MountHost", "groups_of", "make_control", "why_not"]
 
 MOUNT_SECONDS = 0.5
 """Between two looks whether the mount is still there: how long an umount(8) may take longer."""
 
 
 class Host:
-    """Runs the scripts of one mount."""
+    """What runs scripts in a process: whose, and by which workers. Several engines share it."""
 
     def __init__(
         self,
-        store: LocalStore,
-        filesystem: Filesystem,
         clock: Clock,
         random: Random,
         *,
         mode: str,
-        inproc: tuple[str, ...],
-        cgroup: Path | None,
-        path: Path,
-        is_shared: bool,
-        exclusive: Callable[[], AbstractContextManager[None]],
-        notify: Callable[[], None],
-        hurry: Callable[[bool], None],
         steady_ns: Callable[[], int],
+        inproc: tuple[str, ...] = (),
+        cgroup: Path | None = None,
+        node: str = "",
     ) -> None:
-        """Nothing runs before `run`.
+        """Nothing runs before `open`.
 
         Args:
-            store: with a past, open for writing.
-            filesystem: of the mount.
             clock: the wall clock.
             random: for jitter.
             mode: "owner": scripts of any user that this process may run as; "root": of root only.
+            steady_ns: a clock that goes forward only.
             inproc: directories whose scripts may run in this process, if they ask for it.
             cgroup: a control group below which workers get theirs; None: they have none of their own.
-            path: where the store is mounted.
-            is_shared: whether users other than this process's may enter the mount.
-            exclusive: keeps requests out while it is entered.
-            notify: tells the kernel what it must forget.
-            hurry: told whether there is something to do, from now on.
-            steady_ns: a clock that goes forward only.
+            node: what runs are said to have run on; the machine's name if empty.
         """
-        self._store = store
-        self._filesystem = filesystem
+        self.mode = mode
         self._clock = clock
-        self._exclusive = exclusive
-        self._notify = notify
-        self._hurry = hurry
-        self._steady_ns = steady_ns
-        self._mode = mode
-        self._inproc = inproc
-        self._cgroup = cgroup
-        self._path = path
-        self._is_shared = is_shared
         self._random = random
+        self._steady_ns = steady_ns
+        self._settings = PoolSettings(
+            allow_root=mode == "root", allow_inproc=bool(inproc), cgroup=str(cgroup or "")
+        )
         self._workers = max(2, os.cpu_count() or 1)
-        self._runner: PoolRunner | None = None
-        self._dispatcher: Dispatcher | None = None
         self._tracing = tracing = open_tracing(os.environ)
-        self._options = Options(
+        self._shared: Shared | None = None
+        self._pool: PoolRunner | None = None
+        self.options = Options(
             workers=self._workers,
             may_run_as=lambda uid: why_not(mode, os.geteuid(), uid),
             groups_of=groups_of,
@@ -109,7 +94,95 @@ class Host:
             ),
             traced=tracing.ended if tracing is not None else lambda _run, _result: None,
             cuda_devices=count_gpus,
-            node=os.uname().nodename,
+            node=node or os.uname().nodename,
+        )
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Have workers for the length of a block."""
+        try:
+            async with open_pool(self._settings, self._clock.now_ns, self._steady_ns) as pool:
+                self._pool, self._shared = pool, Shared(pool, self._workers)
+                yield
+        finally:
+            if self._tracing is not None:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._tracing.close)
+
+    def drive(
+        self,
+        store: Store,
+        held: Callable[[], AbstractContextManager[object]],
+        options: Options,
+        hurry: Callable[[bool], None] = lambda _busy: None,
+        watcher: Watcher | None = None,
+    ) -> Dispatcher:
+        """An engine over a store, and what drives it, to be run. `open` must be entered."""
+        assert self._shared is not None
+        engine = Engine(store, self._clock, self._random, options, watcher=watcher)
+        return Dispatcher(engine, self._shared, held, hurry)
+
+    def workers(self) -> dict[str, Any] | None:
+        """How the workers are, JSON-able; None before there are any."""
+        return msgspec.structs.asdict(self._pool.state()) if self._pool is not None else None
+
+
+class Shared:
+    """A `Runner` for several dispatchers: so many runs at a time of all together. Who opened the other one closes it."""
+
+    def __init__(self, runner: Runner, workers: int) -> None:
+        self._runner = runner
+        self._room = trio.Semaphore(workers)
+        self.load = runner.load
+        self.kill = runner.kill
+        self.retire = runner.retire
+
+    async def run(self, run: Run, cut: Cut) -> Done | Failed:
+        """See `Runner`."""
+        async with self._room:
+            return await self._runner.run(run, cut)
+
+    async def close(self) -> None:
+        """See `Runner`: others go on."""
+
+
+class MountHost:
+    """Runs the scripts of one mount."""
+
+    def __init__(
+        self,
+        host: Host,
+        store: LocalStore,
+        filesystem: Filesystem,
+        *,
+        path: Path,
+        is_shared: bool,
+        exclusive: Callable[[], AbstractContextManager[None]],
+        notify: Callable[[], None],
+        hurry: Callable[[bool], None],
+    ) -> None:
+        """Nothing runs before `run`.
+
+        Args:
+            host: of this mount alone.
+            store: with a past, open for writing.
+            filesystem: of the mount.
+            path: where the store is mounted.
+            is_shared: whether users other than this process's may enter the mount.
+            exclusive: keeps requests out while it is entered.
+            notify: tells the kernel what it must forget.
+            hurry: told whether there is something to do, from now on.
+        """
+        self._host = host
+        self._store = store
+        self._filesystem = filesystem
+        self._exclusive = exclusive
+        self._notify = notify
+        self._hurry = hurry
+        self._path = path
+        self._is_shared = is_shared
+        self._dispatcher: Dispatcher | None = None
+        self._options = host.options._replace(
             mountpoint=str(path),
             may_enter=lambda uid: is_shared or uid == os.geteuid(),
             reserved=filesystem.is_reserved,
@@ -118,18 +191,13 @@ class Host:
 
     async def run(self) -> None:
         """Until cancelled."""
-        engine = Engine(self._store, self._clock, self._random, self._options, watcher=self)
-        self._store.retention.wanted_since = engine.lag.wanted_since
-        settings = PoolSettings(
-            allow_root=self._mode == "root",
-            allow_inproc=bool(self._inproc),
-            cgroup=str(self._cgroup or ""),
-        )
-        async with open_pool(settings, self._clock.now_ns, self._steady_ns) as runner:
-            self._runner = runner
-            dispatcher = self._dispatcher = Dispatcher(engine, runner, self._held, self._hurry)
+        async with self._host.open():
+            dispatcher = self._dispatcher = self._host.drive(
+                self._store, self._held, self._options, self._hurry, self
+            )
+            self._store.retention.wanted_since = dispatcher.engine.lag.wanted_since
             with self._held():
-                self._make_control()
+                make_control(self._store)
                 self._filesystem.control.scripts = Scripts(self._store, dispatcher.operator)
             try:
                 async with trio.open_nursery() as nursery:
@@ -137,9 +205,6 @@ class Host:
                     await dispatcher.run()
             finally:
                 self._filesystem.control.scripts = None
-                if self._tracing is not None:
-                    with trio.CancelScope(shield=True):
-                        await trio.to_thread.run_sync(self._tracing.close)
 
     async def _end_with_the_mount(self, running: trio.CancelScope) -> None:
         """Workers may have a mount namespace of their own, which keeps a mount alive that is gone for everybody else.
@@ -157,14 +222,15 @@ class Host:
 
     def status(self) -> dict[str, object]:
         """How all scripts are, and what runs them, JSON-able."""
-        if self._dispatcher is None or self._runner is None:
-            return {"mode": self._mode, "state": "starting"}
-        workers = msgspec.structs.asdict(self._runner.state())
-        if self._mode == "owner" and os.geteuid() == 0 and not self._is_shared:
+        mode = self._host.mode
+        workers = self._host.workers()
+        if self._dispatcher is None or workers is None:
+            return {"mode": mode, "state": "starting"}
+        if mode == "owner" and os.geteuid() == 0 and not self._is_shared:
             workers["problems"].append(
                 "without -o allow_other nobody but root may enter the mount: executables have no CASCADE_IN"
             )
-        return {"mode": self._mode, **self._dispatcher.operator.status(), "workers": workers}
+        return {"mode": mode, **self._dispatcher.operator.status(), "workers": workers}
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
@@ -175,20 +241,18 @@ class Host:
             if self._filesystem.invalidations:
                 self._notify()
 
-    def _make_control(self) -> None:
-        """The root's `.cascade` comes to be stored, so that scripts can be put there."""
-        name = self._filesystem.control.name
-        root = self._store.attributes(ROOT)
-        assert root is not None
-        if self._store.binding(ROOT, name) is None:
-            inode = self._store.allocate_inode()
-            self._store.propose(
-                record.Create(ROOT, name, inode, DIRECTORY | 0o755, root.uid, root.gid)
-            )
-
     def applied(self, records: list[Part]) -> None:
         """See `triggers.options.Watcher`: what the kernel knows of these is old."""
         self._filesystem.invalidations.extend(stale_by(records))
+
+
+def make_control(store: Store) -> None:
+    """The root's `.cascade` comes to be stored, so that scripts can be put there."""
+    root = store.attributes(ROOT)
+    assert root is not None
+    if store.binding(ROOT, CONTROL) is None:
+        inode = store.allocate_inode()
+        store.propose(record.Create(ROOT, CONTROL, inode, DIRECTORY | 0o755, root.uid, root.gid))
 
 
 def why_not(mode: str, own_uid: int, uid: int) -> str | None:

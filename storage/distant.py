@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from storage.codec import Buffer
-    from storage.log import Frame
+    from storage.log import Frame, Log
     from storage.sequencer import Sequencer
 
 __all__ = ["DistantLog"]
@@ -25,8 +25,6 @@ class DistantLog:
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
         self.read = sequencer.read
-        self.near = sequencer.log
-        """The log itself, where a replica is in this process."""
         self.shard = sequencer.shard
         self.identity = sequencer.identity
         self.syncs = 0
@@ -34,6 +32,11 @@ class DistantLog:
         self.taken_bytes = 0
         self.last_timestamp = 0
         self.last_checksum = 0
+
+    @property
+    def near(self) -> Log | None:
+        """The log itself, where a replica is in this process; another one after the replica began anew."""
+        return self._sequencer.log
 
     @property
     def last_index(self) -> int:

@@ -89,7 +89,8 @@ class Commitment:
         if result.effects and definition.binding.dispatch == "all":
             return Failed("exception", 'dispatch = "all" forbids effects; every replica runs it')
         keys = {pending.event.key for pending in good}
-        states = [(spelt(key), state) for key, state in result.states.items() if key in keys]
+        states: list[tuple[str, bytes | None]] = [
+            (spelt(key), state) for key, state in result.states.items() if key in keys]
         if sum(len(state) for _, state in states) > STATE_BYTES_MAX:
             return Failed(
                 "exception", f"state: larger than {STATE_BYTES_MAX >> 20} MiB; use a file"

@@ -47,6 +47,9 @@ INSTANT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 """Without an answer, a question is asked of another node; the next time after twice as long."""
 
+UNSURE_SECONDS = 10.0
+"""How long writes wait for a node to be up to date; one shard that nobody leads is no reason to hold up all others."""
+
 LOOK_SECONDS = 1.0
 
 _Result = tuple[calls.Answer, "Sequence[Buffer]"]
@@ -219,12 +222,15 @@ class Remote:
 
     async def _hurry(self, connection: Connection) -> None:
         """Ask a node that is behind whether it still is, and leave one that does not answer."""
+        began = trio.current_time()
         while True:
             await trio.sleep(LOOK_SECONDS)  # noqa: TID251  nobody tells
+            now = trio.current_time()
             if not self._is_current:
                 with contextlib.suppress(trio.WouldBlock, Broken):
                     connection.send_nowait(_INSTANT)
-            now = trio.current_time()
+                if now - began > UNSURE_SECONDS:
+                    self._go_on()
             for question in self._open.values():
                 if now - question.since > question.patience_s:
                     question.patience_s *= 2
@@ -258,14 +264,18 @@ class Remote:
                 else:
                     question.answer.put((calls.decode_answer(parts[0]), parts[1:]))
             case wire.Answer(request=0) if not self._is_current and _is_instant(message, parts):
-                self._is_current = True
-                for request, question in list(self._open.items()):
-                    if question.is_write:
-                        self._send(request, question)
+                self._go_on()
             case wire.Refusal(why=why):
                 self._fail(OSError(errno.EACCES, why))
             case _:
                 pass  # Welcome, and what is told to everybody
+
+    def _go_on(self) -> None:
+        """Writes wait no longer."""
+        self._is_current = True
+        for request, question in list(self._open.items()):
+            if question.is_write:
+                self._send(request, question)
 
     def _fail(self, error: OSError) -> None:
         """Tell all who wait."""

@@ -15,7 +15,6 @@ from storage.attributes import REGULAR, TYPE_MASK, is_directory
 from storage.errors import Reason, Refused
 from storage.namespace.keys import BUDGET_XATTR, HOME_XATTR
 from storage.namespace.quotas import QUOTA_XATTR
-from storage.record import Finish
 from storage.retention import HOLD, RETENTION
 from triggers import provenance
 

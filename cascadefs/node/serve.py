@@ -185,6 +185,7 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             lease_s=settings.lease_s,
             has_room=has_room,
             scrub_bytes_per_s=int(settings.scrub_mib_per_s * 2**20),
+            scrub_rest_s=settings.scrub_rest_s,
             owner=(os.getuid(), os.getgid()),
             faces=faces,
             call=programs.call,

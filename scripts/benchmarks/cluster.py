@@ -6,7 +6,7 @@
     pause           the leader is killed while one client puts: the longest wait for one put
 
 All nodes are processes of this machine, on loopback and one disk, so a figure says what the work costs, not what a network
-does. cascadefs is asked by programs (`cascadefs.connect`, mTLS); each is a process, which asks in turns.
+does. cascadefs is asked by programs (`cascadefs.connect`, mTLS): one for what is one after another, else four.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ __all__ = ["Cascade", "Row", "markdown", "measure", "peers"]
 START_SECONDS_MAX = 90.0
 ROOT_SHARD = 0
 
+PROGRAMS = 4
+"""That write at the same time; each has its share of what is on the way."""
+
 WORKER = """
 import sys
 import cascadefs
@@ -42,10 +45,11 @@ with cascadefs.connect(sys.argv[1]) as store:
     store.get("ready")
     print("ready", flush=True)
     for line in sys.stdin:
-        first, count, size, worker = map(int, line.split())
+        count, size, program, each = map(int, line.split())
         value = bytes(size)
-        for number in range(first, first + count):
-            store.put(f"bench/{worker}/{number % 64}", value)
+        for first in range(0, count, each):
+            numbers = range(first, min(first + each, count))
+            store.put_many({f"bench{program}/{number % 256}": value for number in numbers})
         print("done", flush=True)
 """
 
@@ -57,6 +61,12 @@ class Cascade(Replicated):
     promise: ClassVar[str] = ""
     durability: ClassVar[str] = "disk"
     shards: ClassVar[int] = 1
+
+    @property
+    def replicas(self) -> int:
+        """Of each shard: all nodes, where there is one shard."""
+        return self.members if self.shards == 1 else 1
+
     needs = ("etcd",)
 
     def __init__(self, directory: Path, members: int) -> None:
@@ -76,7 +86,7 @@ class Cascade(Replicated):
                 subprocess.Popen(
                     [
                         scripts / "cluster", str(self.members), "--directory", place,
-                        "--shards", str(self.shards), "--replicas", str(self.members),
+                        "--shards", str(self.shards), "--replicas", str(self.replicas),
                         "--durability", self.durability,
                     ],
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
@@ -120,8 +130,8 @@ class Cascade(Replicated):
         return self.client.get(f"bench/{key}")
 
     def put_many(self, keys: list[str], value: bytes, concurrent: int) -> None:
-        """See `Replicated`: as many programs, each with one put on its way."""
-        while len(self._workers) < concurrent:
+        """See `Replicated`: of a few programs, each with many puts on their way (`Client.put_many`)."""
+        while len(self._workers) < PROGRAMS:
             self._workers.append(
                 subprocess.Popen(
                     [sys.executable, "-c", WORKER, self.where],
@@ -129,12 +139,11 @@ class Cascade(Replicated):
                 )
             )  # fmt: skip
             assert self._workers[-1].stdout.readline() == "ready\n"
-        workers = self._workers[:concurrent]
-        share = -(-len(keys) // concurrent)
-        for number, worker in enumerate(workers):
-            worker.stdin.write(f"0 {share} {len(value)} {number}\n")
+        share, each = -(-len(keys) // PROGRAMS), max(concurrent // PROGRAMS, 1)
+        for number, worker in enumerate(self._workers):
+            worker.stdin.write(f"{share} {len(value)} {number} {each}\n")
             worker.stdin.flush()
-        for worker in workers:
+        for worker in self._workers:
             assert worker.stdout.readline() == "done\n"
 
     def leader(self) -> int:
@@ -193,9 +202,30 @@ class CascadeMemory(Cascade):
     durability = "memory"
 
 
+class CascadeTwoShards(CascadeOne):
+    """Two shards on two nodes."""
+
+    name = "cascadefs, 1 replica, 2 shards"
+    shards = 2
+
+
+class CascadeFourShards(CascadeOne):
+    """Four shards on two nodes."""
+
+    name = "cascadefs, 1 replica, 4 shards"
+    shards = 4
+
+
 def peers() -> list[tuple[type[Replicated], int]]:
     """Who is measured, with how many members."""
-    return [(Etcd, 3), (Redis, 2), (CascadeOne, 1), (CascadeDisk, 3), (CascadeMemory, 3)]
+    own = [
+        (CascadeOne, 1),
+        (CascadeTwoShards, 2),
+        (CascadeFourShards, 2),
+        (CascadeDisk, 3),
+        (CascadeMemory, 3),
+    ]
+    return [(Etcd, 3), (Redis, 2), *own]
 
 
 class Row(NamedTuple):
@@ -249,7 +279,7 @@ def _row(peer: Replicated, puts: int, concurrent: int) -> Row:
     many_s = _timed(lambda: peer.put_many(keys, value, concurrent))
     large = [f"large{n % 16}" for n in range(64)]
     large_s = _timed(lambda: peer.put_many(large, bytes(2**20), min(concurrent, 8)))
-    pause_s = peer.pause_s() if isinstance(peer, Cascade) and peer.members > 1 else None
+    pause_s = peer.pause_s() if isinstance(peer, Cascade) and peer.replicas > 1 else None
     return Row(
         peer.name,
         peer.promise,

@@ -247,7 +247,7 @@ def _measure_triggers(options: argparse.Namespace) -> int:
 def _measure_cluster(options: argparse.Namespace) -> int:
     """The table of `cluster`."""
     work = prepare_work(options.work)
-    puts, concurrent = (50, 8) if options.quick else (300, 32)
+    puts, concurrent = (50, 64) if options.quick else (300, 64)
     try:
         say = functools.partial(print, file=sys.stderr)
         rows = cluster.measure(work, cluster.peers(), puts=puts, concurrent=concurrent, say=say)

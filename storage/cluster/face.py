@@ -99,6 +99,7 @@ class Face(Shard):
             number=sequencer.shard,
         )
         self._sequencer = sequencer
+        self.namespace.deliveries.keeps_provenance = sequencer.log is None
         self.abandoned_below = 0  # Drafts are others', and nobody knows which of them live.
         self.on_others: Callable[[int, record.Record], None] | None = None
         """Told (timestamp, record) of each record of another client that took effect, once. Must not raise or propose."""

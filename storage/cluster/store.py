@@ -21,10 +21,9 @@ from storage.attributes import is_directory
 from storage.cluster.histories import Histories
 from storage.cluster.roots import Roots
 from storage.cluster.routing import shards_of
-from storage.cluster.view import ShardView
+from storage.cluster.view import ShardView, log_of
 from storage.errors import Reason, Refused
 from storage.limits import INODES_PER_SHARD, RECORD_INODE_MAX, SHARDS_MAX
-from storage.log import Log
 from storage.namespace import REFUSED, ROOT, Counters, shard_of
 from storage.namespace.keys import HOME_XATTR, MAX
 from storage.record import Batch, Create, Unlink
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
     from storage.stream import Committed
 
 __all__ = ["ClusterStore"]
+
+CONTROL: Final = b".cascade"
+"""The directory of a directory's scripts."""
 
 FRONTIER_SECONDS: Final = 2.0
 """How long `settle` and `now` wait for the slowest shard."""
@@ -136,6 +138,14 @@ class ClusterStore:
             self.add(self._find(shard))
             face = self._faces[shard]
         return face
+
+    def face_of(self, inode: int) -> Face:
+        """The face of the shard an inode lives in.
+
+        Raises:
+            OSError: EIO, if that is not here.
+        """
+        return self._face_of(inode)
 
     def _of(self, inode: int) -> Namespace:
         """The tree of the shard an inode lives in."""
@@ -367,15 +377,15 @@ class ClusterStore:
 
     def committed(self, address: int = 0, after: int = 0) -> Iterator[Committed]:
         """See `Store`; of a store of one shard whose log is here."""
-        return stream.committed(_log(self._only()), address, after)
+        return stream.committed(log_of(self._only()), address, after)
 
     def committed_at(self, address: int) -> Committed:
         """See `Store`; of a store of one shard whose log is here."""
-        return stream.committed_at(_log(self._only()), address)
+        return stream.committed_at(log_of(self._only()), address)
 
     def address_of_time(self, timestamp: int) -> int:
         """See `Store`; of a store of one shard whose log is here."""
-        return stream.address_of_time(_log(self._only()), timestamp)
+        return stream.address_of_time(log_of(self._only()), timestamp)
 
     def is_top(self, directory: int, timestamp: int) -> bool:
         """See `Store`; of all shards together."""
@@ -389,7 +399,7 @@ class ClusterStore:
         if address is None:
             return None
         kept = face.namespace.deliveries.provenance(timestamp)
-        return kept if kept is not None else stream.provenance_at(_log(face), address)
+        return kept if kept is not None else stream.provenance_at(log_of(face), address)
 
     # --- changes -------------------------------------------------------------------------------------------------
 
@@ -454,7 +464,7 @@ class ClusterStore:
 
     def _home(self, directory: int, name: bytes) -> int:
         said = self.xattr(directory, HOME_XATTR)
-        if said is not None:
+        if said is not None and name != CONTROL:
             try:
                 shard = int(said)
                 self._face_of(shard * INODES_PER_SHARD)
@@ -462,8 +472,12 @@ class ClusterStore:
                 raise Refused(Reason.MALFORMED) from error
             return shard
         path = self.path_of(directory)
-        chosen = None if path is None else self._choose(path + b"/" + name if path else name)
-        return shard_of(directory) if chosen is None else chosen
+        if path is not None:
+            path = path + b"/" + name if path else name
+            if CONTROL not in path.split(b"/"):  # Scripts live with what they are about.
+                chosen = self._choose(path)
+                return shard_of(directory) if chosen is None else chosen
+        return shard_of(directory)
 
     def path_of(self, directory: int) -> bytes | None:
         """The path of a directory from the root, now (``a/b``; the root's is empty); None if it has none."""
@@ -619,9 +633,3 @@ class _Accounts:
     def accounts(self, directory: int) -> tuple[int, ...]:
         """See `Quotas`."""
         return self._store._of(directory).quotas.accounts(directory)
-
-
-def _log(face: Face) -> Log:
-    if not isinstance(face.log, Log):
-        raise Refused(Reason.UNSUPPORTED)
-    return face.log

@@ -545,6 +545,9 @@ class Member:
             "committed": self.committed,
             "durable": log.durable_index,
             "frontier_us": self.frontier.timestamp_us,
+            "frontier_lag_ms": max(
+                0, self._clock.now_ns() // 10**6 - self.frontier.timestamp_us // 1000
+            ),
             "log_bytes": log.taken_bytes,
             "syncs": log.syncs,
             "waiting": len(self.proposals),

@@ -50,6 +50,8 @@ class Patience(msgspec.Struct, frozen=True):
     """Between the first choice's attempt and the next one's: some round trips to the authority."""
     silent_leader_ns: int = 2 * SECOND_NS
     """A leader that is silent but alive in the authority may be about to drop us; only then is it taken over."""
+    minority_ns: int = 5 * SECOND_NS
+    """Cut off from most members that are alive in the authority, a leader first lets these go on without it: longer than they need."""
     detached_ns: int = 30 * SECOND_NS
     """A member that is heard but not alive in the authority could follow into no other epoch: then it is dropped."""
     settle_ns: int = 3 * SECOND_NS
@@ -98,6 +100,7 @@ class Reconfigurer:
         self._absent: dict[NodeName, int] = {}
         self._stands: dict[ShardId, tuple[int, int]] = {}  # epoch number, since when
         self._leaderless: dict[ShardId, tuple[int, int]] = {}
+        self._outnumbered: dict[ShardId, tuple[int, int]] = {}
 
     def see(self, now_ns: int, view: View) -> None:
         """The authority has a newer view."""
@@ -143,6 +146,7 @@ class _Shard:
         self.shard, self.pool, self.replica = shard, pool, replica
         self.live = self.view.live.keys()
         self.absent, self.leaderless = by._absent, by._leaderless
+        self.outnumbered = by._outnumbered
         self.stands_since_ns = by._stands[shard.shard][1]
 
     # --- who is who ---
@@ -304,7 +308,9 @@ class _Shard:
             # A member that is not alive in the authority could not follow into the new epoch either.
             stay = [n for n in epoch.members if n == me or (n in self.live and n not in gone)]
             why = f"go on without {', '.join(sorted(set(epoch.members) - set(stay)))}"
-            return self.next(epoch, why, [*stay, *ready], me)._replace(learners=learners)
+            taken = self.next(epoch, why, [*stay, *ready], me)._replace(learners=learners)
+            return self.after(self.may_drop_ns(epoch, stay), "most members are silent", taken)
+        self.outnumbered.pop(epoch.shard, None)
         away = [name for name in epoch.members if name not in self.live]
         if away:
             since_ns = min(self.absent[name] for name in away)
@@ -321,6 +327,21 @@ class _Shard:
             change = Change(self.shard, msgspec.structs.replace(self.shard, wished=wanted))
             return Decision(f"wish for {', '.join(wanted)}", change, learners=learners)
         return self.tidy(epoch, wished)._replace(learners=learners)
+
+    def may_drop_ns(self, epoch: Epoch, stay: Sequence[NodeName]) -> int:
+        """From when on the leader may go on with these alone.
+
+        Others that are most and alive may well hear each other, and everybody else: then it is this node that is cut off.
+        """
+        there = [n for n in epoch.members if n in self.live and n not in self.replica.lost]
+        if 2 * len(stay) >= len(there):
+            self.outnumbered.pop(epoch.shard, None)
+            return self.now_ns
+        number, since_ns = self.outnumbered.get(epoch.shard, (0, 0))
+        if number != epoch.epoch:
+            since_ns = self.now_ns
+            self.outnumbered[epoch.shard] = (epoch.epoch, since_ns)
+        return since_ns + self.patience.minority_ns
 
     def tidy(self, epoch: Epoch, wished: Sequence[NodeName]) -> Decision:
         """All members are well: let go of those not wished, and lead from where it should be led from."""

@@ -1,10 +1,12 @@
-"""What the tests of the cluster share: a world on a clock that jumps."""
+"""What the tests of the cluster share: a world on a clock that jumps, and a cluster of processes to do things to."""
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.cluster.fleet import Fleet
 from tests.cluster.world import World, inline_threads
+from tests.etcd import Etcd
 
 
 @pytest.fixture
@@ -21,3 +23,16 @@ def in_world(monkeypatch):
             trio.run(main, clock=MockClock(autojump_threshold=0))
 
     return run
+
+
+@pytest.fixture(scope="package")
+def fleet(tmp_path_factory):
+    """Three nodes, four shards, one etcd, for all tests that leave them well."""
+    directory = tmp_path_factory.mktemp("fleet")
+    node = {"scrub_mib_per_s": 256.0, "scrub_rest_s": 1.0}
+    names = ("n1", "n2", "n3")
+    with Etcd(directory) as etcd, Fleet(directory, etcd.endpoints, names, 4, node=node) as fleet:
+        fleet.etcd = etcd
+        fleet.start()
+        fleet.wait_well()
+        yield fleet

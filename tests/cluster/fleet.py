@@ -47,7 +47,8 @@ class Fleet(Processes):
         self._node = node or {}
         self._ends = contextlib.ExitStack()
         self._permitted = set()
-        super().__init__(directory, endpoints, *args, **options)
+        # Each directory in the root lives in a shard of its own choice.
+        super().__init__(directory, endpoints, *args, **{"spread": 1, **options})
         for name in self.names:
             (directory / name / "data").mkdir()
 

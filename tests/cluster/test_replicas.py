@@ -22,24 +22,9 @@ from tests.etcd import Etcd
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NAMES = ("n1", "n2", "n3")
-SHARDS = 2
 ETCD_AWAY_S = 5
 DISK_BYTES = 440 * 2**20
 LEFT_BYTES = 6 * 2**20
-
-
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("replicas")
-    node = {"scrub_mib_per_s": 256.0, "scrub_rest_s": 1.0}
-    with (
-        Etcd(directory) as etcd,
-        Fleet(directory, etcd.endpoints, NAMES, SHARDS, node=node) as fleet,
-    ):
-        fleet.etcd = etcd
-        fleet.start()
-        fleet.wait_well()
-        yield fleet
 
 
 def follower(fleet, shard=0):
@@ -130,10 +115,9 @@ def test_without_etcd_a_lost_node_is_a_pause_until_etcd_is_back(fleet):
         victim = follower(fleet)
         load.disturbed()
         fleet.kill(victim)
-        before = fleet_epochs = len(load.all())
+        before = len(load.all())
         time.sleep(ETCD_AWAY_S)
         assert len(load.all()) <= before + 20, "without a member nothing commits"
-        del fleet_epochs
         fleet.etcd.start()
         load.go_on()
         fleet.start(victim)
@@ -169,17 +153,26 @@ def fill(place):
         os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - LEFT_BYTES)
 
 
+def refusal(work):
+    """The errno of the first of some calls that is refused."""
+    for _ in range(100):
+        try:
+            work()
+        except OSError as error:
+            return error.errno
+    raise AssertionError("nothing was refused")
+
+
 @pytest.fixture
 def cramped(tmp_path):
-    with Etcd(tmp_path) as etcd, Fleet(tmp_path, etcd.endpoints, NAMES, 1) as fleet:
-        with small_disks(fleet, NAMES) as places:
-            try:
-                fleet.start()
-                fleet.wait_well()
-                yield fleet, places
-            finally:
-                for name in list(fleet.running):
-                    fleet.kill(name)
+    with (
+        Etcd(tmp_path) as etcd,
+        Fleet(tmp_path, etcd.endpoints, NAMES, 1) as fleet,
+        small_disks(fleet, NAMES) as places,
+    ):
+        fleet.start()
+        fleet.wait_well()
+        yield fleet, places
 
 
 def test_full_disks(cramped):
@@ -189,7 +182,7 @@ def test_full_disks(cramped):
         store.put("before", "x")
         victim = follower(fleet)
         fill(places[victim])
-        for number in range(70):  # More than a segment.
+        for _ in range(70):  # More than a segment.
             store.put("big", block)
         fleet.wait(lambda: victim not in fleet.epochs()[0].members, "a full member is left out")
         assert len(store.versions("big")) == 70
@@ -198,15 +191,10 @@ def test_full_disks(cramped):
 
         for place in places.values():
             fill(place)
-        with pytest.raises(OSError) as refused:  # noqa: PT011  its errno is looked at below
-            for _ in range(100):
-                store.put("more", block)
-        assert refused.value.errno == errno.ENOSPC
+        assert refusal(lambda: store.put("more", block)) == errno.ENOSPC
         assert store.get("big", version=3) == block
         assert store.get("before") == b"x"
-        assert [entry.name for entry in store.list()] == ["before", "big", "more"][
-            : len(store.list())
-        ]
+        assert [entry.name for entry in store.list()][:2] == ["before", "big"]
         for place in places.values():
             (place / "something").unlink()
         done = threading.Event()

@@ -80,7 +80,7 @@ assert RING_BYTES_MAX < 2 ** (POSITION_BITS + 3)
 
 
 class Kind(enum.IntEnum):
-    """What an frame of the ring is."""
+    """What a frame of the ring is."""
 
     MESSAGE = 0
     PROBE = 1  # bytes of no meaning, to see whether they arrive
@@ -420,7 +420,7 @@ class Incoming:
             self.probed += length
             return
         if kind != Kind.MESSAGE or length > MESSAGE_BYTES_MAX:
-            raise Malformed(f"an frame of kind {kind} with {length} bytes, which no version has")
+            raise Malformed(f"a frame of kind {kind} with {length} bytes, which no version has")
         # Memory that is not touched yet costs nothing, so who only announces a long message takes none from us.
         self._long = memoryview(bytearray(length))
         self._filled, self._needs = 0, padded(length)
