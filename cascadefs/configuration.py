@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -78,6 +78,8 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How fast each log is read again to find damage; 0: not at all."""
     scrub_rest_s: Annotated[float, msgspec.Meta(gt=0, le=10_000_000)] = 86_400.0
     """From the end of one such reading to the next."""
+    triggers: Literal["off", "owner", "root"] = "off"
+    """Whose scripts run here, of the shards that this node leads: nobody's, those of users its user may run as, or root's."""
     log: str = ""
     """A file for the log; standard error if empty."""
 

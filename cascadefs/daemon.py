@@ -269,9 +269,18 @@ class _Mount:
             "uptime_s": round((self.clock.now_ns() - self.started_ns) / 1e9, 3),
             "trouble": self.trouble,
             "programs": self.programs.status() if self.programs is not None else None,
-            "triggers": self.host.status() if self.host is not None else {"mode": "off"},
+            "triggers": self._triggers(),
             **self.door.status(),
         }
+
+    def _triggers(self) -> dict[str, object]:
+        if self.host is not None:
+            return self.host.status()
+        if self.observer is None:
+            return {"mode": "off"}
+        from triggers.onlooker import Onlooker
+
+        return {"mode": "elsewhere", **Onlooker(self.store).status()}
 
     async def serve(self) -> int:
         """Until the mount is gone; then everything becomes versions, on the disk. The exit status."""
@@ -613,6 +622,11 @@ def _mount_and_serve(
 
     options = FilesystemOptions(read_only=settings.read_only, autocommit_s=settings.autocommit_s)
     filesystem = Filesystem(store, clock, options)
+    if observer is not None:
+        from cascadefs.filesystem.scripts import Scripts
+        from triggers.onlooker import Onlooker
+
+        filesystem.control.scripts = Scripts(store, Onlooker(store))
     mount = _Mount(settings, store, filesystem, clock, local, observer, started_ns=clock.now_ns())
     mount.door = _door(settings.door, filesystem, report.ready)
     filesystem.status_extra = mount.status

@@ -4,7 +4,8 @@ Without a device here, they are run by one pytest in one guest (scripts/rdma-gue
 test had run here. So a failure shows as any other, and they cost one boot a session. The guest's kernel is made in the background
 while the other tests run, where it is not in the cache; where it cannot be made, they fail and say why.
 
-A test that needs the guest's wires, to cut them or to lose packets, is marked ``rdma(guest=True)``: it never runs outside.
+A test that needs the guest's wires, to cut them or to lose packets, is marked ``rdma(guest=True)``: it never runs outside. One
+about guests is marked ``rdma(host=True)`` and never runs inside.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def in_guest() -> bool:
 
 def goes_to_guest(item: pytest.Item) -> bool:
     mark = item.get_closest_marker("rdma")
-    return (
-        mark is not None and not in_guest() and (bool(mark.kwargs.get("guest")) or not has_device())
-    )
+    if mark is None or in_guest() or mark.kwargs.get("host"):
+        return False
+    return bool(mark.kwargs.get("guest")) or not has_device()
 
 
 class Guests:

@@ -149,7 +149,7 @@ def test_an_archive_is_read_by_cpio(parts, tmp_path):
     assert data.count(b"070701") == 3
     # Behind the head of 110 bytes and the name, to a multiple of four, lies the content.
     at = data.index(b"bin/odd\0")
-    assert data[at + 8 + -(at + 8) % 4 :].startswith(b"12345\0\0\0070701")
+    assert data[at + 8 + -(at + 8) % 4 :].startswith(b"12345\0\0\x00070701")
     assert int(data[at - 110 + 54 : at - 110 + 62], 16) == 5
 
 
@@ -210,7 +210,7 @@ def test_however_it_is_ended_nothing_runs_on(number):
     for _ in range(100):
         if not any(alive(pid) for pid in family):
             return
-        time.sleep(0.05)  # noqa: TID251  # the kernel ends them one after the other
+        time.sleep(0.05)  # the kernel ends them one after the other
     raise AssertionError([pid for pid in family if alive(pid)])
 
 
@@ -230,7 +230,7 @@ def alive(pid: int) -> bool:
 
 
 TALK = """
-import io, os, sys, tarfile, tempfile, time, base64
+import base64, io, os, pathlib, sys, tarfile, tempfile, time
 import trio
 from storage.transport import Broken, Role, TcpTransport
 from storage.transport.certificates import Credentials
@@ -240,7 +240,7 @@ from storage.transport.verbs.transport import VerbsTransport
 number = int(os.environ["RDMA_GUEST"])
 directory = tempfile.mkdtemp()
 tarfile.open(fileobj=io.BytesIO(base64.b64decode(sys.argv[1]))).extractall(directory, filter="data")
-credentials = Credentials.load(f"{directory}/n{number}", now_ns=time.time_ns())
+credentials = Credentials.load(pathlib.Path(directory, f"n{number}"), now_ns=time.time_ns())
 transport = VerbsTransport(TcpTransport(credentials.identity, credentials.contexts()), Fabric(timeout_exponent=16))
 
 async def main():

@@ -89,8 +89,7 @@ class Commitment:
         if result.effects and definition.binding.dispatch == "all":
             return Failed("exception", 'dispatch = "all" forbids effects; every replica runs it')
         keys = {pending.event.key for pending in good}
-        states: list[tuple[str, bytes | None]] = [
-            (spelt(key), state) for key, state in result.states.items() if key in keys]
+        states = [(spelt(key), state) for key, state in result.states.items() if key in keys]
         if sum(len(state) for _, state in states) > STATE_BYTES_MAX:
             return Failed(
                 "exception", f"state: larger than {STATE_BYTES_MAX >> 20} MiB; use a file"
@@ -98,6 +97,7 @@ class Commitment:
         options = self._options
         who = Identity(run.script.uid, run.script.gid, run.script.groups)
         shard = options.shard if options.is_shared else None
+        reason = None
         for _ in range(PLANS_MAX if options.is_shared else 1):
             try:
                 planned = plan(
@@ -114,11 +114,13 @@ class Commitment:
                 self._finish(started, good, result, planned, states), planned.payload
             )
             self._point("committed")
-            if outcome.reason is None:
+            reason = outcome.reason
+            if reason is None:
                 if self._watcher is not None and planned.records:
                     self._watcher.applied(list(planned.records))
                 return None
-        return Failed("retry", f"the commit was refused: {outcome.reason.value}", after_ms=AGAIN_MS)
+        assert reason is not None, "it was proposed at least once"
+        return Failed("retry", f"the commit was refused: {reason.value}", after_ms=AGAIN_MS)
 
     def _finish(
         self,
@@ -126,7 +128,7 @@ class Commitment:
         good: list[Pending],
         result: Done,
         planned: Plan,
-        states: list[tuple[str, bytes | None]],
+        states: list[tuple[str, bytes]],
     ) -> record.Finish:
         follower = started.follower
         # Where others propose too, somebody's record may come in front of this one: then it does nothing.
@@ -135,7 +137,7 @@ class Commitment:
             follower.base, follower.name, self._marks.epoch(),
             [pending.position for pending in good], FINISH_DONE,
             self._marks.low(follower, (pending.position for pending in good)),
-            [*guards, *planned.records], planned.conditions, states,
+            [*guards, *planned.records], planned.conditions, list(states),
             provenance.encode(self._provenance(started, good, result, planned.outputs)),
         )  # fmt: skip
 

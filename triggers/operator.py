@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from triggers.provenance import Letter
     from triggers.queue import Position
 
-__all__ = ["BadCommand", "Operator"]
+__all__ = ["BadCommand", "Operator", "event_position"]
 
 _SPAN = re.compile(r"(.+) from (\S+) to (\S+)")
 _EVENTS = re.compile(r"(.+) events ([0-9. ]+)")
@@ -125,11 +125,7 @@ class Operator:
 
     def _event(self, name: str, base: int) -> tuple[Follower, Position]:
         """An event by its id, BASE/BINDING/TIMESTAMP.ORDINAL, or BINDING/TIMESTAMP.ORDINAL."""
-        above, _, place = name.rpartition("/")
-        said = _POSITION.fullmatch(place)
-        if said is None:
-            raise BadCommand(f"{name} is no event; they look like thumbs.sh/1763719200000000.0")
-        position = int(said[1]), int(said[2])
+        above, position = event_position(name)
         for follower in self._engine.registry.followers():
             if base in (ROOT, follower.base) and follower.event_id(position) == name:
                 return follower, position
@@ -343,6 +339,19 @@ class Operator:
                     if one[key] is not None
                 ]
         return "\n".join(lines) + "\n"
+
+
+def event_position(name: str) -> tuple[str, Position]:
+    """(binding, place) that an event's name says.
+
+    Raises:
+        BadCommand: it is none.
+    """
+    above, _, place = name.rpartition("/")
+    said = _POSITION.fullmatch(place)
+    if said is None:
+        raise BadCommand(f"{name} is no event; they look like thumbs.sh/1763719200000000.0")
+    return above, (int(said[1]), int(said[2]))
 
 
 def _state(follower: Follower, *, is_stalled: bool) -> str:

@@ -38,8 +38,8 @@ def rows(status: dict[str, Any]) -> list[Row]:
 
 def _cells(path: str, one: dict[str, Any], memory_bytes: int) -> tuple[str, ...]:
     return (
-        plain(f"/{path}"), plain(one["name"]), one["state"], str(one["pending"]), f"{one['lag_s']} s",
-        str(one["running"]), str(one["done"]), str(one["failed"]), _number(one["p50_ms"]), _number(one["p99_ms"]),
+        plain(f"/{path}"), plain(one["name"]), one["state"], _number(one["pending"]),
+        "" if one["lag_s"] is None else f"{one['lag_s']} s", _number(one["running"]), str(one["done"]), str(one["failed"]), _number(one["p50_ms"]), _number(one["p99_ms"]),
         f"{memory_bytes >> 20} MiB" if memory_bytes else "", plain(" ".join(one["watch"])),
     )  # fmt: skip
 

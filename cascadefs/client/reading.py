@@ -52,6 +52,18 @@ class Reading:
             raise Refused(Reason.NOT_STABLE_YET)
         return at
 
+    def _refresh(self, path: str) -> None:
+        """See what anybody has committed so far in the shards on the way to a path, and in that of a directory there."""
+        directory, shard = ROOT, -1
+        for name in [*(parts_of(path) if path else []), None]:
+            if self._store.shard_of(directory) != shard:
+                shard = self._store.shard_of(directory)
+                self._store.refresh(directory)
+            binding = None if name is None else self._store.binding(directory, name)
+            if binding is None or not is_directory(binding.mode):
+                return
+            directory = binding.inode
+
     def get(self, call: calls.Get) -> tuple[calls.Answer, Sequence[Buffer]]:
         """Bytes of a version."""
         content: Content | None
@@ -60,6 +72,7 @@ class Reading:
         elif call.at is not None:
             content = self.cut(self.instant(call.at)).get(call.path)
         else:
+            self._refresh(call.path)
             content = self.cut(0).get(call.path, latest=True)
         if content is None:
             raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such file or version")
@@ -76,6 +89,8 @@ class Reading:
             name = call.path.rpartition("/")[2]
             return Entry(name, False, 0o444, content.version, content.timestamp, content.size)
         timestamp = None if call.at is None else self.instant(call.at)
+        if timestamp is None:
+            self._refresh(call.path)
         if not names:
             return _entry("", None, there(self._attributes(ROOT, timestamp), call.path))
         inode, _ = self.directory(names[:-1], timestamp, call.path)
@@ -115,6 +130,8 @@ class Reading:
         """What is in a directory."""
         timestamp = None if call.at is None else self.instant(call.at)
         names = parts_of(call.path) if call.path else []
+        if timestamp is None:
+            self._refresh(call.path)
         inode, attributes = self.directory(names, timestamp, call.path)
         self._check(inode, attributes, READ, call.path)
         after = call.after.encode(errors="surrogateescape")

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cascadefs.filesystem.node import Listing, Node, Text
 from cascadefs.filesystem.scripts import SERVED
@@ -59,7 +59,7 @@ class Control:
         }
         self.served = SERVED | self._children.keys()
         """The names that may be served in a `.cascade` that is stored: a look at the name tells whether to ask."""
-        self.scripts: Scripts | None = None
+        self.scripts: Scripts[Any] | None = None
         """What is known of scripts, where triggers are on."""
 
     def base_of(self, directory: int) -> int | None:

@@ -139,7 +139,13 @@ class Files:
                 opened = Opened(self._handle(self._conditionals.open(node, flags, caller)))
                 node.lookups += 1
                 return opened, node.stat()
-        live = self._names.make(parent, name, mode, caller)
+        try:
+            live = self._names.make(parent, name, mode, caller)
+        except Refused as refusal:
+            if refusal.reason is not Reason.EXISTS or flags & os.O_EXCL:
+                raise
+            # Another mount was quicker, while this was on its way.
+            raise Refused(Reason.CONDITION_FAILED) from refusal
         self._inodes.draft(live, new=True)
         opened = self._open_live(live, flags, caller)
         self._begin(opened)

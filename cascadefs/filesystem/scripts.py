@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -23,19 +23,79 @@ if TYPE_CHECKING:
 
     from storage.attributes import Attributes
     from storage.store import Store
-    from triggers.follower import Follower
-    from triggers.operator import Operator
+    from triggers.chronicle import Chronicle
     from triggers.provenance import Letter
+    from triggers.queue import Position
 
 __all__ = ["SERVED", "Scripts"]
 
 SERVED = frozenset({b"status", b"status.json", b"events", b"log", b"failed", b"metrics", b"ctl"})
 
 
-class Scripts:
+class Binding(Protocol):
+    """What is shown of a binding."""
+
+    @property
+    def name(self) -> bytes:
+        """As its files are called."""
+        ...
+
+    @property
+    def output(self) -> Chronicle:
+        """What its runs printed."""
+        ...
+
+
+B = TypeVar("B", bound=Binding)
+
+
+class Answers(Protocol[B]):
+    """Who knows about scripts: `triggers.operator.Operator` where they run, `triggers.onlooker.Onlooker` elsewhere.
+
+    `Refused` with UNSUPPORTED is raised for what is not known here.
+    """
+
+    def command(self, line: str, base: int) -> None:
+        """Do what a line says."""
+        ...
+
+    def refused(self, line: str, why: str, base: int) -> None:
+        """Note that it was not done."""
+        ...
+
+    def rearm(self, follower: B, position: Position, *, again: bool) -> None:
+        """Do a dead letter again, or forget it."""
+        ...
+
+    def letters(self, follower: B) -> list[tuple[str, Letter]]:
+        """The dead letters of a binding."""
+        ...
+
+    def followers(self, base: int) -> list[B]:
+        """The bindings of a base."""
+        ...
+
+    def events(self, base: int) -> Chronicle:
+        """What happened."""
+        ...
+
+    def status(self, only: int) -> dict[str, object]:
+        """How the bindings of a base are."""
+        ...
+
+    def status_text(self, only: int) -> str:
+        """The same for people."""
+        ...
+
+    def metrics(self, only: int) -> str:
+        """Figures for Prometheus."""
+        ...
+
+
+class Scripts(Generic[B]):
     """Builds the nodes of one store's bases."""
 
-    def __init__(self, store: Store, operator: Operator) -> None:
+    def __init__(self, store: Store, operator: Answers[B]) -> None:
         self._store = store
         self._operator = operator
         self._removed: dict[tuple[object, ...], set[bytes]] = {}
@@ -98,7 +158,7 @@ class Scripts:
             for follower in self._operator.followers(base)
         }
 
-    def _letters(self, base: int, owner: Attributes, follower: Follower) -> Node:
+    def _letters(self, base: int, owner: Attributes, follower: B) -> Node:
         dead = {
             name.encode(): (letter.event.position, letter)
             for name, letter in self._operator.letters(follower)

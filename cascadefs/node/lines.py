@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cascadefs.node.links import Unreachable
 from storage import wire
 from storage.member import Line
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from random import Random
 
+    from cascadefs.node.links import Link
     from storage.member import Member
     from storage.member.member import Post
 
@@ -34,6 +36,7 @@ class Lines:
         members: Mapping[int, Member],
         post: Post,
         mend: Callable[[Member, int], Awaitable[None]],
+        link: Callable[[str], Link],
         random: Random,
     ) -> None:
         """No lines yet.
@@ -43,12 +46,14 @@ class Lines:
             members: the replicas here, by shard; more may come.
             post: the way to leaders elsewhere.
             mend: see `Mender.mend`.
+            link: the one with another node.
             random: for the names of faces.
         """
         self._node = node
         self._members = members
         self._post = post
         self._mend = mend
+        self._link = link
         self._random = random
         self._lines: dict[int, set[Line]] = {}
 
@@ -63,10 +68,28 @@ class Lines:
         def mend(address: int) -> None:
             trio.from_thread.run(self._mend, member, address, trio_token=token)
 
-        line = Line(member, self._random.getrandbits(63) | 1, kick, mend)
+        def ask_index() -> int | None:
+            return trio.from_thread.run(self._index_of_leader, member, trio_token=token)
+
+        line = Line(member, self._random.getrandbits(63) | 1, kick, mend, ask_index)
         self._lines.setdefault(shard, set()).add(line)
         self.publish(shard)
         return line
+
+    async def _index_of_leader(self, member: Member) -> int | None:
+        """What a shard's leader has committed so far; None if it cannot say."""
+        leader = member.epoch_message().leader
+        if leader == self._node:
+            return member.certain_index()
+        if not leader:
+            return None
+        try:
+            answer, parts = await self._link(leader).ask(
+                lambda request: wire.AskIndex(request, member.shard)
+            )
+        except Unreachable:
+            return None
+        return None if answer.errno else int.from_bytes(parts[0], "little")
 
     def all(self) -> Iterable[Line]:
         """Of all faces here."""

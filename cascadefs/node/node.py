@@ -115,10 +115,14 @@ class Node:
         self.call = call
         self.links = Links(name, transport, authority, self._serve)
         self.mender = Mender(name, self.links, authority)
-        self.lines = Lines(name, self.members, self.links.post, self.mender.mend, random)
+        self.lines = Lines(
+            name, self.members, self.links.post, self.mender.mend, self.links.get, random
+        )
         self.addresses: tuple[str, ...] = ()
         self.faces = faces
         self.extra_status: Callable[[], dict[str, object]] = dict
+        self.on_epoch: Callable[[], None] = lambda: None
+        """Called when who leads a shard that is here may have changed."""
         self._transport = transport
         self._disk_of = disk_of
         self._clock = clock
@@ -258,6 +262,7 @@ class Node:
         self.members[shard] = member
         member.followers.add(lambda: self.lines.publish(shard))
         member.on_epoch.add(lambda: self.lines.resend(shard))
+        member.on_epoch.add(lambda: self.on_epoch())
         nursery.start_soon(self._run_seat, seat, member)
         if self.faces is not None:
             nursery.start_soon(self._attach_face, self.faces, shard)
@@ -331,6 +336,11 @@ class Node:
             await trio.sleep(LOOK_S)  # noqa: TID251  # A disk fills while others use it, too.
 
     # --- what is told -----------------------------------------------------------------------------------------
+
+    def leads(self) -> set[int]:
+        """The shards whose leader is here. May be asked by any thread."""
+        members = list(self.members.items())
+        return {shard for shard, member in members if member.replica.role is Role.LEADER}
 
     def epoch_of(self, shard: int) -> wire.Epoch:
         """Who leads a shard that is not here."""

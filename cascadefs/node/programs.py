@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from storage.cluster.face import Face
     from storage.codec import Buffer
     from storage.membership.values import View
+    from storage.store import Store
     from storage.transport import Identity
 
 __all__ = ["NotYet", "Programs"]
@@ -47,23 +48,23 @@ class Programs:
         self._clock = clock
         self._store: ClusterStore | None = None
         self._service: Service | None = None
-        self._early: list[Face] = []
+        self._filesystem: Filesystem | None = None
         faces.on_face = self._add
 
     def _add(self, face: Face) -> None:
         """With the lock of the faces held."""
         if self._store is not None:
             self._store.add(face)
-            return
-        self._early.append(face)
-        if any(early.namespace.shard == 0 for early in self._early):
+        else:
             self._store = ClusterStore(
-                self._early,
+                [face],
                 self._clock,
                 self._faces.hybrid,
                 choose=lambda path: home_of(self._view(), path),
             )
+        if face.namespace.shard == 0:
             filesystem = Filesystem(self._store, self._clock, FilesystemOptions())
+            self._filesystem = filesystem
             self._service = Service(
                 self._store,
                 self._clock,
@@ -89,6 +90,20 @@ class Programs:
         if self._service is None:
             raise NotYet
         return await self._service.execute(user_of(peer), arguments, parts)
+
+    @property
+    def shards(self) -> set[int]:
+        """The shards whose faces are here."""
+        return set(self._store.faces) if self._store is not None else set()
+
+    def view(self, shard: int) -> Store:
+        """What a follower of one of them sees."""
+        assert self._store is not None
+        return self._store.view(shard)
+
+    def is_reserved(self, directory: int, name: bytes) -> bool:
+        """Whether a name in a directory would be taken for history."""
+        return self._filesystem is not None and self._filesystem.is_reserved(directory, name)
 
     @property
     def executed(self) -> int:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from cascadefs.configuration import Etcd
     from cascadefs.configuration import Node as Settings
+    from cascadefs.node.scripts import Scripts
+    from storage.clock import Clock
     from storage.membership.contract import Authority
     from storage.transport import Transport
 
@@ -195,9 +197,13 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             "data": str(data),
             "space_bytes": space(),
             "calls": programs.executed,
+            "triggers": scripts.status() if scripts is not None else {"mode": "off"},
         }
+        scripts = _scripts(settings, clock, faces, programs, node)
         try:
             nursery.start_soon(_follow, faces)
+            if scripts is not None:
+                nursery.start_soon(_run_scripts, scripts)
             await nursery.start(node.run)
             _log.info("node %s serves at %s", settings.name, ", ".join(node.addresses))
             if ready_fd is not None:
@@ -210,9 +216,37 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             for line in node.lines.all():
                 line.close()
             with trio.CancelScope(shield=True):
+                if scripts is not None:
+                    scripts.stop()
+                    await trio.to_thread.run_sync(scripts.wait_end)
                 await trio.to_thread.run_sync(faces.close)
     _log.info("node %s has stopped", settings.name)
     return 0
+
+
+def _scripts(
+    settings: Settings, clock: Clock, faces: Faces, programs: Programs, node: Node
+) -> Scripts | None:
+    if settings.triggers == "off":
+        return None
+    # The machinery of workers, which a node without scripts does not load.
+    from cascadefs.host import Host
+    from cascadefs.node.scripts import Scripts
+
+    host = Host(
+        clock,
+        random.Random(),
+        mode=settings.triggers,
+        steady_ns=time.monotonic_ns,
+        node=settings.name,
+    )
+    scripts = Scripts(host, faces, programs, node.leads)
+    node.on_epoch = scripts.wake
+    return scripts
+
+
+async def _run_scripts(scripts: Scripts) -> None:
+    await trio.to_thread.run_sync(scripts.run, abandon_on_cancel=True)
 
 
 async def _follow(faces: Faces) -> None:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "Submission"]
 
+ASK_AGAIN_SECONDS: Final = 0.05
+"""Between two questions to a leader that is not there yet."""
+
 TAKEN_BYTES_MAX: Final = 4 * 1024 * 1024
 """Metadata that one `take` answers, but for a single larger record."""
 
@@ -62,6 +65,7 @@ class Line:
         client: int,
         kick: Callable[[Line], None],
         mend: Callable[[int], None],
+        ask_index: Callable[[], int | None],
     ) -> None:
         """Made by a node; see there for the arguments.
 
@@ -71,6 +75,8 @@ class Line:
             kick: have the network's thread look at `outstanding`; any thread.
             mend: put back the record at an address from another member and wait for it, or raise `Corruption`; not
                 called by the network's thread.
+            ask_index: what the leader has committed so far; None if nobody knows just now. Waits; not called by the
+                network's thread.
         """
         self.shard = member.shard
         self.identity = member.log.identity
@@ -83,6 +89,7 @@ class Line:
         self._member = member
         self._kick = kick
         self._mend = mend
+        self._ask_index = ask_index
         self._cursor = Cursor()
         self._unchecked = False
         self._closed = False
@@ -206,8 +213,13 @@ class Line:
         return self._committed
 
     def certain_index(self) -> int:
-        """See `Sequencer`. A node's faces answer as of what has come to it: what it is asked for carries no promise of more."""
-        return self._committed
+        """See `Sequencer`."""
+        while (index := self._ask_index()) is None:
+            with self._news:
+                if self._closed:
+                    raise Unavailable("the node is stopping")
+                self._news.wait(ASK_AGAIN_SECONDS)
+        return index
 
     def durable_index(self) -> int:
         """See `Sequencer`: a record commits when every member has it as safely as the pool asks for."""

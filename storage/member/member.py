@@ -530,6 +530,12 @@ class Member:
             return wire.Epoch(self.shard, 0, "", [])
         return wire.Epoch(self.shard, epoch.number, epoch.leader, list(epoch.members))
 
+    def _frontier_lag_ms(self) -> int | None:
+        """How far behind the wall clock the past is final here; None before that is known."""
+        if not self.frontier.timestamp_us:
+            return None
+        return max(0, self._clock.now_ns() // 10**6 - self.frontier.timestamp_us // 1000)
+
     def status(self) -> dict[str, object]:
         """Figures for people and programs, JSON-able."""
         replica, log = self.replica, self.log
@@ -545,9 +551,7 @@ class Member:
             "committed": self.committed,
             "durable": log.durable_index,
             "frontier_us": self.frontier.timestamp_us,
-            "frontier_lag_ms": max(
-                0, self._clock.now_ns() // 10**6 - self.frontier.timestamp_us // 1000
-            ),
+            "frontier_lag_ms": self._frontier_lag_ms(),
             "log_bytes": log.taken_bytes,
             "syncs": log.syncs,
             "waiting": len(self.proposals),

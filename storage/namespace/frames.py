@@ -5,7 +5,8 @@ chunk with one commit, stays in every row until it is overwritten, and runs end.
 the chunk whose commit carried them, and need no row here. The others are counted (``R`` rows): those that were staged
 ahead of their commit (0 until it names them), those a commit spread over several chunks, and those that a copy shares.
 
-When the last holder lets go the frame is *dead* (a ``D`` row), and whoever owns the log may leave its payload out.
+When the last holder lets go the frame is *dead* (a ``D`` row, with the time of the record that let go of what showed it),
+and whoever owns the log may leave its payload out.
 Counting may err upwards, which keeps bytes too long, never downwards.
 
 Costs nothing for a small commit, and for each 256 KiB that is staged a row that is there until they are committed.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Frames", "bytes_by_address"]
 
 _COUNT = struct.Struct("<I")
+_DEAD = struct.Struct("<IQ")  # Of tables made earlier, the first field only: dead for long.
 
 
 class Frames:
@@ -53,8 +55,8 @@ class Frames:
         if not is_own:
             self._table.delete(b"D" + key)
 
-    def dropped(self, row: Dropped) -> None:
-        """A row of a chunk's history is gone: holders that end with it let go."""
+    def dropped(self, row: Dropped, timestamp: int) -> None:
+        """A row of a chunk's history is gone, by a record of that time: holders that end with it let go."""
         older, value, newer = (bytes_by_address(pieces) for pieces in row)
         for address in older.keys() | value.keys() | newer.keys():
             before = (address in value and address not in older) + (
@@ -62,9 +64,9 @@ class Frames:
             )
             after = address in newer and address not in older
             if before > after:
-                self._let_go(address, before - after, value.get(address, 0))
+                self._let_go(address, before - after, value.get(address, 0), timestamp)
 
-    def _let_go(self, address: int, holders: int, length: int) -> None:
+    def _let_go(self, address: int, holders: int, length: int, timestamp: int) -> None:
         key = U64.pack(address)
         row = self._table.get(b"R" + key)
         left = (_COUNT.unpack(row)[0] if row is not None else 1) - holders
@@ -73,12 +75,17 @@ class Frames:
             return
         if row is not None:
             self._table.delete(b"R" + key)
-        self._table.put(b"D" + key, _COUNT.pack(length))
+        self._table.put(b"D" + key, _DEAD.pack(length, timestamp))
 
-    def dead(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The dead frames with addresses in [start, stop): (address, bytes of the payload, at least)."""
+    def dead(self, start: int, stop: int, before: int | None = None) -> Iterator[tuple[int, int]]:
+        """The dead frames with addresses in [start, stop): (address, bytes of the payload, at least).
+
+        With a timestamp, those only that no content of then or later has shown.
+        """
         for key, row in self._table.scan(b"D" + U64.pack(start), b"D" + U64.pack(stop)):
-            yield U64.unpack_from(key, 1)[0], _COUNT.unpack(row)[0]
+            length, since = _DEAD.unpack(row) if len(row) == _DEAD.size else (*_COUNT.unpack(row), 0)
+            if before is None or since < before:
+                yield U64.unpack_from(key, 1)[0], length
 
     def unnamed(self, start: int, stop: int) -> Iterator[int]:
         """The frames in [start, stop) that were staged and that no content has named."""

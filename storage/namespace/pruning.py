@@ -152,7 +152,7 @@ class Sweep:
             state.key, instants, horizon, state.behind, rows_max
         )
         for gone in dropped:
-            self._frames.dropped(gone)
+            self._frames.dropped(gone, U64.unpack(state.asked)[0])
         return max(looked, 1)
 
     def restart(self) -> None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage import record
 from storage.retention.budgets import BUDGET, Budgets
-from storage.retention.cleaning import Cleaning, Job
+from storage.retention.cleaning import Bounds, Cleaning, Job
 from storage.retention.policy import MalformedPolicy, parse
-from storage.retention.rules import HOLD, RETENTION, Rules
+from storage.retention.rules import HOLD, RETENTION, Rules, Sayings
 from storage.retention.thinning import Tally, Thinning
 
 if TYPE_CHECKING:
@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from storage.shard import Shard
     from storage.volatile import VolatileLog
 
-__all__ = ["HOLD", "RETENTION", "Job", "MalformedPolicy", "Retention", "Rules", "Tally", "parse"]
+__all__ = [
+    "HOLD",
+    "RETENTION",
+    "Bounds",
+    "Job",
+    "MalformedPolicy",
+    "Retention",
+    "Rules",
+    "Sayings",
+    "Tally",
+    "parse",
+]
 
 PASS_INTERVAL_US: Final = 60_000_000
 """From the end of a pass to the next: boundaries are minutes apart at least."""
@@ -63,9 +74,26 @@ class Retention:
     sets `is_full` (is there little room left?).
     """
 
-    def __init__(self, shard: Shard, clock: Clock) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        clock: Clock,
+        *,
+        sayings: Sayings | None = None,
+        propose: Callable[[record.Record], object] | None = None,
+    ) -> None:
+        """Nothing is done before `step` or `run`.
+
+        Args:
+            shard: whose history.
+            clock: the wall clock.
+            sayings: where policies, holds and labels are said, if not in this shard alone. Budgets always are of the shard.
+            propose: records a change, if not `Shard.propose`.
+        """
         self._shard = shard
         self._clock = clock
+        self._sayings: Sayings = sayings or shard.namespace
+        self._propose = propose or shard.propose
         self.pinned: Callable[[], set[tuple[int, int]]] = set
         self.in_use: Callable[[], set[int]] | None = None
         self.wanted_since: Callable[[], int | None] = lambda: None
@@ -85,14 +113,21 @@ class Retention:
 
     # --- work, a little at a time --------------------------------------------------------------------------------
 
-    def step(self) -> bool:
+    def step(self, *, decides: bool = True) -> bool:
         """Do a little of what is due; False when nothing is left for now but segments to write again (`choose`).
+
+        Args:
+            decides: whether it is for this holder of the shard to say what goes. If not, a pass under way ends, and only what
+                others have let go of is swept.
 
         Raises:
             OSError: the log could not take a record; nothing is lost, a later step goes on.
         """
         if self._shard.sweep(STEP_ROWS_MAX):
             return True
+        if not decides:
+            self._pass = None
+            return False
         if self._pass is None:
             self._pass = self._begin()
         if self._pass is None:
@@ -152,7 +187,7 @@ class Retention:
         if self._asked:
             dry = self._asked.popleft()
             return self._new_pass(dry=dry, asked=True)
-        if not self._shard.namespace.has_policies():
+        if not self._sayings.has_policies():
             return None
         if now - self._last_pressed_us >= self._patience_us and self.is_full():
             self._last_pressed_us = now
@@ -185,15 +220,19 @@ class Retention:
     def _thinning(self, *, dry: bool, pressed: bool) -> Thinning:
         return Thinning(
             self._shard.namespace,
-            None if dry else self._shard.propose,
+            None if dry else self._propose,
             now=self._now_us(),
             pinned=self.pinned,
             wanted_since=self.wanted_since,
             pressed=pressed,
+            rules=self._rules,
         )
 
+    def _rules(self) -> Rules:
+        return Rules(self._sayings, self._shard.namespace)
+
     def _budgets(self, thinning: Thinning, *, dry: bool) -> Budgets:
-        propose = None if dry else self._shard.propose
+        propose = None if dry else self._propose
         return Budgets(self._shard.namespace, propose, thinning)
 
     def _note_held(self, budgets: Budgets) -> None:
@@ -244,7 +283,7 @@ class Retention:
 
     def keeps_instant(self, directory: int, timestamp: int) -> bool:
         """Whether a directory can be asked for as of a timestamp: it is exact then (SEMANTICS 7)."""
-        rules = Rules(self._shard.namespace)
+        rules = self._rules()
         policy = rules.policy(directory)
         if policy is None or policy.keeps_instant(self._now_us(), timestamp):
             return True
@@ -252,7 +291,7 @@ class Retention:
 
     def instants(self, directory: int, commits: list[int], count_max: int) -> list[int]:
         """What a directory can be asked for: of these commits, newest first, those kept, and the policy's boundaries."""
-        rules = Rules(self._shard.namespace)
+        rules = self._rules()
         policy = rules.policy(directory)
         if policy is None or rules.is_held(directory):
             return commits
@@ -276,4 +315,4 @@ class Retention:
 
     def is_held(self, inode: int) -> bool:
         """Whether a hold is on a file or directory, or above."""
-        return Rules(self._shard.namespace).is_held(inode)
+        return self._rules().is_held(inode)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage.distant import DistantLog
-from storage.volatile import VolatileLog
+from storage.log import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from storage.log import Condensation
     from storage.shard import Shard
 
-__all__ = ["Cleaning", "Job"]
+__all__ = ["Bounds", "Cleaning", "Job"]
 
 WORTH: Final = 1 / 3
 """Of what a segment takes, dead: the least for which it is written again."""
@@ -47,13 +47,25 @@ class Job(NamedTuple):
     worth_bytes: int
 
 
+class Bounds(NamedTuple):
+    """What may be let go where drafts are others', and nobody knows which of them live."""
+
+    dead_before: int
+    """Timestamp: frames that died since are spared, a draft may still share them."""
+    abandoned_below: int
+    """Address: what was staged behind it and never named is spared."""
+    settled_below: int
+    """Address: segments that reach behind it are left alone."""
+
+
 class Cleaning:
     """Goes round the sealed segments. `choose` and `finish` on the owner's thread, `run` on any."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         self._frames = shard.namespace.frames
-        self._log = shard.log
+        self.bounds: Callable[[], Bounds] | None = None
+        """Asked before each choice; None: whoever chooses knows all drafts (`in_use`), or those of earlier processes."""
         # What was staged before and never named belonged to a draft of a process that is no more.
         self._abandoned_below = shard.abandoned_below
         self._next = 0
@@ -79,10 +91,13 @@ class Cleaning:
             pressed: the disk is full.
             thorough: look at all of them, 5 us each.
         """
-        log = self._log
-        if isinstance(log, VolatileLog | DistantLog):
+        log = self._near()
+        if log is None:
             return None
         sealed = log.sealed()
+        bounds = self.bounds() if self.bounds is not None else None
+        if bounds is not None:
+            sealed = range(sealed.start, min(sealed.stop, bounds.settled_below // log.segment_bytes))
         if not sealed:
             return None
         if not sealed[0] <= self._next < sealed.stop:
@@ -91,6 +106,10 @@ class Cleaning:
         abandoned_below = (
             self._abandoned_below if in_use is None else sealed.stop * log.segment_bytes
         )
+        before = None
+        if bounds is not None:
+            before, _, _ = bounds
+            abandoned_below = bounds.abandoned_below
         used: set[int] | None = None
         looked = 0
         for _ in range(len(sealed) if thorough else min(CHOSEN_MAX, len(sealed))):
@@ -98,7 +117,7 @@ class Cleaning:
             self._next = number + 1 if number + 1 < sealed.stop else sealed[0]
             start = number * log.segment_bytes
             stop = start + log.segment_bytes
-            found = dict(self._frames.dead(start, stop))
+            found = dict(self._frames.dead(start, stop, before))
             abandoned = list(self._frames.unnamed(start, min(stop, abandoned_below)))
             if not found and not abandoned:
                 continue
@@ -122,8 +141,15 @@ class Cleaning:
         Raises:
             OSError: as `Log.condense`.
         """
-        assert not isinstance(self._log, VolatileLog | DistantLog)
-        return self._log.condense(job.number, job.dead, job.worth_bytes)
+        log = self._near()
+        assert log is not None, "a job is of a log that is here"
+        return log.condense(job.number, job.dead, job.worth_bytes)
+
+    def _near(self) -> Log | None:
+        """The log, if it is in this process: of a replica, another one after that began anew."""
+        log = self._shard.log
+        near = log.near if isinstance(log, DistantLog) else log
+        return near if isinstance(near, Log) else None
 
     def finish(self, job: Job, done: Condensation | None) -> None:
         """Forget the dead frames of a segment that was written again."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from storage.namespace import ROOT
 from storage.namespace.keys import BUDGET_XATTR, POLICY_XATTR
@@ -18,9 +18,11 @@ from storage.namespace.quotas import limit_of
 from storage.retention.policy import MalformedPolicy, Policy, parse
 
 if TYPE_CHECKING:
-    from storage.namespace import Namespace
+    from collections.abc import Iterator
 
-__all__ = ["HOLD", "RETENTION", "Rules"]
+    from storage.attributes import Attributes
+
+__all__ = ["HOLD", "RETENTION", "Rules", "Sayings"]
 
 RETENTION: Final = POLICY_XATTR
 """The extended attribute of a directory that is its policy."""
@@ -29,11 +31,31 @@ HOLD: Final = b"user.cascade.hold"
 """The extended attribute of a file or directory at and below which nothing is let go; its value says why."""
 
 
+class Sayings(Protocol):
+    """Where rules are said: a `Namespace`, or those of all shards as one."""
+
+    def attributes(self, inode: int) -> Attributes | None:
+        """See `Namespace`, as the next."""
+        ...
+
+    def attributes_at(self, inode: int, timestamp: int) -> tuple[int, Attributes] | None: ...  # noqa: D102
+    def xattr(self, inode: int, name: bytes) -> bytes | None: ...  # noqa: D102
+    def all_labels(self) -> Iterator[tuple[int, bytes, int]]: ...  # noqa: D102
+    def has_policies(self) -> bool: ...  # noqa: D102
+
+
 class Rules:
     """The rules of one store as they are now."""
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Sayings, budgets: Sayings | None = None) -> None:
+        """Nothing is looked up yet.
+
+        Args:
+            namespace: where policies, holds and labels are said.
+            budgets: where budgets are, if that is less.
+        """
         self._namespace = namespace
+        self._budgets_of = budgets or namespace
         self._policies: dict[int, Policy | None] = {}
         self._budgets: dict[int, tuple[int, ...]] = {}
         self._held: dict[int, bool] = {}
@@ -52,7 +74,7 @@ class Rules:
                 with suppress(MalformedPolicy):
                     found = parse(text)
                 break
-            at = self._above(at)
+            at = _above(self._namespace, at)
         else:
             found = self._policies.get(at)
         self._policies.update(dict.fromkeys(passed, found))
@@ -63,10 +85,10 @@ class Rules:
         passed, at = [], directory
         while at and at not in self._budgets:
             passed.append(at)
-            at = self._above(at)
+            at = _above(self._budgets_of, at)
         found = self._budgets.get(at, ())
         for inode in reversed(passed):
-            text = self._namespace.xattr(inode, BUDGET_XATTR)
+            text = self._budgets_of.xattr(inode, BUDGET_XATTR)
             if text is not None and limit_of(text) is not None:
                 found = (inode, *found)
             self._budgets[inode] = found
@@ -79,14 +101,10 @@ class Rules:
         while not held and at and at not in self._held:
             passed.append(at)
             held = self._namespace.xattr(at, HOLD) is not None
-            at = self._above(at)
+            at = _above(self._namespace, at)
         held = held or self._held.get(at, False)
         self._held.update(dict.fromkeys(passed, held))
         return held
-
-    def _above(self, inode: int) -> int:
-        attributes = self._namespace.attributes(inode)
-        return attributes.parent if attributes is not None and inode != ROOT else 0
 
     def is_labelled(self, directory: int, start: int, end: int) -> bool:
         """Whether a label names an instant in [start, end) of a directory that had this one in or below it then."""
@@ -110,3 +128,8 @@ class Rules:
                 return False
             directory = then[1].parent
         return True
+
+
+def _above(namespace: Sayings, inode: int) -> int:
+    attributes = namespace.attributes(inode)
+    return attributes.parent if attributes is not None and inode != ROOT else 0

@@ -58,6 +58,7 @@ class Thinning:
         pinned: Callable[[], set[tuple[int, int]]],
         wanted_since: Callable[[], int | None] = lambda: None,
         pressed: bool = False,
+        rules: Callable[[], Rules] | None = None,
     ) -> None:
         """Nothing is looked at yet.
 
@@ -68,15 +69,17 @@ class Thinning:
             pinned: the contents that somebody has open: (inode, content commit).
             wanted_since: from which timestamp on somebody is still to read history; None: nobody.
             pressed: the disk is full: keep only what `min`, labels and holds keep.
+            rules: looks afresh at what protects history, if more than `namespace` says something about that.
         """
         self._namespace = namespace
+        self._look = rules or (lambda: Rules(namespace))
         self._propose = propose
         self._now = now
         self._pinned = pinned
         self._wanted_since = wanted_since
         self._wanted: int | None = None
         self._pressed = pressed
-        self.rules = Rules(namespace)
+        self.rules = self._look()
         self._open: set[tuple[int, int]] = set()
         self._walk = self._entries()
         self.tallies: dict[str, Tally] = {}
@@ -85,7 +88,7 @@ class Thinning:
 
     def refresh(self) -> None:
         """The store may have changed: look afresh at what protects history."""
-        self.rules = Rules(self._namespace)
+        self.rules = self._look()
         self._open = self._pinned()
         self._wanted = self._wanted_since()
 

@@ -34,6 +34,8 @@ READY_S = 30
 class Processes:
     """A cluster of node processes; `start` and `kill` them by name."""
 
+    cascadefs = (sys.executable, "-m", "cascadefs.cli")
+
     def __init__(self, directory: Path, endpoints, names=("n1", "n2", "n3"), shards=1, **pool):
         self.directory = directory
         self.names = names
@@ -75,7 +77,7 @@ class Processes:
     def command(self, name):
         """What runs a node; the descriptor to say ready on comes behind it."""
         node = str(self.directory / name / "node.toml")
-        return [sys.executable, "-m", "cascadefs.cli", "serve", "--config", node, "--ready-fd"]
+        return [*self.cascadefs, "serve", "--config", node, "--ready-fd"]
 
     def _lay(self, name):
         self._install(Identity(CLUSTER, Role.NODE, name), name)

@@ -269,6 +269,17 @@ def test_two_who_make_the_same_name_make_it_once(mounts, cluster) -> None:
     assert one.cat("f") == b"two"
 
 
+def test_who_opens_or_makes_a_name_that_another_makes_meanwhile_opens_it(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    orders[0].meanwhile = lambda: two.put("f", "two")
+    assert one.errno("open", "f", os.O_CREAT | os.O_WRONLY) == "ESTALE", "the kernel looks again"
+    file = one.open("f", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    one.write(file, b" and one", 3)
+    one.close(file)
+    assert two.cat("f") == b"two and one"
+
+
 def test_a_condition_holds_against_other_mounts(mounts) -> None:
     one, two = mounts
     one.put("f", "one")
