@@ -11,6 +11,7 @@ import gzip
 import importlib
 import io
 import lzma
+import os
 import signal
 import subprocess
 import tarfile
@@ -265,6 +266,10 @@ async def main():
                 await connection.send([bytes(size)])
                 (message,) = await connection.receive()
                 print("2:", len(message), connection.status()["transport"])
+            while sys.argv[2] == "for ever":
+                await connection.send([bytes(300_000)])
+                await connection.receive()
+                print("2: talks", flush=True)
             await connection.aclose()
         nursery.cancel_scope.cancel()
 
@@ -272,8 +277,9 @@ trio.run(main)
 """
 
 
-@real
-def test_two_guests_talk_over_one_wire(tmp_path):
+@pytest.fixture
+def material(tmp_path) -> str:
+    """Certificates of two nodes, as one word of a command: guests do not see our temporary files."""
     now_ns = time.time_ns()  # noqa: TID251  # TLS compares with the machine's clock
     authority = Authority.create("c1", now_ns=now_ns)
     packed = io.BytesIO()
@@ -282,11 +288,41 @@ def test_two_guests_talk_over_one_wire(tmp_path):
             who = Identity("c1", Role.NODE, name)
             authority.install(authority.issue(who, now_ns=now_ns), tmp_path / name)
             archive.add(tmp_path / name, arcname=name)
-    material = base64.b64encode(packed.getvalue()).decode()
-    python = str(ROOT / ".venv/bin/python")
-    done = run("--guests", "2", "--timeout", "100", "--", python, "-c", TALK, material)
+    return base64.b64encode(packed.getvalue()).decode()
+
+
+TWO = ["--guests", "2", "--timeout", "100", "--", str(ROOT / ".venv/bin/python"), "-c", TALK]
+
+
+@real
+def test_two_guests_talk_over_one_wire(material):
+    done = run(*TWO, material, "to the end")
     assert done.returncode == 0, done.stdout + done.stderr
     said = sorted(line for line in done.stdout.splitlines() if line[:2] in ("1:", "2:"))
     assert said[1:] == ["2: 0 verbs", "2: 100 verbs", "2: 300000 verbs"]
     assert "node n2" in said[0]
     assert "closed the connection" in said[0]
+
+
+@real
+def test_a_guest_whose_plug_is_pulled_is_noticed_by_the_other(material):
+    both = subprocess.Popen([GUEST, *TWO, material, "for ever"], stdout=subprocess.PIPE, text=True)
+    assert both.stdout is not None
+    with both.stdout as lines:
+        assert any(line == "2: talks\n" for line in lines)
+        os.killpg(os.getpgid(second(both.pid)), signal.SIGKILL)
+        (said,) = [line for line in lines if line.startswith("1:")]
+    assert "node n2" in said
+    assert both.wait() == 125
+
+
+def second(pid: int) -> int:
+    """The process of the second guest."""
+    for child in descendants(pid):
+        words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        for word in words:
+            if word.startswith("guest_exchange="):
+                command = Path(word.removeprefix("guest_exchange="), "command").read_text()
+                if "RDMA_GUEST=2" in command:
+                    return child
+    raise AssertionError("there is no second guest")

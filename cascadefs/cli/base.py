@@ -140,7 +140,11 @@ def _bases_above(where: Path) -> Iterator[Path]:
 
 def _reason(base: Path) -> str | None:
     """What the last command that could not be done was answered with."""
-    for line in reversed((base / ".cascade/events").read_bytes().splitlines()):
+    try:
+        lines = (base / ".cascade/events").read_bytes().splitlines()
+    except OSError:  # On a mount of a cluster: the stream is where scripts run.
+        return None
+    for line in reversed(lines):
         told = json.loads(line)
         if told["event"] == "refused":
             return str(told["message"])

@@ -89,7 +89,8 @@ class Mender:
             return None
         if answer.errno or not parts:
             return answer.why
-        await trio.to_thread.run_sync(member.log.put_back, address, bytes(parts[0]))
+        async with member.rewriting:
+            await trio.to_thread.run_sync(member.log.put_back, address, bytes(parts[0]))
         self._mended[member.shard] = self._mended.get(member.shard, 0) + 1
         _log.warning(
             "shard %d: the record at %d was damaged and is put back as node %s has it",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from cascadefs.node.keeping import Grace, Keeper
 from cascadefs.node.lines import Lines
 from cascadefs.node.links import Links
 from cascadefs.node.mending import SCRUB_REST_S, Mender
@@ -85,6 +86,7 @@ class Node:
         call: Call | None = None,
         patience: Patience | None = None,
         faces: Faces | None = None,
+        grace: Grace | None = None,
     ) -> None:
         """Nothing is done before `run`.
 
@@ -108,6 +110,7 @@ class Node:
             call: executes operations of clients; None: refused.
             patience: how long to wait before membership is changed.
             faces: keeps a face of each shard here; None: records are kept and applied by nobody.
+            grace: how long history is kept that others may still use.
         """
         self.name = name
         self.authority = authority
@@ -120,6 +123,9 @@ class Node:
         )
         self.addresses: tuple[str, ...] = ()
         self.faces = faces
+        self.keeper = (
+            Keeper(faces, self.members, clock, has_room, grace) if faces is not None else None
+        )
         self.extra_status: Callable[[], dict[str, object]] = dict
         self.on_epoch: Callable[[], None] = lambda: None
         """Called when who leads a shard that is here may have changed."""
@@ -168,6 +174,8 @@ class Node:
                 nursery.start_soon(self.lines.run)
                 nursery.start_soon(self._watch_room)
                 nursery.start_soon(self._tell_stranded)
+                if self.keeper is not None:
+                    nursery.start_soon(self.keeper.run)
                 task_status.started()
                 await self._hold_seats(nursery)
 
@@ -374,6 +382,7 @@ class Node:
                         **member.status(),
                         "membership": self._stewards[shard].why if shard in self._stewards else "",
                         **self.mender.status(shard),
+                        "history": self.keeper.status(shard) if self.keeper is not None else None,
                     }
                     for shard, member in sorted(self.members.items())
                 ],

@@ -186,6 +186,10 @@ class Seat:
                 await trio.to_thread.run_sync(_closed, member)
 
     async def _reopen(self, member: Member, epoch: Callable[[], Epoch | None]) -> None:
+        async with member.rewriting:
+            await self._exchange(member, epoch)
+
+    async def _exchange(self, member: Member, epoch: Callable[[], Epoch | None]) -> None:
         await trio.to_thread.run_sync(_closed, member)
         try:
             log, notes = await trio.to_thread.run_sync(self._open)

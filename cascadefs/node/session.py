@@ -36,6 +36,9 @@ __all__ = ["Session"]
 ANSWERING_MAX: Final = 64
 """Questions of one peer that are being answered at the same time."""
 
+REFUSAL_S: Final = 1.0
+"""How long who is cut off may take to hear why."""
+
 _OBSERVER: Final = (
     wire.Hello,
     wire.Subscribe,
@@ -105,6 +108,8 @@ class Session:
         except* (wire.Malformed, Malformed) as errors:
             why = str(errors.exceptions[0])
             _log.error("%s at %s is cut off: %s", connection.peer, connection.address, why)
+            with trio.move_on_after(REFUSAL_S), contextlib.suppress(Broken):
+                await self._refuse(why)
         finally:
             connection.close("the session ended")
 

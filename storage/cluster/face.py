@@ -123,6 +123,11 @@ class Face(Shard):
     # --- following -----------------------------------------------------------------------------------------------
 
     @property
+    def applied_address(self) -> int:
+        """Where the last record applied stands in the log."""
+        return self._position.address
+
+    @property
     def applied_timestamp(self) -> int:
         """Its timestamp."""
         return self._position.timestamp
@@ -437,6 +442,12 @@ class Face(Shard):
     def frontier(self) -> int:
         """Up to where, in time, the sequencer knows that nothing more can commit."""
         return self._sequencer.frontier()[0]
+
+    @property
+    def complete_until(self) -> int:
+        """Up to which time everything that will ever have committed is applied here; 0 if that is not known."""
+        stable, index = self._sequencer.frontier()
+        return stable if self._position.index >= index else 0
 
     async def wait_durable(self, index: int | None = None, who: int = 0) -> None:
         """See `Shard.wait_durable`. Cancelled or not, nothing is left behind."""

@@ -147,6 +147,8 @@ class Member:
         self._filling = Filling()
         self._committed_address = 0
         self._cuts = 0
+        self.rewriting = trio.Lock()
+        """Held by whoever writes a sealed segment again, puts back a record, or exchanges the log: one at a time."""
         self._failed = trio.Event()
         self._sync_wanted = trio.Event()
         self._note_wanted = trio.Event()
@@ -301,14 +303,15 @@ class Member:
         """Condense segments that were filled from condensed ones: their missing payloads are no damage from then on."""
         while True:
             await trio.sleep(LEAVE_OUT_S)  # noqa: TID251  # Nothing waits for it.
-            log = self.log
-            for number in {address // log.segment_bytes for address in log.left_out}:
-                # What is committed is never cut, so nothing changes this segment meanwhile.
-                is_settled = self.is_committed((number + 1) * log.segment_bytes)
-                if self.failure is not None or not is_settled or number not in log.sealed():
-                    continue
+            for number in {address // self.log.segment_bytes for address in self.log.left_out}:
                 try:
-                    await trio.to_thread.run_sync(log.condense, number, frozenset[int](), 1)
+                    async with self.rewriting:
+                        log = self.log
+                        # What is committed is never cut, so nothing changes this segment meanwhile.
+                        is_settled = self.is_committed((number + 1) * log.segment_bytes)
+                        if self.failure is not None or not is_settled or number not in log.sealed():
+                            continue
+                        await trio.to_thread.run_sync(log.condense, number, frozenset[int](), 1)
                 except OSError as error:
                     _log.warning("shard %d: segment %d stays long: %s", self.shard, number, error)
 

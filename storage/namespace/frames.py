@@ -83,7 +83,9 @@ class Frames:
         With a timestamp, those only that no content of then or later has shown.
         """
         for key, row in self._table.scan(b"D" + U64.pack(start), b"D" + U64.pack(stop)):
-            length, since = _DEAD.unpack(row) if len(row) == _DEAD.size else (*_COUNT.unpack(row), 0)
+            length, since = (
+                _DEAD.unpack(row) if len(row) == _DEAD.size else (*_COUNT.unpack(row), 0)
+            )
             if before is None or since < before:
                 yield U64.unpack_from(key, 1)[0], length
 

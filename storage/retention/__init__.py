@@ -93,7 +93,7 @@ class Retention:
         self._shard = shard
         self._clock = clock
         self._sayings: Sayings = sayings or shard.namespace
-        self._propose = propose or shard.propose
+        self._propose = propose
         self.pinned: Callable[[], set[tuple[int, int]]] = set
         self.in_use: Callable[[], set[int]] | None = None
         self.wanted_since: Callable[[], int | None] = lambda: None
@@ -220,7 +220,7 @@ class Retention:
     def _thinning(self, *, dry: bool, pressed: bool) -> Thinning:
         return Thinning(
             self._shard.namespace,
-            None if dry else self._propose,
+            None if dry else self._propose or self._shard.propose,
             now=self._now_us(),
             pinned=self.pinned,
             wanted_since=self.wanted_since,
@@ -232,7 +232,7 @@ class Retention:
         return Rules(self._sayings, self._shard.namespace)
 
     def _budgets(self, thinning: Thinning, *, dry: bool) -> Budgets:
-        propose = None if dry else self._propose
+        propose = None if dry else self._propose or self._shard.propose
         return Budgets(self._shard.namespace, propose, thinning)
 
     def _note_held(self, budgets: Budgets) -> None:

@@ -97,7 +97,9 @@ class Cleaning:
         sealed = log.sealed()
         bounds = self.bounds() if self.bounds is not None else None
         if bounds is not None:
-            sealed = range(sealed.start, min(sealed.stop, bounds.settled_below // log.segment_bytes))
+            sealed = range(
+                sealed.start, min(sealed.stop, bounds.settled_below // log.segment_bytes)
+            )
         if not sealed:
             return None
         if not sealed[0] <= self._next < sealed.stop:

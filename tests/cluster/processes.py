@@ -102,11 +102,13 @@ class Processes:
         waiting = []
         for name in names or self.names:
             reading, writing = os.pipe()
-            self.running[name] = subprocess.Popen(
-                [*self.command(name), str(writing)],
-                pass_fds=[writing],
-                stdin=subprocess.DEVNULL,
-            )
+            with (self.directory / name / "stderr").open("ab") as stderr:
+                self.running[name] = subprocess.Popen(
+                    [*self.command(name), str(writing)],
+                    pass_fds=[writing],
+                    stdin=subprocess.DEVNULL,
+                    stderr=stderr,
+                )
             os.close(writing)
             waiting.append((name, reading))
         for name, reading in waiting:
@@ -114,8 +116,9 @@ class Processes:
                 assert pipe.read() == b"ready\n", self.log(name)
 
     def log(self, name):
-        path = self.directory / name / f"{name}.log"
-        return path.read_text() if path.exists() else ""
+        """What a node has said."""
+        paths = [self.directory / name / said for said in (f"{name}.log", "stderr")]
+        return "".join(path.read_text() for path in paths if path.exists())
 
     def kill(self, name, number=signal.SIGKILL):
         process = self.running.pop(name)

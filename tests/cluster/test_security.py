@@ -91,7 +91,7 @@ def test_no_certificate(fleet):
                 continue
             with secure, contextlib.suppress(ssl.SSLError, ConnectionError):
                 secure.sendall(b"cascade\n" + bytes(100))
-            assert heard_by(secure) == b""
+                assert heard_by(secure) == b""
 
 
 def test_another_clusters_certificate(fleet, tmp_path):
@@ -153,7 +153,8 @@ def test_a_name_that_is_not_the_certificates(fleet):
 def test_what_is_not_for_programs_is_cut_off_and_nothing_told(fleet, message):
     transport = transport_of(fleet.permit("user0").parent)
     heard = trio.run(told, transport, fleet.address("n1"), message)
-    assert [type(one) for one in heard] == [Broken]
+    assert [type(one) for one in heard] == [wire.Refusal, Broken]
+    assert heard[0].why == f"a client may not say {type(message).__name__}"
 
 
 def test_a_user_gets_nothing_of_root(fleet):
@@ -236,7 +237,11 @@ def test_a_node_listens_where_it_says_and_nowhere_without_certificates(fleet, tm
     for name, process in fleet.running.items():
         assert listening(process.pid) == {("0100007F", fleet.ports[name])}
     node = msgspec.structs.replace(
-        fleet.settings("n1"), listen="0.0.0.0:0", credentials="nowhere", log=""
+        fleet.settings("n1"),
+        listen="0.0.0.0:7400",
+        advertise=("10.1.2.3:7400",),
+        credentials="nowhere",
+        log="",
     )
     (tmp_path / "node.toml").write_text(configuration.spell(node))
     for option, why in ((), "nowhere"), (("--insecure-loopback",), "only loopback addresses"):
