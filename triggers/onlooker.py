@@ -52,6 +52,9 @@ class Seen(NamedTuple):
 class Onlooker:
     """As far as it can be, `triggers.operator.Operator` without an engine. Whoever calls holds the store."""
 
+    unknown = frozenset({b"events", b"log", b"metrics"})
+    """See `Operator`."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
 

@@ -49,6 +49,9 @@ class BadCommand(ValueError):
 class Operator:
     """Commands and answers over one engine. Whoever calls holds the store."""
 
+    unknown: frozenset[bytes] = frozenset()
+    """What of all that is served beside scripts cannot be told."""
+
     def __init__(self, engine: Engine, kill: Callable[[str], bool]) -> None:
         """`kill` ends a run and says whether there was one."""
         self._engine = engine

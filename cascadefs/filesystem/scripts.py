@@ -55,6 +55,9 @@ class Answers(Protocol[B]):
     `Refused` with UNSUPPORTED is raised for what is not known here.
     """
 
+    unknown: frozenset[bytes]
+    """The files that tell of what is not known here."""
+
     def command(self, line: str, base: int) -> None:
         """Do what a line says."""
         ...
@@ -102,7 +105,13 @@ class Scripts(Generic[B]):
         """Of a dead letter: its files that somebody has removed, on the way to removing it."""
 
     def lookup(self, base: int, name: bytes) -> Node | None:
-        """What `name` is in the `.cascade` of a base; None for what is not served."""
+        """What `name` is in the `.cascade` of a base; None for what is not served.
+
+        Raises:
+            Refused: UNSUPPORTED for what can be told where scripts run only.
+        """
+        if name in self._operator.unknown:
+            raise Refused(Reason.UNSUPPORTED)
         owner = self._store.attributes(base)
         if owner is None:
             return None

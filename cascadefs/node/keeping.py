@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cascadefs.node.faces import Faces
     from storage.clock import Clock
     from storage.cluster.face import Face
+    from storage.log import Condensation
     from storage.member import Member
     from storage.namespace import Namespace, Outcome
     from storage.record import Record
@@ -142,7 +143,7 @@ class Keeper:
             if not await trio.to_thread.run_sync(self._step, shard, member):
                 break
             await trio.sleep(STEP_S)  # noqa: TID251  # As above.
-        while member.failure is None and await self._clean(shard, member):
+        while member.failure is None and await self._clean(shard, member):  # noqa: ASYNC110  # Pace.
             await trio.sleep(STEP_S)  # noqa: TID251  # As above.
 
     async def _clean(self, shard: int, member: Member) -> bool:
@@ -175,10 +176,10 @@ class Keeper:
             kept = self._kept_of(faces.get(shard))
             return kept.retention.choose() if kept is not None else None
 
-    def _finish(self, kept: _Kept, job: Job, done: object) -> None:
+    def _finish(self, kept: _Kept, job: Job, done: Condensation | None) -> None:
         with self._faces.exclusive() as faces:
             if faces.get(kept.face.namespace.shard) is kept.face:
-                kept.retention.cleaning.finish(job, done)  # type: ignore[arg-type]
+                kept.retention.cleaning.finish(job, done)
 
     def _kept_of(self, face: Face | None) -> _Kept | None:
         if face is None:

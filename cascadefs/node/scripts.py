@@ -70,6 +70,8 @@ class Scripts:
         self._dispatchers: dict[int, Dispatcher] = {}
         self.trouble: dict[int, str] = {}
         """Why scripts of a shard that is led here do not run, by shard."""
+        self._problems: dict[str, str] = {}
+        """Why single scripts are not active."""
 
     # --- any thread ---
 
@@ -100,6 +102,7 @@ class Scripts:
                 str(shard): len(one.engine.running)
                 for shard, one in sorted(self._dispatchers.items())
             },
+            "problems": self._problems,
             "trouble": {str(shard): why for shard, why in list(self.trouble.items())},
             "workers": self._host.workers(),
         }
@@ -128,9 +131,23 @@ class Scripts:
                     for shard in sorted(led - self._at_work.keys()):
                         self._at_work[shard] = trio.CancelScope()
                         nursery.start_soon(self._drive, shard, self._at_work[shard])
+                    self._look_for_problems()
                     with trio.move_on_after(LOOK_S):
                         await self._news.wait()
                     self._news = trio.Event()
+
+    def _look_for_problems(self) -> None:
+        """Scripts that are not active: whoever put them there looks at the node's log or status."""
+        found = {
+            f"{name.decode(errors='backslashreplace')} of directory {base.inode}": problem.message
+            for dispatcher in self._dispatchers.values()
+            for base in dispatcher.engine.registry.bases.values()
+            for name, problem in base.problems.items()
+        }
+        for script, message in found.items():
+            if self._problems.get(script) != message:
+                _log.warning("%s is not active: %s", script, message)
+        self._problems = found
 
     async def _drive(self, shard: int, scope: trio.CancelScope) -> None:
         """One shard's engine, as long as the shard is led here."""

@@ -212,11 +212,19 @@ class ClusterStore:
         return row
 
     def attributes_at(self, inode: int, timestamp: int) -> tuple[int, Attributes] | None:
-        """See `Store`."""
+        """See `Store`. A shard root is there as long as its name is: it was closed a moment before, and empty."""
         row = self._of(inode).attributes_at(inode, timestamp)
         if row is not None and row[1].parent and shard_of(row[1].parent) != shard_of(inode):
+            if not row[1].nlink and self._has_name(row[1].parent, inode, timestamp):
+                row = self._of(inode).attributes_at(inode, row[0] - 1)
+                assert row is not None, "what was closed had been there"
             self._parent(inode, row[1], timestamp)
         return row
+
+    def _has_name(self, parent: int, inode: int, timestamp: int) -> bool:
+        """Whether the shard of its parent still had a name for a shard root."""
+        stub = self._of(parent).attributes_at(inode, timestamp)
+        return stub is not None and stub[1].nlink > 0
 
     def binding(self, directory: int, name: bytes) -> Binding | None:
         """See `Store`."""

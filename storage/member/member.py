@@ -141,6 +141,7 @@ class Member:
         self._steady_ns = steady_ns
         self._post = post
         self._last_number = last_number
+        self._settled: dict[int, int] = {}
         self._options = options
         self._arrived: dict[tuple[int, int], wire.Place] = {}
         self._places: dict[int, wire.Place] = {}
@@ -178,8 +179,11 @@ class Member:
             self._steady_ns(),
             self._clock.now_ns(),
             options=self._options,
-            last_number=self._last_number,
+            last_number=self._last_settled,
         )
+
+    def _last_settled(self, client: int) -> int:
+        return self._settled.get(client) or self._last_number(client)
 
     def _trusted_note(self) -> Note:
         """The note as kept, less what a power cut, a disk or an operator has made untrue."""
@@ -211,6 +215,8 @@ class Member:
             kept.clear()
         self._filling = Filling()
         self.committed = self._committed_address = 0
+        # What the face knew was asked for at the start, and `requests` tells only of what it has not applied by now.
+        self._settled.update(self.replica.settled_numbers())
         self.replica = self._new_replica(epoch, None, applied, requests)
 
     def is_committed(self, address: int) -> bool:

@@ -400,6 +400,10 @@ class Replica:
         """The last number of a client that the log has, or the state machine knows; 0 for none."""
         return self._holding.sessions.last(client)
 
+    def settled_numbers(self) -> dict[int, int]:
+        """The last number of each client met here that no cut takes back. Of a replica that ends: it forgets later ones."""
+        return self._holding.sessions.settled(self._holding.commit_index)
+
     @property
     def commit_index(self) -> int:
         """Known here to be committed."""

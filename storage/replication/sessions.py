@@ -51,3 +51,8 @@ class Sessions:
             self._last.pop(client, None)
             if number is not None:
                 self._last[client] = number
+
+    def settled(self, index: int) -> dict[int, int]:
+        """The last number of each client kept here, as of an index that was committed; later ones are forgotten."""
+        self.cut(index)
+        return dict(self._last)
