@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cascadefs.client.client import Batch, Client, TrioClient
+from cascadefs.client.client import Batch, Client
+from cascadefs.client.concurrent import TrioClient
 from cascadefs.client.values import Change, Conflict, Content, Entry, Version
 
 __all__ = [

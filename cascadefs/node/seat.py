@@ -8,6 +8,7 @@ operator to decide as long as another member has it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,12 +20,14 @@ from storage.log.segments import Segments
 from storage.member import Member, NoteFile
 from storage.member.member import requests_behind
 from storage.replication import Note, Options
+from storage.sequencer import START
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from storage.clock import Clock
     from storage.disk import Disk
+    from storage.log import Recovery
     from storage.member.member import Post, Requests
     from storage.replication import Epoch
     from storage.sequencer import Place
@@ -96,13 +99,12 @@ class Seat:
             Unusable: what lies in the directory is something else's.
             OSError: the disk refused.
         """
-        log, notes = await trio.to_thread.run_sync(self._open)
+        log, notes, requests = await trio.to_thread.run_sync(self._open_through, None, epoch)
+        ground = self._ground
+        applied = self._place.index if log.recovery.resumed else 0
         note = Note(0, True) if makes and notes.found is None and not log.last_index else None
         if note is not None:
             await trio.to_thread.run_sync(lambda: notes.keep(note, durable=True))
-        ground = self._ground
-        applied = self._place.index if log.recovery.resumed else 0
-        requests = await trio.to_thread.run_sync(_looked_through, log, applied)
         self.member = Member(
             self.shard,
             ground.node,
@@ -121,38 +123,69 @@ class Seat:
         self.member.lease_until_ns = ground.lease_until_ns
         return self.member
 
-    def _open(self) -> tuple[Log, NoteFile]:
-        """On a worker thread."""
+    def _open_through(
+        self, applied: int | None, epoch: Epoch | None
+    ) -> tuple[Log, NoteFile, Requests]:
+        """Open it and look through what is behind the last record applied (None: as far as that is this log's).
+
+        On a worker thread. What is damaged where nobody has to look at a start shows only then.
+        """
+        place = self._place
+        while True:
+            log, notes = self._open(place)
+            try:
+                log.epochs()  # Found once, and then kept.
+                known = place.index if log.recovery.resumed else 0
+                return log, notes, requests_behind(log, known if applied is None else applied)
+            except Corruption as error:
+                _given_back(log, notes)
+                if place == START or epoch is None or epoch.members == (self._ground.node,):
+                    raise  # Nobody else has it: that is for an operator.
+                _log.error("shard %d: %s", self.shard, error)
+                place = START  # All of it is looked at, and what is in front of the damage kept.
+            except OSError:
+                _given_back(log, notes)
+                raise
+
+    def _open(self, place: Place) -> tuple[Log, NoteFile]:
+        notes = NoteFile(self._disk, self._ground.boot_id)
+        try:
+            return self._open_beside(notes, place), notes
+        except BaseException:
+            notes.close()
+            raise
+
+    def _open_beside(self, notes: NoteFile, place: Place) -> Log:
         disk, ground = self._disk, self._ground
-        notes = NoteFile(disk, ground.boot_id)
         if not Segments(disk).numbers():
             if notes.found is not None:
                 # The log is gone and what it had acknowledged with it.
                 notes.keep(Note(notes.found.bound_us, False), durable=True)
-            log = Log.create(
+            return Log.create(
                 disk,
                 ground.identity,
                 shard=self.shard,
                 epoch=0,
                 segment_bytes=ground.segment_bytes,
             )
-            return log, notes
         try:
-            log = self._open_log(keep_prefix=False)
+            log = self._open_log(notes, place, keep_prefix=False)
         except Unusable as error:
             _log.error("shard %d: %s", self.shard, error)
-            log = self._open_log(keep_prefix=True)
+            log = self._open_log(notes, place, keep_prefix=True)
         for sentence in log.recovery.sentences:
             _log.warning("shard %d: recovery: %s", self.shard, sentence)
-        if log.recovery.durable_lost or log.recovery.broken:
-            bound_us = notes.found.bound_us if notes.found else 0
-            notes.keep(Note(bound_us, False), durable=True)
         # A segment begun for a record that was never written ends again: the next one goes where it fits.
         log.truncate_after(log.last_index)
-        return log, notes
+        return log
 
-    def _open_log(self, *, keep_prefix: bool) -> Log:
-        place = self._place
+    def _open_log(self, notes: NoteFile, place: Place, *, keep_prefix: bool) -> Log:
+        def distrust(found: Recovery) -> None:
+            # Before the log is cut: a crash behind that would leave one that looks whole, and a note that says so.
+            if found.durable_lost or found.broken:
+                bound_us = notes.found.bound_us if notes.found else 0
+                notes.keep(Note(bound_us, False), durable=True)
+
         return Log.open(
             self._disk,
             self._ground.identity,
@@ -160,6 +193,7 @@ class Seat:
             expected_index=place.index,
             checksum=place.checksum,
             keep_prefix=keep_prefix,
+            found=distrust,
         )
 
     async def run(self, epoch: Callable[[], Epoch | None]) -> None:
@@ -192,9 +226,10 @@ class Seat:
     async def _exchange(self, member: Member, epoch: Callable[[], Epoch | None]) -> None:
         await trio.to_thread.run_sync(_closed, member)
         try:
-            log, notes = await trio.to_thread.run_sync(self._open)
             applied = self._applied()
-            requests = await trio.to_thread.run_sync(_looked_through, log, applied)
+            log, notes, requests = await trio.to_thread.run_sync(
+                self._open_through, applied, epoch()
+            )
         except (OSError, Unusable, Corruption) as error:
             _log.error("shard %d: cannot begin again: %s", self.shard, error)
             return
@@ -202,9 +237,10 @@ class Seat:
         _log.info("shard %d: begins again at record %d", self.shard, log.last_index)
 
 
-def _looked_through(log: Log, applied: int) -> Requests:
-    log.epochs()  # Found once, and then kept.
-    return requests_behind(log, applied)
+def _given_back(log: Log, notes: NoteFile) -> None:
+    notes.close()
+    with contextlib.suppress(OSError):
+        log.close()
 
 
 def _closed(member: Member) -> None:

@@ -216,8 +216,9 @@ class ClusterStore:
         row = self._of(inode).attributes_at(inode, timestamp)
         if row is not None and row[1].parent and shard_of(row[1].parent) != shard_of(inode):
             if not row[1].nlink and self._has_name(row[1].parent, inode, timestamp):
-                row = self._of(inode).attributes_at(inode, row[0] - 1)
-                assert row is not None, "what was closed had been there"
+                while not row[1].nlink:
+                    row = self._of(inode).attributes_at(inode, row[0] - 1)
+                    assert row is not None, "what was closed had been there"
             self._parent(inode, row[1], timestamp)
         return row
 

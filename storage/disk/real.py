@@ -104,7 +104,14 @@ class RealDisk:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = os.path.abspath(directory)
+        made, above = [], self._directory
+        while not os.path.isdir(above):
+            made.append(above := os.path.dirname(above))
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        for (
+            parent
+        ) in made:  # Else a power cut may take the directory, and all that was synced in it.
+            _sync_directory(parent)
 
     def __repr__(self) -> str:
         return f"RealDisk({self._directory!r})"
@@ -144,8 +151,12 @@ class RealDisk:
 
     def sync_directory(self, directory: str) -> None:
         """See `Disk.sync_directory`."""
-        descriptor = os.open(self._path(directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_directory(self._path(directory))
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

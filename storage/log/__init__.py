@@ -48,7 +48,7 @@ from storage.log.segments import DIRECTORY, Segments, segment_name
 from storage.log.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from storage.disk import Disk
 
@@ -137,6 +137,7 @@ class Log:
         checksum: int | None = None,
         read_only: bool = False,
         keep_prefix: bool = False,
+        found: Callable[[Recovery], None] = lambda recovery: None,
     ) -> Log:
         """Find the end of a log, and unless read-only make the files agree with it.
 
@@ -152,6 +153,7 @@ class Log:
             checksum: Its head checksum.
             read_only: Change nothing, whatever else is asked; serve what is in front of any damage.
             keep_prefix: The operator's word: move damage and all behind it to ``quarantine/`` and go on.
+            found: Told what was found before anything is changed: afterwards nothing on the disk may tell of what is lost.
 
         Raises:
             Unusable: There is no log, it is another store's, a newer format, or damaged in the middle. Nothing
@@ -174,6 +176,7 @@ class Log:
             return cls(reader, None, recovery, end.last)
         if recovery.broken and not keep_prefix:
             raise unusable(recovery)
+        found(recovery)
         repair(reader, end)
         return cls(reader, _writer(disk, end), recovery, end.last)
 
@@ -579,8 +582,9 @@ class Log:
         )
         assert size == after
         self._reader.exchanged(number)
+        # A copy to walk through: the owner, on its thread, may adopt another meanwhile.
         self.left_out -= {
-            address for address in self.left_out if address // self.segment_bytes == number
+            address for address in list(self.left_out) if address // self.segment_bytes == number
         }
         if self._left_out_bytes is not None:
             self._left_out_bytes += before - size

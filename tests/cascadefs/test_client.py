@@ -13,7 +13,6 @@ from cascadefs.client import Batch, Client, Conflict, calls
 from cascadefs.client.operations import Operations
 from storage.errors import Unusable
 from storage.store import LocalStore
-from storage.table import MemoryTable
 from triggers.access import Identity
 from triggers.testing import ManualClock
 
@@ -27,26 +26,6 @@ class _As:
 
     def close(self) -> None:
         pass
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def store(clock):
-    from storage.disk import MemoryDisk
-
-    class Index:
-        open = renew = view = staticmethod(MemoryTable)
-
-    opened = LocalStore.open_on(
-        MemoryDisk(), Index(), clock, random.Random(0), boot_id="test", owner=(0, 0),
-        segment_bytes=1024 * 1024,
-    )  # fmt: skip
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

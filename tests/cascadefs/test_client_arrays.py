@@ -1,19 +1,13 @@
 """Tensors and tables over versions: what is read is what is asked for, and it is what the versions hold."""
 
-import random
-
 import numpy as np
 import pytest
 
 from cascadefs.client import Batch, Client, calls
 from cascadefs.client.operations import Operations
 from storage import record
-from storage.disk import MemoryDisk
-from storage.store import LocalStore
-from storage.table import MemoryTable
 from triggers.access import Identity
 from triggers.handler.effects import encode
-from triggers.testing import ManualClock
 
 MINUTE = 60 * 10**9
 
@@ -32,24 +26,6 @@ class _Direct:
 
     def close(self):
         pass
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def store(clock):
-    class Index:
-        open = renew = view = staticmethod(MemoryTable)
-
-    opened = LocalStore.open_on(
-        MemoryDisk(), Index(), clock, random.Random(0), boot_id="test", owner=(0, 0),
-        segment_bytes=1024 * 1024,
-    )  # fmt: skip
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -13,12 +13,8 @@ from cascadefs.client import Client, Conflict, calls
 from cascadefs.client.remote import Remote
 from cascadefs.client.service import Service, user_of
 from storage import wire
-from storage.disk import MemoryDisk
-from storage.store import LocalStore
-from storage.table import MemoryTable
 from storage.transport import EVERYBODY, Broken, Identity, IdMap, IdRange, Role
 from storage.transport.tcp import TcpTransport
-from triggers.testing import ManualClock
 
 NODE = Identity("test", Role.NODE, "n1")
 
@@ -31,15 +27,9 @@ def user(uid):
 class Server:
     """A service in a thread of its own, which can be cut off and started again."""
 
-    def __init__(self, path):
-        class Index:
-            open = renew = view = staticmethod(MemoryTable)
-
-        self.clock = ManualClock()
-        self.store = LocalStore.open_on(
-            MemoryDisk(), Index(), self.clock, random.Random(0), boot_id="test", owner=(0, 0),
-            segment_bytes=1024 * 1024,
-        )  # fmt: skip
+    def __init__(self, path, store, clock):
+        self.clock = clock
+        self.store = store
         self.address = f"unix:{path}"
         self.path = path
         self.lock = threading.Lock()
@@ -88,12 +78,11 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path):
-    server = Server(tmp_path / "s")
+def server(tmp_path, store, clock):
+    server = Server(tmp_path / "s", store, clock)
     server.start()
     yield server
     server.stop()
-    server.store.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from cascadefs.vpath import format_time
 from storage.errors import Reason, Refused
 from storage.namespace import ROOT
+from storage.record import Close
 from tests.semantics.conftest import FakeClock, Tree
 from tests.storage.cluster.orders import make_orders
 
@@ -160,6 +161,25 @@ def test_a_directory_of_another_shard_is_removed_when_it_is_empty(mounts) -> Non
     assert two.errno("put", "d1/g", "late") == "ENOENT"
     two.follow()
     assert two.ls() == []
+
+
+def test_a_directory_of_another_shard_that_is_gone_has_its_past(mounts) -> None:
+    one, _ = mounts
+    one.mkdir("d1")
+    one.mkdir("d2")
+    one.put("d1/f", "x")
+    one.unlink("d1/f")
+    one.put("f", "of the root")
+    one.unlink("f")
+    closed = Close(one.stat("d1").number)
+    assert one.store.faces[1].propose(closed).reason is None, "the first half of its removal"
+    one.put("d2/f", "between the halves")
+    one.rmdir("d1")
+    assert one.ls(".@deleted") == ["d1", "f"]
+    assert one.ls("d1@deleted") == one.ls(".@deleted/d1") == []
+    between = one.getxattr("d2/f", "user.cascade.commit_time").decode()
+    assert one.ls(f".@{between}") == ["d1", "d2"]
+    assert one.ls(f".@{between}/d1") == [], "what has a name then can be visited"
 
 
 def test_a_time_is_one_cut_through_all_shards(mounts) -> None:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VerbsListener", "VerbsTransport"]
 
-JOIN_S = 15.0
-"""From a control connection to messages by RDMA, slow networks and small probes included."""
+JOIN_S = 30.0
+"""From a control connection to messages by RDMA; the other side may have a hundred others to join first."""
 
 ADDRESS_S = 4.0
 """How long the network may take to tell a peer's hardware address."""
