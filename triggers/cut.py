@@ -61,7 +61,17 @@ def parts_of(path: str) -> list[bytes]:
 class StoreCut:
     """`Cut` over a store. For one run; plain calls of whoever holds the store."""
 
-    def __init__(self, store: Store, base: int, timestamp: int, who: Identity) -> None:
+    def __init__(
+        self,
+        store: Store,
+        base: int,
+        timestamp: int,
+        who: Identity,
+        *,
+        span: tuple[int, int] | None = None,
+    ) -> None:
+        """`span`: of each content only the bytes from one offset to before another are read; else all of them."""
+        self._span = span
         self._store = store
         self._base = base
         self._timestamp = timestamp
@@ -196,8 +206,11 @@ class StoreCut:
     def _parts(
         self, inode: int, attributes: Attributes, timestamp: int | None
     ) -> Iterator[bytes | bytearray | memoryview]:
-        for offset in range(0, attributes.size, CHUNK_BYTES):
-            yield self._store.read(inode, attributes, timestamp, offset, CHUNK_BYTES)
+        first, end = self._span or (0, attributes.size)
+        end = min(end, attributes.size)
+        for offset in range(first, end, CHUNK_BYTES):
+            length = min(CHUNK_BYTES, end - offset)
+            yield self._store.read(inode, attributes, timestamp, offset, length)
 
     def _find(self, path: str, timestamp: int | None) -> tuple[Binding, Attributes] | None:
         *above, name = parts_of(path)

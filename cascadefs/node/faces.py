@@ -115,6 +115,8 @@ class Faces:
 
     def attach(self, line: Sequencer) -> Face:
         """Bring up the face of a shard whose table was prepared, and keep it up from now on."""
+        if line.shard not in self._tables:
+            self.prepare(line.shard)
         table, position = self._tables.pop(line.shard)
         if position is not None and position.identity != line.identity:
             _log.warning("shard %d: the index is of something else; it is made again", line.shard)
@@ -122,12 +124,16 @@ class Faces:
         line.on_more = self._news.set
         face = self._face(line, table)
         try:
-            face.recover()
-        except (Astray, Corruption) as error:
-            _log.warning("shard %d: the index is made again: %s", line.shard, error)
-            table.close()
-            face = self._face(line, self._index_of(line.shard).renew())
-            face.recover()
+            try:
+                face.recover()
+            except (Astray, Corruption) as error:
+                _log.warning("shard %d: the index is made again: %s", line.shard, error)
+                face.close()
+                face = self._face(line, self._index_of(line.shard).renew())
+                face.recover()
+        except BaseException:
+            face.close()
+            raise
         with self._lock:
             self._faces[line.shard] = face
             if self.on_face is not None:
@@ -168,6 +174,16 @@ class Faces:
             if self.trouble.get(shard) != str(error):
                 _log.error("shard %d: its index is behind the log: %s", shard, error)
             self.trouble[shard] = str(error)
+
+    def keep_sessions(self) -> None:
+        """Have every shard hear of its face, which waits for that; once a day is enough.
+
+        Raises:
+            OSError: a shard does not take it.
+        """
+        with self._lock:
+            for face in list(self._faces.values()):
+                face.keep_session()
 
     def stop(self) -> None:
         """Have `follow` end soon. Any thread."""

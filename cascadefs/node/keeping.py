@@ -209,10 +209,10 @@ class Keeper:
         )
 
     def _abandoned_below(self, face: Face, timestamp: int) -> int:
-        """An address in front of which everything is older than that; looked up once an hour."""
+        """An address in front of which everything is older than that; looked up now and then."""
         shard = face.namespace.shard
         before, found = self._abandoned.get(shard, (0, 0))
-        if timestamp - before >= _HOUR_US or not before:
+        if timestamp - before >= self._grace.staged_us // 100 or not before:
             log = self._members[shard].log
             found = stream.address_of_time(log, timestamp)
             self._abandoned[shard] = timestamp, found

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 __all__ = ["Node"]
 
 LEASE_S: Final = 3.0
+SIGN_S: Final = 24 * 3600.0
+"""Between two words to each shard that this node's faces go on (`storage.namespace.sessions`)."""
+
 LOOK_S: Final = 1.0
 """Between two looks at what nobody tells: room on the disk, logs that stay out of sync."""
 
@@ -174,6 +177,8 @@ class Node:
                 nursery.start_soon(self.lines.run)
                 nursery.start_soon(self._watch_room)
                 nursery.start_soon(self._tell_stranded)
+                if self.faces is not None:
+                    nursery.start_soon(self._keep_sessions, self.faces)
                 if self.keeper is not None:
                     nursery.start_soon(self.keeper.run)
                 task_status.started()
@@ -277,13 +282,26 @@ class Node:
         self._opened.setdefault(shard, trio.Event()).set()
 
     async def _attach_face(self, faces: Faces, shard: int) -> None:
-        line = self.lines.make(shard)
-        try:
-            face = await trio.to_thread.run_sync(faces.attach, line)
-        except (OSError, Corruption) as error:
-            _log.critical("shard %d: no index can be made: %s", shard, error)
-            return
+        line, said = self.lines.make(shard), ""
+        while True:
+            try:
+                face = await trio.to_thread.run_sync(faces.attach, line)
+                break
+            except (OSError, Corruption) as error:
+                if str(error) != said:
+                    said = str(error)
+                    _log.critical("shard %d: no index can be made: %s", shard, error)
+            # A record may be damaged, and who has it whole not reached yet.
+            await trio.sleep(LEASE_S)  # noqa: TID251  # A retry at the edge.
         self._applied[shard] = lambda: face.applied_index
+
+    async def _keep_sessions(self, faces: Faces) -> None:
+        while True:
+            await trio.sleep(SIGN_S)  # noqa: TID251  # Nothing tells but time.
+            try:
+                await trio.to_thread.run_sync(faces.keep_sessions)
+            except OSError as error:
+                _log.warning("shards may forget this node's numbers: %s", error)
 
     async def _run_seat(self, seat: Seat, member: Member) -> None:
         steward = Steward(
@@ -313,8 +331,11 @@ class Node:
         uid, gid = self._owner
         root = record.encode(record.Create(0, b"", ROOT, 0o40755, uid, gid))
         while True:
-            if member.committed and not await trio.to_thread.run_sync(_is_blank, member):
-                return
+            try:
+                if member.committed and not await trio.to_thread.run_sync(_is_blank, member):
+                    return
+            except (OSError, Corruption):
+                return  # What is damaged was written once.
             if member.replica.role is Role.LEADER:
                 member.propose(client, [(1, root, ())], 0, None)
                 member.pump()

@@ -213,7 +213,9 @@ class Session:
             self._subscriptions[shard] = subscription
             try:
                 await subscription.run()
-            except Corruption as error:
+            except Broken:
+                raise
+            except (Corruption, OSError) as error:
                 _log.error("an observer cannot be served: %s", error)
                 self._connection.close(f"records are damaged here: {error}")
 
@@ -246,6 +248,12 @@ class Session:
                     await self._connection.send(wire.encode(wire.Answer(request), [status]))
                 case wire.Call(request=request):
                     await self._call(request, message, parts)
+        except Broken:
+            raise
+        except Exception as error:  # Whatever one peer asks, the others' node goes on.
+            _log.exception("%s asked what cannot be answered", self._connection.peer)
+            assert isinstance(message, wire.ReadPayload | wire.ReadFrame | wire.Ask | wire.Call)
+            await self._fail(message.request, errno.EIO, f"{type(error).__name__}: {error}")
         finally:
             self._answering.release()
 
@@ -286,7 +294,7 @@ class Session:
         """Read on a worker thread, and once more when another member has put back what is damaged."""
         try:
             return await trio.to_thread.run_sync(read)
-        except Corruption:
+        except (Corruption, OSError):
             await self._node.mender.mend(member, address)
             return await trio.to_thread.run_sync(read)
 

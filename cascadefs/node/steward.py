@@ -75,6 +75,8 @@ class Steward:
         """Look after a replica until cancelled."""
         while True:
             view = self._authority.view
+            # Here, too: whoever opens the shards may be busy with one.
+            self._reconfigurer.see(self._steady_ns(), view)
             epoch = epoch_of(view.epochs.get(self._shard))
             if epoch is not None:
                 member.adopt(epoch)

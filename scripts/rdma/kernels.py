@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,12 +67,7 @@ class Uml:
 
     def build(self, version: str, target: Path) -> None:
         """See `Kernel`: compiles, at low priority."""
-        subprocess.run(
-            ["nice", "-n", "15", HERE / "build_uml", version, target / "linux"],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-        )
+        _run(["nice", "-n", "15", str(HERE / "build_uml"), version, str(target / "linux")])
 
     def command(
         self, prepared: Path, exchange: Path, checkout: Path, memory_mib: int, wire: int | None
@@ -99,12 +95,7 @@ class Qemu:
 
     def build(self, version: str, target: Path) -> None:
         """See `Kernel`: unpacks."""
-        subprocess.run(
-            [HERE / "build_qemu", version, target],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-        )
+        _run([str(HERE / "build_qemu"), version, str(target)])
 
     def command(
         self, prepared: Path, exchange: Path, checkout: Path, memory_mib: int, wire: int | None
@@ -167,6 +158,21 @@ def prepare(kernel: Kernel) -> Path:
                     f"making the guest kernel failed ({error}); what it said is above"
                 ) from error
             return target.rename(cache_directory() / f"{prefix}{version}")
+
+
+def _run(words: list[str]) -> None:
+    """Run it, with all that it starts; if we are ended meanwhile, so are they."""
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+    )
+    try:
+        status = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    if status:
+        raise subprocess.CalledProcessError(status, words)
 
 
 def _hash(kernel: Kernel) -> str:

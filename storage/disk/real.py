@@ -108,9 +108,8 @@ class RealDisk:
         while not os.path.isdir(above):
             made.append(above := os.path.dirname(above))
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        for (
-            parent
-        ) in made:  # Else a power cut may take the directory, and all that was synced in it.
+        # Else a power cut may take the directory, and all that was synced in it.
+        for parent in made:
             _sync_directory(parent)
 
     def __repr__(self) -> str:

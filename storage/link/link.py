@@ -224,7 +224,8 @@ class Link:
                 raise Unavailable(line.closed)
         if isinstance(reading.found, BaseException):
             raise reading.found
-        assert reading.found is not None
+        if reading.found is None:
+            raise Unavailable(line.closed or "the link to the cluster has ended")
         return reading.found
 
     def _ask_index(self, line: RemoteLine) -> int:
@@ -392,7 +393,10 @@ class Link:
                 self._hear(number, epoch, leader, tuple(members), node, connection)
             case wire.Placement(revision=revision, map=encoded):
                 if revision > self.view.revision:
-                    self.view = msgspec.msgpack.decode(encoded, type=View)
+                    try:
+                        self.view = msgspec.msgpack.decode(encoded, type=View)
+                    except msgspec.DecodeError as error:
+                        raise wire.Malformed(f"not a placement map: {error}") from error
                     for number in self._shards:
                         self._learn(number)
                     self._change()

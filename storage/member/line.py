@@ -179,7 +179,7 @@ class Line:
             found = cursor.take(
                 member.tail, member.log, self._committed, TAKEN_MAX, TAKEN_BYTES_MAX
             )
-        except Corruption:
+        except (Corruption, OSError):
             self._mend(cursor.next_address(member.log))
             found = cursor.take(
                 member.tail, member.log, self._committed, TAKEN_MAX, TAKEN_BYTES_MAX

@@ -123,7 +123,7 @@ class Subscription:
             return cursor.take(*arguments)
         try:
             return await trio.to_thread.run_sync(cursor.take, *arguments)
-        except Corruption:
+        except (Corruption, OSError):
             await self._mend(cursor.next_address(member.log))
             return await trio.to_thread.run_sync(cursor.take, *arguments)
 
