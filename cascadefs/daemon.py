@@ -326,6 +326,7 @@ class _Mount:
             steady_ns=time.monotonic_ns,
             inproc=self.settings.inproc,
             cgroup=self.settings.cgroup,
+            path=self.settings.mountpoint,
         )
         self.host = MountHost(
             host,

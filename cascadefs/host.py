@@ -62,6 +62,7 @@ class Host:
         inproc: tuple[str, ...] = (),
         cgroup: Path | None = None,
         node: str = "",
+        path: Path | None = None,
     ) -> None:
         """Nothing runs before `open`.
 
@@ -73,13 +74,17 @@ class Host:
             inproc: directories whose scripts may run in this process, if they ask for it.
             cgroup: a control group below which workers get theirs; None: they have none of their own.
             node: what runs are said to have run on; the machine's name if empty.
+            path: where the store is mounted; None: it is not, by this process.
         """
         self.mode = mode
         self._clock = clock
         self._random = random
         self._steady_ns = steady_ns
         self._settings = PoolSettings(
-            allow_root=mode == "root", allow_inproc=bool(inproc), cgroup=str(cgroup or "")
+            allow_root=mode == "root",
+            allow_inproc=bool(inproc),
+            cgroup=str(cgroup or ""),
+            mountpoint=str(path or ""),
         )
         self._workers = max(2, os.cpu_count() or 1)
         self._tracing = tracing = open_tracing(os.environ)

@@ -57,7 +57,7 @@ class Scrub:
         log = self._log
         if not self._end:
             self._end = log.last_index
-            self._index, self._address = 1, None
+            self._index, self._address = 1, log.first_address
             self._found, self._found_count = [], 0
         bytes_left, records_left = bytes_max, records_max
         try:

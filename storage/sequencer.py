@@ -83,7 +83,8 @@ class Unavailable(OSError):
 class Rejected(OSError):
     """The leader could not take a proposal (a full disk): nothing of it is in the log, nor of those behind it.
 
-    `number` is the first that was given up, and the next to be submitted.
+    `number` is the first that was given up, and the next to be submitted: by a record of nothing, for what was sent before may be
+    on its way yet and would pass for another of that number.
     """
 
     def __init__(self, error_number: int, why: str, number: int) -> None:

@@ -217,7 +217,8 @@ class Expecting(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=11):
 class Rejected(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=12):
     """The leader cannot take a proposal (a full disk), and nothing of it is in the log.
 
-    What followed it is not taken either; the client gives up all from `number` on and may use the number again.
+    What followed it is not taken either; the client gives up all from `number` on, and uses each number up with a proposal of
+    nothing and without a payload.
     """
 
     shard: Natural

@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NODES = 3
 GUEST_SECONDS_MAX = 600
 TAIL_LINES = 40
+REPORTS_WANTED = "CASCADEFS_REPORTS"
+"""In the environment of the pytest that runs for us."""
+
 REPORT = "\x1eREPORT "
 """Begins a line of the guest's output that is for us; all else is what people may want to read."""
 
@@ -64,7 +67,7 @@ class Guests:
     # --- Inside
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if in_guest():
+        if REPORTS_WANTED in os.environ:
             data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
             os.write(1, f"\n{REPORT}{json.dumps(data)}\n".encode())
 
@@ -140,6 +143,7 @@ class Guests:
             for name in ("CI", "HYPOTHESIS_PROFILE")
             if name in os.environ
         ]
+        passed_on.append(f"{REPORTS_WANTED}=1")
         python = ROOT / ".venv/bin/python"
         options = [
             "-q",

@@ -145,7 +145,7 @@ class Cascade:
         directory, name = self._parent(path)
         binding = self.store.binding(directory, name)
         if binding is None:
-            inode = self.store.allocate_inode()
+            inode = self.store.allocate_inode(directory)
             create = record.Create(directory, name, inode, REGULAR | mode, self.uid, self.uid)
             self._propose(create)
         else:
@@ -219,7 +219,7 @@ class Cascade:
             if binding is not None:
                 inode = binding.inode
                 continue
-            made = self.store.allocate_inode()
+            made = self.store.allocate_inode(inode)
             self._propose(record.Create(inode, name, made, DIRECTORY | 0o755, self.uid, self.uid))
             inode = made
         return inode

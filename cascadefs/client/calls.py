@@ -7,7 +7,7 @@ Source: FORMAT, "Calls of programs".
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -47,14 +47,20 @@ __all__ = [
 ]
 
 
+Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+Requester: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+"""Below 2**64, as all numbers of msgpack. What does not fit a row must not come into the log."""
+
+
 class Get(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Bytes of a file: of its newest version, of the `version`-th, or of the one at a timestamp `at`."""
 
     path: str
     version: int | None = None
     at: int | None = None
-    offset: int = 0
-    length: int | None = None
+    offset: Natural = 0
+    length: Natural | None = None
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -64,7 +70,7 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """
 
     path: str
-    mode: int = 0o644
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0o644
     expect: int | None = None
 
 
@@ -94,21 +100,22 @@ class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     parts: list[Part]
     durable: bool = False
-    client: int = 0
-    number: int = 0
+    client: Requester = 0
+    number: Requester = 0
     """Asked again with the same two (0: nobody does), it is answered, not done again."""
 
 
 class WriteEach(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """Changes of different files, each on its own: at its own instant, done or not whatever becomes of the others.
 
-    The i-th is request `number` + i of the client.
+    Each is request `number` of a client of its own, `client` + i: whether one was done says nothing of those beside it, for each
+    may be refused alone. The numbers of a client ascend.
     """
 
     parts: list[Part]
     durable: bool = False
-    client: int = 0
-    number: int = 0
+    client: Requester = 0
+    number: Requester = 0
 
 
 class List(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -117,7 +124,7 @@ class List(msgspec.Struct, frozen=True, array_like=True, tag=3):
     path: str
     at: int | None = None
     after: str = ""
-    limit: int = 10_000
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
 
 
 class Match(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -141,7 +148,7 @@ class Watch(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
     glob: str
     after: str
-    limit: int = 1000
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
 
 
 class Instant(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -164,7 +171,7 @@ class Scan(msgspec.Struct, frozen=True, array_like=True, tag=9):
     until: int | None
     at: int
     after: tuple[str, int] = ("", 0)
-    limit: int = 100_000
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100_000
 
 
 Call: TypeAlias = Get | Write | WriteEach | List | Match | Versions | Watch | Instant | Stat | Scan
@@ -249,5 +256,29 @@ Answer: TypeAlias = (
 )
 
 encode = msgspec.msgpack.Encoder().encode
-decode_call = msgspec.msgpack.Decoder(Call).decode
-decode_answer = msgspec.msgpack.Decoder(Answer).decode
+_call_decoder = msgspec.msgpack.Decoder(Call)
+_answer_decoder = msgspec.msgpack.Decoder(Answer)
+
+
+def decode_call(data: bytes | msgspec.Raw) -> Call:
+    """A call.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    try:
+        return _call_decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def decode_answer(data: bytes | memoryview) -> Answer:
+    """An answer.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    try:
+        return _answer_decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error

@@ -152,5 +152,5 @@ def apart(
             if buffer is None:
                 raise ValueError("a part is without its bytes")
             data.append(buffer)
-        number = call.number + index if call.client else 0
-        yield calls.Write([part], call.durable, call.client, number), data
+        client = (call.client + index) % 2**64 if call.client else 0
+        yield calls.Write([part], call.durable, client, call.number if client else 0), data

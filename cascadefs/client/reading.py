@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "there"]
 
 
+BYTES_MAX = 16 * 1024 * 1024
+"""That one `Get` is answered: they fit a message."""
+
+
 class Reading:
     """See the module."""
 
@@ -36,9 +40,9 @@ class Reading:
         self._store = store
         self._who = who
 
-    def cut(self, timestamp: int) -> StoreCut:
-        """The tree as of a timestamp, with the rights of this user."""
-        return StoreCut(self._store, ROOT, timestamp, self._who)
+    def cut(self, timestamp: int, span: tuple[int, int] | None = None) -> StoreCut:
+        """The tree as of a timestamp, with the rights of this user; of contents only a span, if one is given."""
+        return StoreCut(self._store, ROOT, timestamp, self._who, span=span)
 
     def instant(self, at: int | None) -> int:
         """A timestamp that is final.
@@ -67,23 +71,25 @@ class Reading:
     def get(self, call: calls.Get) -> tuple[calls.Answer, Sequence[Buffer]]:
         """Bytes of a version."""
         content: Content | None
+        length = BYTES_MAX if call.length is None else min(call.length, BYTES_MAX)
+        span = call.offset, call.offset + length
         if call.version is not None:
-            content = self.cut(self.instant(call.at)).version(call.path, call.version)
+            content = self.cut(self.instant(call.at), span).version(call.path, call.version)
         elif call.at is not None:
-            content = self.cut(self.instant(call.at)).get(call.path)
+            content = self.cut(self.instant(call.at), span).get(call.path)
         else:
             self._refresh(call.path)
-            content = self.cut(0).get(call.path, latest=True)
+            content = self.cut(0, span).get(call.path, latest=True)
         if content is None:
             raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such file or version")
         version = Version(content.path, content.version, content.timestamp, content.size)
-        return calls.Got(version), _part(content.parts, call.offset, call.length)
+        return calls.Got(version), content.parts
 
     def stat(self, call: calls.Stat) -> Entry:
         """What a path is or was."""
         names = parts_of(call.path) if call.path else []
         if call.version is not None:
-            content = self.cut(self.instant(call.at)).version(call.path, call.version)
+            content = self.cut(self.instant(call.at), (0, 0)).version(call.path, call.version)
             if content is None:
                 raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such version")
             name = call.path.rpartition("/")[2]
@@ -195,18 +201,6 @@ class Reading:
                 raise PermissionError(
                     errno.EACCES, f"{path or '/'}: user {self._who.uid} may not read it"
                 )
-
-
-def _part(parts: list[memoryview], offset: int, length: int | None) -> list[memoryview]:
-    """The bytes [offset, offset + length) of parts, not copied."""
-    end = sum(map(len, parts)) if length is None else offset + length
-    found, at = [], 0
-    for part in parts:
-        piece = part[max(offset - at, 0) : max(end - at, 0)]
-        if len(piece):
-            found.append(piece)
-        at += len(part)
-    return found
 
 
 def there(attributes: Attributes | None, path: str) -> Attributes:

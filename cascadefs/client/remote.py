@@ -125,7 +125,9 @@ class Remote:
         self._requests += 1
         request = self._requests
         asked = wire.Call(request, "call", msgspec.Raw(calls.encode(call)))
-        question = _Question(wire.encode(asked, buffers), isinstance(call, calls.Write))
+        question = _Question(
+            wire.encode(asked, buffers), isinstance(call, calls.Write | calls.WriteEach)
+        )
         try:
             self._token.run_sync_soon(self._send, request, question)
         except trio.RunFinishedError:

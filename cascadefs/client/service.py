@@ -133,9 +133,13 @@ class Service:
             results[index] = answer
             answered.put(index)
 
+        try:
+            writes = list(apart(call, parts))
+        except ValueError as error:
+            return calls.Failed(errno.EINVAL, str(error))
         with self._alone({part.path for part in call.parts}):
             with self._exclusive():
-                for index, (one, data) in enumerate(apart(call, parts)):
+                for index, (one, data) in enumerate(writes):
                     operations.begin(one, data, partial(answer, index))
             for _ in call.parts:
                 answered.get()
@@ -215,6 +219,9 @@ class Service:
             await connection.send(
                 wire.encode(wire.Answer(message.request, errno.EPROTO, f"not a call: {error}"))
             )
+        except ValueError as error:
+            why = f"more than one answer holds: {error}"
+            await connection.send(wire.encode(wire.Answer(message.request, errno.EMSGSIZE, why)))
         finally:
             room.release()
 

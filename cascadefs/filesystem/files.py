@@ -257,8 +257,8 @@ class Files:
                 return node.draft.read(self._store, node.number, attributes, offset, length)
             return self._store.read(node.number, attributes, None, offset, length)
         assert isinstance(node, Past)
-        if node.gone:
-            raise Refused(Reason.PRUNED)
+        if self._store.content_state(node.inode, node.attributes.content):
+            raise Refused(Reason.PRUNED)  # since it was opened: purged, or by a policy of a cluster
         return self._store.read(node.inode, node.attributes, node.timestamp, offset, length)
 
     def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:

@@ -100,11 +100,10 @@ class Past(Node):
     last reached by, for the extended attributes.
     """
 
-    __slots__ = ("alias", "attributes", "gone", "inode", "is_directory", "since", "timestamp")
+    __slots__ = ("alias", "attributes", "inode", "is_directory", "since", "timestamp")
 
     def __init__(self, inode: int, timestamp: int, since: int, attributes: Attributes) -> None:
         self.inode = inode
-        self.gone = False  # Purged, while somebody may have had it open.
         self.since = since
         self.attributes = attributes
         self.is_directory = attributes.mode & TYPE_MASK == DIRECTORY

@@ -244,7 +244,10 @@ class Ranges:
             raise Refused(Reason.UNSUPPORTED)
         if not isinstance(file, OpenFile):
             raise Refused(Reason.MALFORMED)
-        if isinstance(file.node, Past) and file.node.gone:
+        node = file.node
+        if isinstance(node, Past) and self._store.content_state(
+            node.inode, node.attributes.content
+        ):
             raise Refused(Reason.PRUNED)
         return file
 

@@ -199,7 +199,6 @@ class Keeping:
             if not isinstance(other, Past) or other.inode != inode:
                 continue
             if other.attributes.content == content:
-                other.gone = True
                 self._invalidations.append((other.number, None))
 
     # --- what is answered --------------------------------------------------------------------------------------

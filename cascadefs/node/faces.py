@@ -68,6 +68,7 @@ class Faces:
         self._steady_ns = steady_ns
         self._boot_id = boot_id
         self._lock = threading.RLock()
+        self._applied = threading.Condition(self._lock)
         self._news = threading.Event()
         self._over = False
         self._tables: dict[int, tuple[Table, Position | None]] = {}
@@ -78,6 +79,17 @@ class Faces:
         """The faces by shard, for one thread at a time."""
         with self._lock:
             yield self._faces
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Let others have the faces until a condition holds, that what is applied makes true. They are held by the caller.
+
+        Raises:
+            Unavailable: the node is stopping.
+        """
+        while not self._applied.wait_for(lambda: condition() or self._over, LOOK_S):
+            pass
+        if not condition():
+            raise Unavailable("the node is stopping")
 
     # --- opening, on worker threads ---
 
@@ -161,6 +173,7 @@ class Faces:
             with self._lock:
                 for shard, face in self._faces.items():
                     self._catch_up(shard, face, publish=not came)
+                self._applied.notify_all()
 
     def _catch_up(self, shard: int, face: Face, *, publish: bool) -> None:
         try:

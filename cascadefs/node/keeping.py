@@ -22,7 +22,6 @@ import trio
 
 from storage import stream
 from storage.cluster.sayings import ClusterSayings
-from storage.errors import Corruption
 from storage.namespace.sessions import SESSION_US
 from storage.replication import Role
 from storage.retention import Bounds, Retention
@@ -50,6 +49,9 @@ STEP_S: Final = 0.01
 
 STEPS_MAX: Final = 500
 """Of one shard, before the next has its turn."""
+
+CLEAN_REST_S: Final = 10.0
+"""Between two looks for segments to write again, where nothing was done: each costs up to 1 ms."""
 
 FRESH_US: Final = 60_000_000
 """How old the frontier of a table may be for it to be asked what is held and for how long."""
@@ -121,6 +123,7 @@ class Keeper:
         self._grace = grace or Grace()
         self._kept: dict[int, _Kept] = {}
         self._abandoned: dict[int, tuple[int, int]] = {}
+        self._look_at_s: dict[int, float] = {}
         self._said: dict[int, str] = {}
 
     async def run(self) -> None:
@@ -133,16 +136,25 @@ class Keeper:
                     self._said.pop(shard, None)
                 except Unavailable:
                     pass  # The node is stopping.
-                except (OSError, Corruption) as error:
-                    if self._said.get(shard) != str(error):
-                        _log.error("shard %d: history could not be let go: %s", shard, error)
-                    self._said[shard] = str(error)
+                except (
+                    Exception
+                ) as error:  # The node goes on; what is not let go of costs space only.
+                    why = str(error) or type(error).__name__
+                    if self._said.get(shard) != why:
+                        _log.error(
+                            "shard %d: history could not be let go: %s", shard, why, exc_info=error
+                        )
+                    self._said[shard] = why
 
     async def _keep(self, shard: int, member: Member) -> None:
-        for _ in range(STEPS_MAX):
-            if not await trio.to_thread.run_sync(self._step, shard, member):
-                break
+        steps = 0
+        while steps < STEPS_MAX and await trio.to_thread.run_sync(self._step, shard, member):
+            steps += 1
             await trio.sleep(STEP_S)  # noqa: TID251  # As above.
+        now_s = trio.current_time()
+        if not steps and now_s < self._look_at_s.get(shard, 0.0):
+            return
+        self._look_at_s[shard] = now_s + CLEAN_REST_S
         while member.failure is None and await self._clean(shard, member):  # noqa: ASYNC110  # Pace.
             await trio.sleep(STEP_S)  # noqa: TID251  # As above.
 
@@ -241,5 +253,12 @@ class Keeper:
         if kept is None:
             return {}
         found = kept.retention.status()
-        names = ("passes", "pruned_versions", "segments_condensed", "bytes_won", "bytes_written")
+        names = (
+            "busy",
+            "passes",
+            "pruned_versions",
+            "segments_condensed",
+            "bytes_won",
+            "bytes_written",
+        )
         return {name: found[name] for name in names} | {"trouble": self._said.get(shard, "")}

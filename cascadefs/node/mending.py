@@ -101,11 +101,15 @@ class Mender:
         return None
 
     async def scrub(self, member: Member, bytes_per_s: int, rest_s: float) -> None:
-        """Read a replica's log again and again, and put back what is damaged, until cancelled."""
+        """Read a replica's log again and again, and put back what is damaged, until cancelled.
+
+        A damaged head hides what is behind it in its segment: where something was put back, it is read again without a rest.
+        """
         while bytes_per_s:
             log = member.log
             scrub = self._scrubs[member.shard] = Scrub(log)
             more = True
+            mended = self._mended.get(member.shard, 0)
             while more and log is member.log:
                 await trio.sleep(1.0)  # noqa: TID251  # So that it takes no more than its share of the disk.
                 if member.failure is not None:
@@ -114,7 +118,7 @@ class Mender:
                 found, scrub.addresses = scrub.addresses, []
                 for address in found:
                     await self._mend_found(member, address)
-            if log is member.log:
+            if log is member.log and mended == self._mended.get(member.shard, 0):
                 await trio.sleep(rest_s)  # noqa: TID251  # As above.
 
     async def _mend_found(self, member: Member, address: int) -> None:

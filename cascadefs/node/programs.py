@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from storage.cluster.face import Face
     from storage.codec import Buffer
     from storage.membership.values import View
-    from storage.store import Store
     from storage.transport import Identity
 
 __all__ = ["NotYet", "Programs"]
@@ -96,10 +95,11 @@ class Programs:
         """The shards whose faces are here."""
         return set(self._store.faces) if self._store is not None else set()
 
-    def view(self, shard: int) -> Store:
-        """What a follower of one of them sees."""
+    @property
+    def store(self) -> ClusterStore:
+        """The store over them, once there are any."""
         assert self._store is not None
-        return self._store.view(shard)
+        return self._store
 
     def is_reserved(self, directory: int, name: bytes) -> bool:
         """Whether a name in a directory would be taken for history."""

@@ -1,7 +1,8 @@
 """The scripts of the shards that this node leads: an engine for each, all of them in one thread of their own.
 
-Theory of operation. An engine proposes with the faces held, and waits for the network meanwhile, so it cannot live in the
-network's thread. It is at work as long as the replica here leads. The first it does is to begin an epoch of deliveries
+Theory of operation. An engine waits for the network when it proposes, so it cannot live in the network's thread. While it
+waits for longer than others should, they have the faces (`_View`): a shard whose writes pause stops its own
+scripts, and those of other shards here, and nothing else. An engine is at work as long as the replica here leads. The first it does is to begin an epoch of deliveries
 (`Adopt`): once that is applied, the face has everything that was committed before, and what the engine of an earlier leader
 still sends is refused. So who leads says who should run scripts, and the log who does.
 
@@ -13,26 +14,36 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from cascadefs.host import make_control
+from storage.cluster.view import ShardView
 from storage.sequencer import Unavailable
 from triggers.engine import Deposed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cascadefs.host import Host
     from cascadefs.node.faces import Faces
     from cascadefs.node.programs import Programs
+    from storage.cluster.face import Face
+    from storage.cluster.store import ClusterStore
+    from storage.namespace import Outcome
+    from storage.record import Record
+    from storage.store import Store
     from triggers.dispatcher import Dispatcher
 
 __all__ = ["Scripts"]
 
 LOOK_S: Final = 0.5
 """Between two looks at what is led, when nobody said that this has changed."""
+
+HELD_LOOKS: Final = 8
+HELD_LOOK_S: Final = 0.005
+"""So many looks of at most so long each are there for a record to come by before others may have the faces."""
 
 AGAIN_S: Final = 1.0
 """Before an engine that ended while its shard is led here is begun again."""
@@ -41,6 +52,25 @@ END_S: Final = 10.0
 """How long workers may take to end with the node."""
 
 _log = logging.getLogger("cascadefs.node")
+
+
+class _View(ShardView):
+    """A shard as its engine sees it, which holds the faces up for a moment only."""
+
+    def __init__(self, store: ClusterStore, face: Face, faces: Faces) -> None:
+        super().__init__(store, face)
+        self._faces = faces
+
+    def _decide(self, proposal: Record, payload: Sequence[bytes | memoryview]) -> Outcome:
+        told: list[Outcome | OSError] = []
+        self._face.begin(proposal, payload, told.append)
+        for _ in range(HELD_LOOKS):
+            if not told:
+                self._face.wait_and_apply(HELD_LOOK_S)
+        self._faces.wait(lambda: bool(told))
+        if isinstance(told[0], OSError):
+            raise told[0]
+        return told[0]
 
 
 class Scripts:
@@ -70,6 +100,7 @@ class Scripts:
         self._dispatchers: dict[int, Dispatcher] = {}
         self.trouble: dict[int, str] = {}
         """Why scripts of a shard that is led here do not run, by shard."""
+        self._wanted: dict[int, int | None] = {}
         self._problems: dict[str, str] = {}
         """Why single scripts are not active."""
 
@@ -93,6 +124,10 @@ class Scripts:
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(do)
+
+    def wanted_since(self, shard: int) -> int | None:
+        """From which time on scripts here are still to read a shard's history; all of it, before that is known."""
+        return None if shard in self.trouble else self._wanted.get(shard, 0)
 
     def status(self) -> dict[str, object]:
         """Figures for people and programs, JSON-able."""
@@ -132,6 +167,10 @@ class Scripts:
                         self._at_work[shard] = trio.CancelScope()
                         nursery.start_soon(self._drive, shard, self._at_work[shard])
                     self._look_for_problems()
+                    self._wanted = {
+                        shard: one.engine.lag.wanted_since()
+                        for shard, one in self._dispatchers.items()
+                    }
                     with trio.move_on_after(LOOK_S):
                         await self._news.wait()
                     self._news = trio.Event()
@@ -168,7 +207,8 @@ class Scripts:
         del self._at_work[shard]
 
     async def _drive_or_raise(self, shard: int) -> None:
-        view = self._programs.view(shard)
+        whole = self._programs.store
+        view = cast("Store", _View(whole, whole.faces[shard], self._faces))
         options = self._host.options._replace(
             shard=shard, is_shared=True, reserved=self._programs.is_reserved
         )

@@ -134,6 +134,8 @@ class Seat:
         while True:
             log, notes = self._open(place)
             try:
+                # A segment begun for a record that was never written ends again: the next one goes where it fits.
+                log.truncate_after(log.last_index)
                 log.epochs()  # Found once, and then kept.
                 known = place.index if log.recovery.resumed else 0
                 return log, notes, requests_behind(log, known if applied is None else applied)
@@ -175,8 +177,6 @@ class Seat:
             log = self._open_log(notes, place, keep_prefix=True)
         for sentence in log.recovery.sentences:
             _log.warning("shard %d: recovery: %s", self.shard, sentence)
-        # A segment begun for a record that was never written ends again: the next one goes where it fits.
-        log.truncate_after(log.last_index)
         return log
 
     def _open_log(self, notes: NoteFile, place: Place, *, keep_prefix: bool) -> Log:

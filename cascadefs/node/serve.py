@@ -204,6 +204,8 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             nursery.start_soon(_follow, faces)
             if scripts is not None:
                 nursery.start_soon(_run_scripts, scripts)
+                assert node.keeper is not None, "it was given faces"
+                node.keeper.wanted_since = scripts.wanted_since
             await nursery.start(node.run)
             _log.info("node %s serves at %s", settings.name, ", ".join(node.addresses))
             if ready_fd is not None:

@@ -270,7 +270,10 @@ class Session:
         except OSError as error:
             await self._fail(request, error.errno or errno.EIO, error.strerror or str(error))
             return
-        await self._connection.send(wire.encode(wire.Answer(request), [answer, *buffers]))
+        try:
+            await self._connection.send(wire.encode(wire.Answer(request), [answer, *buffers]))
+        except ValueError as error:
+            await self._fail(request, errno.EMSGSIZE, f"more than one answer holds: {error}")
 
     async def _read(self, message: wire.ReadPayload) -> None:
         member = self._node.members.get(message.shard)

@@ -59,6 +59,9 @@ RESERVED_INODES: Final = 256
 """Inode numbers asked for at once: one record for so many new files; what is left at the end of a process is lost."""
 
 
+NOTHING: Final = record.encode(record.Reserve(0))
+
+
 class _Seen(NamedTuple):
     """What became of a proposal of this face."""
 
@@ -194,13 +197,18 @@ class Face(Shard):
         return bool(taken)
 
     def _give_up(self, rejected: Rejected) -> None:
-        """What was submitted from a number on is not in the log, and the number is the next."""
-        self._number = rejected.number - 1
+        """What was submitted from a number on is not in the log.
+
+        No number is used for something else: what was sent of it may be on its way yet, and would pass for that. So each is
+        used up by a record of nothing.
+        """
         for number, seen in self._seen.items():
             if number >= rejected.number and seen is None:
                 self._seen[number] = rejected
         for number in [number for number in self._begun if number >= rejected.number]:
             self._begun.pop(number)(OSError(rejected.errno, rejected.strerror))
+        for number in range(rejected.number, self._number + 1):
+            self._sequencer.submit(number, NOTHING, ())
 
     def wait_and_apply(self, timeout_s: float) -> bool:
         """Apply what comes within a time; whether anything did. As `catch_up` otherwise."""

@@ -1,7 +1,6 @@
 """What the shards of a store keep of their history, asked as one.
 
-Each shard keeps to the policies, holds and labels of its own directories: what is set above a shard root does not reach
-into it.
+Policies, holds and labels reach below shard roots; history budgets count what is in their directory's shard.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from storage.clock import Clock
     from storage.cluster.face import Face
     from storage.namespace import Outcome
+    from storage.retention import Sayings
 
 __all__ = ["Histories"]
 
@@ -27,8 +27,15 @@ __all__ = ["Histories"]
 class Histories:
     """`storage.retention.Retention` for a store of many shards, as far as the file system asks."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, sayings: Sayings) -> None:
+        """No shard yet.
+
+        Args:
+            clock: the wall clock.
+            sayings: where policies, holds and labels of all shards are said.
+        """
         self._clock = clock
+        self._sayings = sayings
         self.of: dict[int, Retention] = {}
         """By shard; whose log is here may be driven, as `Retention` says."""
         self._pinned: Callable[[], set[tuple[int, int]]] = set
@@ -36,7 +43,9 @@ class Histories:
 
     def add(self, face: Face) -> None:
         """One more shard."""
-        retention = self.of[face.namespace.shard] = Retention(face, self._clock)
+        retention = self.of[face.namespace.shard] = Retention(
+            face, self._clock, sayings=self._sayings
+        )
         retention.pinned, retention.in_use = self._pinned, self._in_use
 
     def _on(self, inode: int) -> Retention:

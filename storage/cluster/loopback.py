@@ -51,7 +51,7 @@ class Order:
         """Called in front of the next proposal that arrives, once: what it appends comes before that one."""
         self.is_paused = False
         self.is_full = False
-        """The leader takes nothing: what arrives is rejected."""
+        """The leader takes no payloads: what arrives with one is rejected."""
         self._clock = clock
         self._hybrid = HybridClock()
         self._last: dict[int, int] = {}
@@ -106,7 +106,7 @@ class Order:
                     meanwhile()
                 if number != self._last.get(face.client, 0) + 1:
                     continue
-                if self.is_full:
+                if self.is_full and payload:
                     face.pending.clear()
                     face.rejected = Rejected(errno.ENOSPC, "the leader's disk is full", number)
                     self._tell()

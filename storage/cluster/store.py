@@ -21,6 +21,7 @@ from storage.attributes import is_directory
 from storage.cluster.histories import Histories
 from storage.cluster.roots import Roots
 from storage.cluster.routing import shards_of
+from storage.cluster.sayings import ClusterSayings
 from storage.cluster.view import ShardView, log_of
 from storage.errors import Reason, Refused
 from storage.limits import INODES_PER_SHARD, RECORD_INODE_MAX, SHARDS_MAX
@@ -96,7 +97,9 @@ class ClusterStore:
         self.keeps_past = True
         self.recovery: list[str] = []
         self.scrub = None
-        self.retention = Histories(clock)
+        self.retention = Histories(
+            clock, ClusterSayings(self._tree, lambda: list(self._spaces.values()))
+        )
         self.quotas = _Accounts(self)
         self._roots = Roots(self._face_of)
         for face in faces:
@@ -146,6 +149,13 @@ class ClusterStore:
             OSError: EIO, if that is not here.
         """
         return self._face_of(inode)
+
+    def _tree(self, shard: int) -> Namespace | None:
+        """The tree of a shard; None if it is nowhere to be had."""
+        try:
+            return self._of(shard * INODES_PER_SHARD)
+        except OSError:
+            return None
 
     def _of(self, inode: int) -> Namespace:
         """The tree of the shard an inode lives in."""
@@ -407,8 +417,10 @@ class ClusterStore:
         address = face.namespace.deliveries.finish_address(timestamp)
         if address is None:
             return None
-        kept = face.namespace.deliveries.provenance(timestamp)
-        return kept if kept is not None else stream.provenance_at(log_of(face), address)
+        deliveries = face.namespace.deliveries
+        if deliveries.keeps_provenance:
+            return deliveries.provenance(timestamp)
+        return stream.provenance_at(log_of(face), address)
 
     # --- changes -------------------------------------------------------------------------------------------------
 

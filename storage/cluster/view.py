@@ -78,11 +78,14 @@ class ShardView:
                 shards = set[int]().union(*map(shards_of, records))
                 if shards - {self._face.namespace.shard}:
                     return REFUSED[Reason.CROSS_SHARD]
-                return self._face.propose(proposal, payload)
+                return self._decide(proposal, payload)
             case Adopt() | Activate() | Advance() | Attempt() | Rearm():
-                return self._face.propose(proposal, payload)
+                return self._decide(proposal, payload)
             case _:
                 return self._store.propose(proposal, payload)
+
+    def _decide(self, proposal: Record, payload: Sequence[bytes | memoryview]) -> Outcome:
+        return self._face.propose(proposal, payload)
 
     # --- the shard's own answers -----------------------------------------------------------------------------------
 

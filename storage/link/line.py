@@ -124,9 +124,13 @@ class RemoteLine:
             self._payloads.put(self.shard, address, 0, submission.payload)
 
     def reject(self, number: int, error_number: int, why: str) -> None:
-        """The leader cannot take a submission, nor those behind it. Nothing is sent until the face knows."""
+        """The leader cannot take a submission, nor those behind it. Nothing is sent until the face knows.
+
+        Only payloads are too much. One without was submitted in the place of one that was given up, and this is about that.
+        """
         with self._news:
-            if number in self.outstanding:
+            submission = self.outstanding.get(number)
+            if submission is not None and submission.payload:
                 self._rejected = Rejected(error_number, why, number)
                 self._news.notify_all()
         if self.on_more is not None:

@@ -114,9 +114,13 @@ class Line:
             self.on_more()
 
     def reject(self, rejected: wire.Rejected) -> None:
-        """The leader cannot take a submission, nor those behind it. Nothing more is sent until the face knows."""
+        """The leader cannot take a submission, nor those behind it. Nothing more is sent until the face knows.
+
+        Only payloads are too much. One without was submitted in the place of one that was given up, and this is about that.
+        """
         with self._news:
-            if rejected.number in self.outstanding:
+            submission = self.outstanding.get(rejected.number)
+            if submission is not None and submission.payload:
                 self.rejected = Rejected(rejected.errno, rejected.why, rejected.number)
             self._news.notify_all()
 

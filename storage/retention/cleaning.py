@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage.distant import DistantLog
-from storage.log import Log
+from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from storage.log import Condensation
+    from storage.log import Condensation, Log
     from storage.shard import Shard
 
 __all__ = ["Bounds", "Cleaning", "Job"]
@@ -150,8 +150,9 @@ class Cleaning:
     def _near(self) -> Log | None:
         """The log, if it is in this process: of a replica, another one after that began anew."""
         log = self._shard.log
-        near = log.near if isinstance(log, DistantLog) else log
-        return near if isinstance(near, Log) else None
+        if isinstance(log, DistantLog):
+            return log.near
+        return None if isinstance(log, VolatileLog) else log
 
     def finish(self, job: Job, done: Condensation | None) -> None:
         """Forget the dead frames of a segment that was written again."""

@@ -6,10 +6,12 @@ import os
 import random
 import threading
 
+import msgspec
 import pytest
 import trio
 
 from cascadefs.client import Client, Conflict, calls
+from cascadefs.client.operations import Operations, apart
 from cascadefs.client.remote import Remote
 from cascadefs.client.service import Service, user_of
 from storage import wire
@@ -154,7 +156,7 @@ def test_many_writes_whose_answer_was_lost_are_not_repeated(connect, server):
     client = connect()
     server.mute = 2
     versions = client.put_many({f"m/{number}": str(number) for number in range(10)})
-    assert [version.number for version in versions] == [0] * 9 + [1]
+    assert [version.number for version in versions] == [1] * 10
     assert [len(client.versions(f"m/{number}")) for number in range(10)] == [1] * 10
     versions = client.put_many({f"m/{number}": "next" for number in range(10)})
     assert [version.number for version in versions] == [2] * 10
@@ -247,9 +249,38 @@ async def test_what_is_no_call_ends_the_connection_and_nothing_else(server, conn
             nursery.cancel_scope.cancel()
     async with trio.open_nursery() as nursery:
         connection = await transport.connect(nursery, server.address, role=Role.NODE)
-        await connection.send(wire.encode(wire.Call(1, "call", b"\x93\x01\x02\x03")))
-        (data, *_) = await connection.receive()
-        answer, _ = wire.decode(data)
-        assert (answer.request, answer.errno) == (1, errno.EPROTO)
+        for arguments in (b"\x93\x01\x02\x03", b"\x92\x01\xa1\x85", b"\x91" * 2000 + b"\x01"):
+            await connection.send(wire.encode(wire.Call(1, "call", arguments)))
+            (data, *_) = await connection.receive()
+            answer, _ = wire.decode(data)
+            assert (answer.request, answer.errno) == (1, errno.EPROTO)
         nursery.cancel_scope.cancel()
     assert await trio.to_thread.run_sync(connect().list) == ()
+
+
+def test_of_many_writes_asked_again_those_that_were_refused_are_done(store, clock):
+    """Of a `WriteEach` the second was done and the first not when the answer was lost."""
+    operations = Operations(store, clock, user_of(user(0)))
+    call = calls.WriteEach([calls.Put("a"), calls.Put("b")], client=7, number=1)
+    (_, _), (second, data) = apart(call, [b"1", b"2"])
+    operations.execute(second, data)
+    answer, _ = operations.execute(call, [b"1", b"2"])
+    assert [one.versions[0][:2] for one in answer.results] == [("a", 1), ("b", 1)]
+    for path, held in (("a", b"1"), ("b", b"2")):
+        assert b"".join(operations.execute(calls.Get(path), ())[1]) == held
+
+
+def test_parts_without_their_bytes_are_refused(connect, server):
+    client = connect()
+    with pytest.raises(OSError, match="without its bytes"):
+        client._execute(calls.WriteEach([calls.Put("a"), calls.Put("b")]), [b"1"])
+    assert not list(client.list(""))
+
+
+@pytest.mark.parametrize("field", [{"client": -1}, {"number": -1}])
+def test_numbers_that_fit_no_row_are_no_call(field):
+    for kind in (calls.Write, calls.WriteEach):
+        with pytest.raises(msgspec.DecodeError):
+            calls.decode_call(calls.encode(kind([calls.Put("a")], **field)))
+    with pytest.raises(msgspec.DecodeError):
+        calls.decode_call(calls.encode(calls.Write([calls.Put("a", 2**40)])))

@@ -14,7 +14,7 @@ from storage.namespace.questions import PRUNED, PURGED
 from storage.record import SELF, Commit, Create, Prune, SetXattr, Write, encode
 from storage.scrub import Scrub
 from tests.cluster.test_faces import NAMES, start, stop
-from tests.cluster.world import Proposer
+from tests.cluster.world import SEGMENT_BYTES, Proposer
 
 FILE = 100
 LARGE = 250_000
@@ -171,7 +171,7 @@ def test_a_change_of_leader_in_the_middle_of_a_pass(in_world, tmp_path):
         first = world.epoch().leader
 
         def is_under_way():
-            return world.nodes[first].keeper._kept[0].retention.status()["busy"]
+            return bool(world.nodes[first].keeper.status(0).get("busy"))
 
         with trio.fail_after(600):
             while not is_under_way():
@@ -212,13 +212,15 @@ def test_what_was_staged_and_never_named_goes_when_nobody_can_name_it_any_more(i
         for _ in range(75):
             await writer.stage(b"s" * LARGE)
         nodes = list(world.nodes.values())
-        before = taken(nodes[0])
+        await writer.fill(
+            75
+        )  # Whole segments only are known to be old: it takes a later one to say so.
+        logs = [node.members[0].log for node in nodes]
         await trio.sleep(70)
-        assert [taken(node) for node in nodes] == [before] * 3
-        # Whole segments only are known to be old: it takes one more to say so.
-        await writer.fill(75)
+        assert [log.segment_size(0) for log in logs] == [SEGMENT_BYTES] * 3
         await trio.sleep(150)
-        assert all(taken(node) < before for node in nodes)
+        assert all(log.segment_size(0) < SEGMENT_BYTES / 10 for log in logs)
+        assert [log.segment_size(1) for log in logs] == [SEGMENT_BYTES] * 3
         assert content(nodes[0]) == bytes([75]) * LARGE
 
     in_world(scenario)

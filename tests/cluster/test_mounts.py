@@ -4,6 +4,7 @@ Method: three `cascadefs serve`, a real etcd, three shards; two `cascadefs mount
 through one is read through the other by ordinary system calls.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -201,3 +202,41 @@ def test_a_mount_goes_on_from_its_cache(cluster, mounts, tmp_path):
         assert (again.path / "d/f@v1").read_text() == "before"
     finally:
         assert again.end() == 0
+
+
+def test_what_is_purged_on_one_mount_is_gone_on_the_other(cluster, mounts):
+    one, two = (mount.path for mount in mounts)
+    (one / "d").mkdir()
+    for text in ("first", "second", "third"):
+        (one / "d/f").write_text(text)
+    assert (two / "d/f@v1").read_text() == "first"
+
+    def run(*command):
+        return subprocess.run([*CASCADEFS, *command], capture_output=True, text=True, timeout=60)
+
+    assert run("retention", one / "d", "all:24h,day:90d;min=2").returncode == 0
+    assert "all:24h,day:90d;min=2" in run("retention", two / "d").stdout
+    assert run("hold", one / "d", "audit").returncode == 0
+    refused = run("purge", "--yes", two / "d/f@v1")
+    assert refused.returncode != 0
+    assert "hold" in refused.stderr
+    assert run("hold", "--release", two / "d").returncode == 0
+    assert run("purge", "--yes", one / "d/f@v1").returncode == 0
+    for path in (one, two):
+        eventually(lambda path=path: _gone(path / "d/f@v1"))
+        assert (path / "d/f@v2").read_text() == "second"
+        shown = run("du", "--history", path / "d/f")
+        assert shown.returncode == 0, shown.stderr
+        refused = run("gc", path)
+        assert refused.returncode != 0
+        assert "nodes of a cluster let history go by themselves" in refused.stderr
+        room = os.statvfs(path)
+        assert 0 < room.f_bfree <= room.f_blocks
+
+
+def _gone(path):
+    try:
+        path.read_bytes()
+    except OSError as error:
+        return error.errno == errno.EIDRM
+    return False

@@ -199,6 +199,9 @@ def test_a_closed_directory_is_closed(fleet):
             assert list(user.versions("closed/file")) == []
         changes, _ = user.look("**", token)
         assert [change.path for change in changes if change.path.startswith("closed")] == []
+        # Nor may anybody have a node read more at a time than it should.
+        assert root.get("sparse", offset=2**39, length=10) == bytes(10)
+        assert root.stat("sparse").size == 2**40
 
 
 def close_directory(fleet, name):
@@ -210,6 +213,8 @@ def close_directory(fleet, name):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline()
         (point / name).mkdir(mode=0o700)
+        (point / "sparse").touch()
+        os.truncate(point / "sparse", 2**40)
         process.terminate()
         assert process.wait(60) == 0
 

@@ -33,6 +33,7 @@ KILLS = int(os.environ.get("CASCADEFS_CLUSTER_ROUNDS", "3"))
 REJECTED = 29
 """Every so manyth version is rejected by the first script, so that there are dead letters."""
 END_SECONDS = 120
+UNSUPPORTED = os.strerror(errno.EOPNOTSUPP)
 
 CHAIN = f"""
 from cascadefs.triggers import watch
@@ -205,13 +206,11 @@ def test_a_mount_sees_what_failed_and_has_it_done_again(fleet, mount):
     assert "on the nodes" in text
     assert "failed 1" in text
     for name in ("events", "metrics", "log"):
-        with pytest.raises(OSError) as refused:
+        with pytest.raises(OSError, match=UNSUPPORTED):
             os.stat(farm / ".cascade" / name)
-        assert refused.value.errno == errno.EOPNOTSUPP
     control = farm / ".cascade/ctl"
-    with pytest.raises(OSError) as refused:
+    with pytest.raises(OSError, match=UNSUPPORTED):
         control.write_text("pause chain.py:first\n")
-    assert refused.value.errno == errno.EOPNOTSUPP
     (farm / "mended").write_text("")
     (farm / "in/y").write_text("1")  # Later than the mending: what is done again reads its own cut.
     wait_for((farm / "out/y").exists, "nothing runs any more")

@@ -330,3 +330,43 @@ def test_a_pause_of_the_leader_is_a_pause_for_programs(mounts, cluster) -> None:
     thread.join()
     two.follow()
     assert two.cat("f") == b"after"
+
+
+def test_what_is_let_go_is_gone_on_every_mount(mounts) -> None:
+    one, two = mounts
+    one.mkdir("d1")
+    for text in ("one", "two", "three"):
+        one.put("d1/f", text)
+    two.follow()
+    file = two.open("d1/f@v1")
+    assert two.read(file) == b"one"
+    one.setxattr("d1", "user.cascade.purge", "f@v1")
+    two.follow()
+    assert two.errno("read", file) == "EIDRM"
+    two.close(file)
+    for mount in mounts:
+        assert mount.errno("cat", "d1/f@v1") == "EIDRM"
+        assert mount.versions("d1/f") == ["v2", "v3"]
+    assert one.errno("setxattr", "", "user.cascade.gc", "now") == "EOPNOTSUPP"
+
+
+def test_policies_holds_and_labels_reach_into_other_shards(mounts) -> None:
+    one, two = mounts
+    one.mkdir("d1")
+    one.mkdir("d1/e2")
+    for text in ("one", "two", "three"):
+        one.put("d1/e2/f", text)
+        if text == "two":
+            one.setxattr("", "user.cascade.label", "kept")
+        one.wait(7200)
+    one.setxattr("", "user.cascade.retention", "all:1h")
+    one.setxattr("d1", "user.cascade.hold", "audit")
+    two.follow()
+    two.store.retention.run()
+    assert two.versions("d1/e2/f") == ["v1", "v2", "v3"]
+    assert two.errno("setxattr", "d1/e2", "user.cascade.purge", "f@v1") == "EPERM"
+    one.removexattr("d1", "user.cascade.hold")
+    two.follow()
+    two.store.retention.run()
+    one.follow()
+    assert one.versions("d1/e2/f") == two.versions("d1/e2/f") == ["v2", "v3"]

@@ -71,7 +71,7 @@ class PoolRunner:
         self._inputs = Inputs(self.copies)
         self._directory = tempfile.mkdtemp(prefix="cascadefs-")
         os.chmod(self._directory, 0o711)
-        self.spawner = Spawner(nursery, self._directory, settings.cgroup)
+        self.spawner = Spawner(nursery, self._directory, settings.cgroup, settings.mountpoint)
         self._coroutines: dict[str, frozenset[str]] = {}
         self._count = 0
         self._freed = trio.Event()

@@ -28,6 +28,9 @@ class Settings(msgspec.Struct, frozen=True):
     cgroup: str = ""
     """A directory of control groups (version 2) delegated for workers; empty: rlimits alone bound them."""
 
+    mountpoint: str = ""
+    """Where the store is mounted whose scripts these are; empty: it is not, here."""
+
     open_files: int = 256
     processes: int = 64
 

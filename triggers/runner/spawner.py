@@ -52,13 +52,16 @@ class Process:
 class Spawner:
     """One zygote, and another if it dies. `forks` counts the processes started."""
 
-    def __init__(self, nursery: trio.Nursery, directory: str, cgroup: str = "") -> None:
-        """Start processes that use files below `directory`, which is gone when the zygote ends."""
+    def __init__(
+        self, nursery: trio.Nursery, directory: str, cgroup: str = "", mountpoint: str = ""
+    ) -> None:
+        """Start processes that use files below `directory`, which is gone when the zygote ends; and see that mount."""
         self.ready: Ready | None = None
         self.forks = 0
         self._nursery = nursery
         self._directory = directory
         self._cgroup = cgroup
+        self._mountpoint = mountpoint
         self._channel: Channel[FromZygote] | None = None
         self._starting = trio.Lock()
         self._is_closed = False
@@ -85,7 +88,8 @@ class Spawner:
         ours, theirs = pair()
         ours.setblocking(False)
         channel: Channel[FromZygote] = Channel(ours, FromZygote)
-        program = ["-P", "-s", "-m", "triggers.worker.zygote", self._directory, self._cgroup]
+        program = ["-P", "-s", "-m", "triggers.worker.zygote", self._directory]
+        program += [self._cgroup, self._mountpoint]
         with theirs:
             zygote = self.zygote = await trio.lowlevel.open_process(
                 [sys.executable, *program],

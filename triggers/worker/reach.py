@@ -3,6 +3,7 @@
 A worker imports lazily, as its script's owner, who may not be allowed into the directory that Python was installed in.
 The zygote, if it is root, then makes a mount namespace of its own in which that directory shows nothing but the
 interpreter: an empty directory is laid over it, and the needed ones are bound into it. No other process sees this.
+Mounts of this file system that others have are let go there, as they could not end otherwise.
 
 Source: mount_namespaces(7), mount(2).
 """
@@ -11,19 +12,25 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 
 __all__ = ["make_reachable", "unreachable"]
 
 MS_BIND, MS_REC, MS_SLAVE, MS_NOSUID, MS_NODEV = 4096, 16384, 1 << 19, 2, 4
 CLONE_NEWNS = 0x00020000
+MNT_DETACH = 2
 PASS = 0o001
+OURS = "fuse.cascadefs"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def make_reachable() -> list[str]:
-    """Make what Python needs reachable for everybody; what stays out of reach, in words."""
+def make_reachable(mountpoint: str = "") -> list[str]:
+    """Make what Python needs reachable for everybody; what stays out of reach, in words.
+
+    `mountpoint`: the mount whose scripts these are, which stays; empty: none.
+    """
     needed = sorted(
         {sys.prefix, sys.base_prefix, *(path for path in sys.path if os.path.isdir(path))}
     )
@@ -32,6 +39,7 @@ def make_reachable() -> list[str]:
         return []
     try:
         _cover(closed, needed)
+        _let_go(mountpoint)
     except OSError as error:
         return [f"{directory}: closed to other users, and {error}" for directory in sorted(closed)]
     return []
@@ -63,6 +71,17 @@ def _cover(closed: set[str], needed: list[str]) -> None:
             os.makedirs(path)
             _mount(f"/proc/self/fd/{fd}", path, MS_BIND | MS_REC)
             os.close(fd)
+
+
+def _let_go(mountpoint: str) -> None:
+    """A namespace that has another mount, too, would keep it from ending, where unmounting does not propagate to here."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        lines = [line.partition(" - ") for line in table]
+    found = [left.split(" ")[4] for left, _, right in lines if right.split(" ")[0] == OURS]
+    for field in reversed(found):
+        place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+        if place != mountpoint:
+            _libc.umount2(os.fsencode(place), MNT_DETACH)  # Should it fail, it is as it was.
 
 
 def _mount(source: str, target: str, flags: int, kind: str = "", data: str = "") -> None:

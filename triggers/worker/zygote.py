@@ -51,10 +51,11 @@ END_SECONDS = 2
 class Zygote:
     """The loop."""
 
-    def __init__(self, end: socket.socket, cgroup: str) -> None:
+    def __init__(self, end: socket.socket, cgroup: str, mountpoint: str) -> None:
         self._channel: Channel[ToZygote] = Channel(end, ToZygote)
         self._leaders: set[int] = set()
         self._cgroups = Cgroups(cgroup)
+        self._mountpoint = mountpoint
         self._wakeup, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = wake
 
@@ -62,7 +63,8 @@ class Zygote:
         """Prepare, report, and take orders until the daemon closes the socket."""
         sandbox.adopt_orphans()
         self._confinement = sandbox.probe()
-        problems = [*self._confinement.problems, *make_reachable(), *self._cgroups.problems]
+        reached = make_reachable(self._mountpoint)
+        problems = [*self._confinement.problems, *reached, *self._cgroups.problems]
         for name in PRELOADED:
             with suppress(ImportError):
                 importlib.import_module(name)
@@ -206,9 +208,9 @@ def main() -> None:
     """Serve on the socket that is standard input.
 
     Arguments: a directory that is removed at the end, because the daemon may not live to do it; the directory of control
-    groups, or empty.
+    groups, or empty; where the store is mounted, or empty.
     """
-    zygote = Zygote(socket.socket(fileno=os.dup(0)), sys.argv[2])
+    zygote = Zygote(socket.socket(fileno=os.dup(0)), *sys.argv[2:4])
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)

@@ -22,7 +22,13 @@ __all__ = ["gc"]
 POLL_SECONDS = 0.1
 
 _COLUMNS = [Column("line"), Column("versions", right=True), Column("bytes", right=True)]
-_SAYINGS = {errno.EPERM: ("only the owner of the mount's root, or root, may do that", "")}
+_SAYINGS = {
+    errno.EPERM: ("only the owner of the mount's root, or root, may do that", ""),
+    errno.EOPNOTSUPP: (
+        "the nodes of a cluster let history go by themselves, a pass a minute",
+        "`cascadefs cluster status` shows how they are",
+    ),
+}
 
 
 @refusing()
@@ -39,13 +45,15 @@ def gc(
     that go (`pruned`, `ephemeral`); bytes are those of their contents, what versions share counted for each. Those that go
     because history holds more than a directory's budget are `budget`, with the bytes that gives back.
 
+    On a cluster the nodes do that, each for the shards it leads; it cannot be asked for.
+
     Example: cascadefs gc --dry-run mnt
     """
     root = locate(os.fsencode(path)).root
     before = _status(root)
     with explaining(root, _SAYINGS):
         os.setxattr(root, PREFIX + b"gc", b"dry" if dry_run else b"now")
-    wanted = before["asked"] + 1
+    wanted = before["asked"] + 1  # After that, for a mount of a cluster has no such figures.
     with progress("looking at history") as step:
         while (found := _status(root))["done"] < wanted:
             step()

@@ -179,6 +179,26 @@ def test_what_the_leader_cannot_take_never_was(order, make) -> None:
     assert face.namespace.head(ROOT, b"f") == 1
 
 
+def test_a_late_copy_of_what_was_rejected_passes_for_nothing_else(order, make) -> None:
+    face = make()
+    inode = create(face, b"f")
+    stale = record.encode(record.Create(ROOT, b"stale", face.allocate_inode(), REGULAR, 1, 2))
+    client, number = order.records[-1].client, order.records[-1].number + 1
+
+    def once_more() -> None:
+        order.meanwhile = lambda: order.append(stale, (), client, number)
+
+    order.is_full = True
+    order.meanwhile = once_more
+    with pytest.raises(OSError, match="full"):
+        save(face, inode, b"too much")
+    order.is_full = False
+    face.catch_up()
+    assert (order.records[-2].number, order.records[-2].metadata) == (number, stale)
+    assert save(face, inode, b"fits").reason is None
+    assert contents(face, inode) == b"fits"
+
+
 def test_staged_bytes_are_read_before_and_after_the_commit_that_names_them(order, make) -> None:
     order.delay = True
     one, two = make(), make()
@@ -420,7 +440,7 @@ def test_what_is_begun_and_cannot_be_is_told_so(order, make) -> None:
     inode = face.allocate_inode()
     told: list = []
     order.is_full = True
-    face.begin(record.Create(ROOT, b"a", inode, REGULAR | 0o644, 1, 2), (), told.append)
+    face.begin(record.Create(ROOT, b"a", inode, REGULAR | 0o644, 1, 2), (b"x",), told.append)
     while not told:
         face.wait_and_apply(1.0)
     assert told[0].errno == errno.ENOSPC
