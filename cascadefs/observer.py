@@ -24,6 +24,7 @@ from storage.cluster.store import ClusterStore
 from storage.distant import DistantLog
 from storage.errors import Unusable
 from storage.link import Link
+from storage.sequencer import Astray
 from storage.superblock import DirectoryLock
 from storage.transport import Role, TcpTransport
 from storage.transport.certificates import Credentials
@@ -272,9 +273,10 @@ class Observer:
 
     def status(self) -> dict[str, object]:
         """Figures of the link, JSON-able."""
+        nodes = self._link.status()
         return {
-            "nodes": self._link.status(),
-            "trouble": self._link.why,
+            "nodes": nodes,
+            "trouble": self._link.why if not all(nodes.values()) else None,
             **self._link.payloads.status(),
         }
 
@@ -310,7 +312,13 @@ class Observer:
         line.on_more = lambda: None if face.is_waiting else self._on_more()
         deadline_ns = self._steady_ns() + int(START_SECONDS * 1e9)
         while not line.has_heard():
-            face.wait_and_apply(STEP_SECONDS)
+            try:
+                face.wait_and_apply(STEP_SECONDS)
+            except OSError as error:
+                if not isinstance(error.__cause__, Astray):
+                    raise
+                _log.warning("shard %d: the cache is of something else; it is made again", shard)
+                face = self._opening.open_anew(face, line, DistantLog(line))
             if self._steady_ns() > deadline_ns:
                 face.close()
                 raise Unusable(f"shard {shard} has no member that answers: {self._link.why}")

@@ -9,8 +9,9 @@ where the disk said no.
 from __future__ import annotations
 
 import enum
+import errno
 
-__all__ = ["Corruption", "Reason", "Refused", "Unusable"]
+__all__ = ["Corruption", "NotHere", "Reason", "Refused", "Unusable"]
 
 
 class Reason(enum.Enum):
@@ -58,6 +59,13 @@ class Refused(Exception):
 
 class Corruption(Exception):
     """Stored bytes are not what was written; the message names shard, segment and offset."""
+
+
+class NotHere(OSError):
+    """A shard that this process has not, or not yet; another may."""
+
+    def __init__(self, shard: int) -> None:
+        super().__init__(errno.EIO, f"shard {shard} is not here")
 
 
 class Unusable(Exception):

@@ -128,9 +128,13 @@ class Engine:
         self.store.listen(self.intake.observe)
 
     def close(self) -> None:
-        """Note the marks and listen no more. What runs is forgotten: it will run again."""
+        """Note the marks and listen no more. What runs is forgotten: it will run again.
+
+        Where others take over, nothing is noted: that might have to wait for them.
+        """
         self.store.listen(None)
-        self._marks.close()
+        if not self.options.is_shared:
+            self._marks.close()
 
     def _is_over(self, key: Key) -> bool:
         """Whether nothing is left of a replay that ended."""

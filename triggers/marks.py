@@ -91,9 +91,8 @@ class Marks:
 
     def close(self) -> None:
         """Note the marks for the last time, if there is anything to note."""
-        with contextlib.suppress(Deposed):
-            if (self._epoch is not None or self._intake.noted) and not self._is_over():
-                self.advance()
+        if self._epoch is not None or self._intake.noted:
+            self.advance()
 
     def advance(self) -> None:
         """Note how far everybody has come, if the log takes it."""

@@ -76,7 +76,7 @@ def cluster_settings(
     if credentials is None:
         raise Complaint(
             "--cluster needs --credentials DIR: nodes talk to nobody without a certificate; "
-            "make one with: cascadefs cluster, on a machine of its operator"
+            "make one with: cascadefs cluster permit NAME DIR --mount, on a machine of its operator"
         )
     return ClusterSettings(nodes=nodes, credentials=Path(os.path.realpath(credentials)), cache=kept)
 

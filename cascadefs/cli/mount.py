@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import select
 import shutil
 import stat
 import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
@@ -331,7 +331,7 @@ def umount(
             _take_down(path, lazy=True)
             _note(f"{path}: removed the mount of a daemon that is gone")
             return
-        daemon = _with_patience(lambda: _daemon_of(path), _hanging(path))
+        daemon = _process(_with_patience(lambda: _daemon_of(path), _hanging(path)))
     except Complaint:
         if not lazy:
             raise
@@ -363,14 +363,19 @@ def _take_down(path: Path, *, lazy: bool) -> None:
 
 
 def _daemon_of(path: Path) -> int | None:
-    """A descriptor of the daemon's process, which stays valid when the number is used again; None if that cannot be said."""
+    """The daemon's process; None if that cannot be said."""
     try:
         pid = _read_status(path).get("pid")
-        return os.pidfd_open(pid) if isinstance(pid, int) else None
-    except (
-        Complaint,
-        OSError,
-    ):  # it answers errors only; gone; or in a process namespace that we do not see
+    except Complaint:  # it answers errors only
+        return None
+    return pid if isinstance(pid, int) else None
+
+
+def _process(pid: int | None) -> int | None:
+    """A descriptor of a process, which stays valid when the number is used again; None for what is gone or not to be seen."""
+    try:
+        return None if pid is None else os.pidfd_open(pid)
+    except OSError:
         return None
 
 
@@ -447,18 +452,16 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     busiest = sorted(requests.items(), key=lambda item: -item[1])[:5]
     errors: Mapping[str, int] = found.get("errors", {})
     behind = store.get("records", 0) - store.get("records_durable", 0)
+    held = "" if found.get("cluster") else f"{decimal(store.get('log_bytes', 0))}, "
     rows = [
         ("mountpoint", str(found.get("mountpoint"))),
-        ("data", str(found.get("data") or "in memory")),
+        _place(found),
         (
             "daemon",
             f"process {found.get('pid')}, up {_duration(found.get('uptime_s', 0.0))}, door {found.get('door')}",
         ),
         ("live", f"{store.get('live_inodes', 0):,} inodes, {decimal(store.get('live_bytes', 0))}"),
-        (
-            "log",
-            f"{decimal(store.get('log_bytes', 0))}, {store.get('records', 0):,} records, {behind:,} not synced",
-        ),
+        ("log", f"{held}{store.get('records', 0):,} records, {behind:,} not synced"),
         ("open", f"{found.get('open_files', 0):,} files, {found.get('drafts', 0):,} drafts"),
         (
             "requests",
@@ -474,10 +477,19 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{damage:,} places in the log; see: cascadefs fsck {found.get('mountpoint')}",
             )
         )
-    if trouble := found.get("trouble"):
+    if trouble := found.get("trouble") or (found.get("cluster") or {}).get("trouble"):
         rows.append(("trouble", str(trouble)))
     rows.extend(("recovery", sentence) for sentence in store.get("recovery", []))
     return [(name, escape(value)) for name, value in rows]
+
+
+def _place(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Where everything is kept."""
+    if cluster := found.get("cluster"):
+        nodes = cluster["nodes"].items()
+        reached = ", ".join(name if is_reached else f"{name} (away)" for name, is_reached in nodes)
+        return "cluster", f"{len(found['store'].get('shards', ()))} shards; nodes {reached}"
+    return "data", str(found.get("data") or "in memory")
 
 
 def _duration(seconds: float) -> str:
@@ -495,35 +507,46 @@ def _note(text: str) -> None:
 
 def _hanging(path: Path) -> Complaint:
     return Complaint(
-        f"{path}: the mount does not answer; if its daemon hangs, kill it, then: cascadefs umount {path}"
+        f"{path}: the mount does not answer; one of a cluster may wait for it (cascadefs cluster status); "
+        f"if its daemon hangs, kill it, then: cascadefs umount {path}"
     )
 
 
 def _with_patience(call: Callable[[], _T], otherwise: Complaint) -> _T:
     """What `call` returns or raises; `otherwise` if it takes too long.
 
-    It runs in a thread that is left behind then: a system call on a hanging mount ends with the process only.
+    It runs in a process of its own that is left behind then: whoever waits for a daemon that has begun with its request
+    cannot be killed, and a process that has such a thread does not end.
     """
-    outcome: list[Callable[[], _T]] = []
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        _answer(call, writing)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answered, _, _ = select.select([pipe], [], [], ANSWER_SECONDS)
+        if not answered:
+            raise otherwise
+        told = pipe.read()
+    os.waitpid(child, 0)
+    is_value, value = pickle.loads(told)
+    if not is_value:
+        raise value
+    answer: _T = value
+    return answer
 
-    def attempt() -> None:
+
+def _answer(call: Callable[[], object], writing: int) -> NoReturn:
+    """In the child: say what came of it, and end. Nobody waits for what else is open here."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(null, descriptor)
         try:
-            value = call()
+            told = pickle.dumps((True, call()))
         except Exception as error:
-            outcome.append(_raiser(error))
-        else:
-            outcome.append(lambda: value)
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(ANSWER_SECONDS)
-    if not outcome:
-        raise otherwise
-    return outcome[0]()
-
-
-def _raiser(error: Exception) -> Callable[[], Any]:
-    def throw() -> Any:
-        raise error
-
-    return throw
+            told = pickle.dumps((False, error))
+        with open(writing, "wb") as pipe:
+            pipe.write(told)
+    finally:
+        os._exit(0)

@@ -267,9 +267,10 @@ def decode_call(data: bytes | msgspec.Raw) -> Call:
         msgspec.DecodeError: it is none.
     """
     try:
-        return _call_decoder.decode(data)
+        call: Call = _call_decoder.decode(data)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
+    return call
 
 
 def decode_answer(data: bytes | memoryview) -> Answer:
@@ -279,6 +280,7 @@ def decode_answer(data: bytes | memoryview) -> Answer:
         msgspec.DecodeError: it is none.
     """
     try:
-        return _answer_decoder.decode(data)
+        answer: Answer = _answer_decoder.decode(data)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
+    return answer

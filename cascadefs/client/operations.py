@@ -16,7 +16,7 @@ from cascadefs.client.reading import Reading
 from cascadefs.client.watching import Watching
 from cascadefs.client.writing import Writing
 from cascadefs.errnos import ERRNO, errno_of
-from storage.errors import Refused
+from storage.errors import NotHere, Refused
 from triggers.effects import EffectRefused
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def _failed(error: Exception) -> calls.Failed:
     match error:
         case EffectRefused(reason=reason) | Refused(reason=reason):
             return calls.Failed(ERRNO[reason], str(error))
+        case NotHere():
+            return calls.Failed(errno.EREMOTE, str(error.strerror))
         case OSError():
             number = error.errno or _ERRNO_OF_KIND.get(type(error), errno.EIO)
             return calls.Failed(number, error.strerror or str(error))

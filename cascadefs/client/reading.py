@@ -12,6 +12,7 @@ from cascadefs.client import calls
 from cascadefs.client.values import Entry, Version
 from storage.attributes import is_directory
 from storage.errors import Reason, Refused
+from storage.mvcc import TIMESTAMP_MAX
 from storage.namespace import ROOT
 from triggers.access import READ, SEARCH, may
 from triggers.cut import StoreCut, parts_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from triggers.run import Buffer, Content
 
 __all__ = ["Reading", "there"]
-
 
 BYTES_MAX = 16 * 1024 * 1024
 """That one `Get` is answered: they fit a message."""
@@ -56,7 +56,7 @@ class Reading:
             raise Refused(Reason.NOT_STABLE_YET)
         return at
 
-    def _refresh(self, path: str) -> None:
+    def refresh(self, path: str) -> None:
         """See what anybody has committed so far in the shards on the way to a path, and in that of a directory there."""
         directory, shard = ROOT, -1
         for name in [*(parts_of(path) if path else []), None]:
@@ -74,29 +74,41 @@ class Reading:
         length = BYTES_MAX if call.length is None else min(call.length, BYTES_MAX)
         span = call.offset, call.offset + length
         if call.version is not None:
-            content = self.cut(self.instant(call.at), span).version(call.path, call.version)
+            content = self._version(call.path, call.version, call.at, span)
         elif call.at is not None:
             content = self.cut(self.instant(call.at), span).get(call.path)
         else:
-            self._refresh(call.path)
+            self.refresh(call.path)
             content = self.cut(0, span).get(call.path, latest=True)
         if content is None:
             raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such file or version")
         version = Version(content.path, content.version, content.timestamp, content.size)
         return calls.Got(version), content.parts
 
+    def _version(
+        self, path: str, number: int, at: int | None, span: tuple[int, int]
+    ) -> Content | None:
+        """A version by its number. What it is never changes, so nobody is asked unless there is none here yet."""
+        if at is not None:
+            return self.cut(self.instant(at), span).version(path, number)
+        found = self.cut(TIMESTAMP_MAX, span).version(path, number)
+        if found is None:
+            self.refresh(path)
+            found = self.cut(TIMESTAMP_MAX, span).version(path, number)
+        return found
+
     def stat(self, call: calls.Stat) -> Entry:
         """What a path is or was."""
         names = parts_of(call.path) if call.path else []
         if call.version is not None:
-            content = self.cut(self.instant(call.at), (0, 0)).version(call.path, call.version)
+            content = self._version(call.path, call.version, call.at, (0, 0))
             if content is None:
                 raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such version")
             name = call.path.rpartition("/")[2]
             return Entry(name, False, 0o444, content.version, content.timestamp, content.size)
         timestamp = None if call.at is None else self.instant(call.at)
         if timestamp is None:
-            self._refresh(call.path)
+            self.refresh(call.path)
         if not names:
             return _entry("", None, there(self._attributes(ROOT, timestamp), call.path))
         inode, _ = self.directory(names[:-1], timestamp, call.path)
@@ -137,7 +149,7 @@ class Reading:
         timestamp = None if call.at is None else self.instant(call.at)
         names = parts_of(call.path) if call.path else []
         if timestamp is None:
-            self._refresh(call.path)
+            self.refresh(call.path)
         inode, attributes = self.directory(names, timestamp, call.path)
         self._check(inode, attributes, READ, call.path)
         after = call.after.encode(errors="surrogateescape")

@@ -44,7 +44,7 @@ PAUSE_SECONDS = 0.1
 INSTANT_SECONDS = 5.0
 """For a node to name a final instant."""
 
-SILENT_SECONDS = 10.0
+SILENT_SECONDS = 5.0
 """Without an answer, a question is asked of another node; the next time after twice as long."""
 
 UNSURE_SECONDS = 10.0
@@ -63,6 +63,8 @@ class _Question:
     is_write: bool = False
     patience_s: float = SILENT_SECONDS
     since: float = 0.0
+    began: float = 0.0
+    """Since when nobody has had the shard that is asked about."""
     answer: queue.SimpleQueue[_Result | OSError] = field(default_factory=queue.SimpleQueue)
 
 
@@ -260,11 +262,18 @@ class Remote:
             case wire.Answer(request=request) if request in self._open:
                 if message.errno == errno.EAGAIN:  # The node cannot execute anything now.
                     raise Broken(message.why)
-                question = self._open.pop(request)
-                if message.errno:
+                question = self._open[request]
+                answer = None if message.errno else calls.decode_answer(parts[0])
+                if isinstance(answer, calls.Failed) and answer.errno == errno.EREMOTE:
+                    # Another node may have what this one has not, or not yet.
+                    question.began = question.began or trio.current_time()
+                    if trio.current_time() - question.began < self._patience_s:
+                        raise Broken(answer.message)
+                del self._open[request]
+                if answer is None:
                     question.answer.put(OSError(message.errno, message.why))
                 else:
-                    question.answer.put((calls.decode_answer(parts[0]), parts[1:]))
+                    question.answer.put((answer, parts[1:]))
             case wire.Answer(request=0) if not self._is_current and _is_instant(message, parts):
                 self._go_on()
             case wire.Refusal(why=why):

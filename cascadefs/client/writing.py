@@ -35,6 +35,10 @@ ATTEMPTS_MAX = 100
 """Of a write that others come before again and again; each time one of them got something done."""
 
 
+_OVERTAKEN = (Reason.CONDITION_FAILED, Reason.EXISTS, Reason.ABSENT)
+"""What a plan that was right in its tree meets in another: directories that it makes are there, or those it uses are gone."""
+
+
 class _Attempt(NamedTuple):
     """One proposal of a write."""
 
@@ -102,16 +106,18 @@ class Writing:
         """What to propose, in the tree as it is now; the answer at once where there is nothing to change."""
         try:
             made, removed = self._planned(call, buffers)
+            is_some = bool(made.records or removed)
         except (EffectRefused, OSError):
+            is_some = False
+        if not is_some:
+            # Refused, or nothing to do, in the tree as this node knows it; what counts is what everybody has done, we included.
+            for part in call.parts:
+                self._reading.refresh(part.path)
             if self._is_done(call):
-                return self._repeated(call)  # What stands in the way is what it did itself.
-            raise
-        if not made.records and not removed:
-            return (
-                self._repeated(call)
-                if self._is_done(call)
-                else calls.Written([], self._store.now())
-            )
+                return self._repeated(call)
+            made, removed = self._planned(call, buffers)
+            if not made.records and not removed:
+                return calls.Written([], self._store.now())
         # In front: a request that was done is no conflict with what it did itself.
         once = [record.Once(call.client, call.number)] if call.client else []
         guards = self._guards(made, removed)
@@ -133,7 +139,7 @@ class Writing:
         """
         if outcome.reason is Reason.REPEATED:
             return self._repeated(attempt.call)
-        if outcome.reason is Reason.CONDITION_FAILED:
+        if outcome.reason in _OVERTAKEN:
             return None
         if outcome.reason is not None:
             raise Refused(outcome.reason)

@@ -130,7 +130,9 @@ class Faces:
         if line.shard not in self._tables:
             self.prepare(line.shard)
         table, position = self._tables.pop(line.shard)
-        if position is not None and position.identity != line.identity:
+        # The log was opened from where the table is: if that is not in it, there may come to be something else.
+        is_astray = line.log is not None and not line.log.recovery.resumed
+        if position is not None and (is_astray or position.identity != line.identity):
             _log.warning("shard %d: the index is of something else; it is made again", line.shard)
             table = self._renewed(self._index_of(line.shard), table)
         line.on_more = self._news.set

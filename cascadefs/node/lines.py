@@ -14,11 +14,12 @@ from storage import wire
 from storage.member import Line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
     from random import Random
 
     from cascadefs.node.links import Link
     from storage.member import Member
+    from storage.member.line import Submission
     from storage.member.member import Post
 
 __all__ = ["Lines"]
@@ -121,8 +122,7 @@ class Lines:
             member.propose(line.client, proposals, max(it.after for it in unsent), self.told)
             member.pump()
             return
-        for first in range(0, len(unsent), wire.PROPOSALS_MAX):
-            batch = unsent[first : first + wire.PROPOSALS_MAX]
+        for batch in _batches(unsent):
             payloads = [b"".join(it.payload) for it in batch]
             message = wire.Propose(
                 line.shard,
@@ -160,3 +160,18 @@ class Lines:
                 line.sent = 0
                 # Later, for the leader here is telling this from within its own call.
                 trio.lowlevel.current_trio_token().run_sync_soon(self._forward, line)
+
+
+def _batches(unsent: Iterable[Submission]) -> Iterator[list[Submission]]:
+    """What fits one message each; a single one always does."""
+    batch: list[Submission] = []
+    left = wire.PROPOSAL_BYTES
+    for it in unsent:
+        size = len(it.metadata) + sum(map(len, it.payload))
+        if batch and (size > left or len(batch) == wire.PROPOSALS_MAX):
+            yield batch
+            batch, left = [], wire.PROPOSAL_BYTES
+        batch.append(it)
+        left -= size
+    if batch:
+        yield batch

@@ -83,6 +83,7 @@ class Node:
         segment_bytes: int = SEGMENT_BYTES,
         lease_s: float = LEASE_S,
         has_room: Callable[[], bool] = lambda: True,
+        has_plenty: Callable[[], bool] = lambda: True,
         scrub_bytes_per_s: int = 0,
         scrub_rest_s: float = SCRUB_REST_S,
         owner: tuple[int, int] = (0, 0),
@@ -107,6 +108,7 @@ class Node:
             segment_bytes: of logs made here; the same on all nodes.
             lease_s: how long others wait for a node that says nothing.
             has_room: whether the disk takes payloads.
+            has_plenty: whether it will for long; if not, leading is left to others.
             scrub_bytes_per_s: how fast each log is read again; 0: not at all.
             scrub_rest_s: from the end of one such reading to the next.
             owner: user and group of the root directory, where this node makes it.
@@ -143,12 +145,14 @@ class Node:
         self._segment_bytes = segment_bytes
         self._lease_s = lease_s
         self._has_room = has_room
+        self._has_plenty = has_plenty
         self._scrub_bytes_per_s = scrub_bytes_per_s
         self._scrub_rest_s = scrub_rest_s
         self._owner = owner
         self._reconfigurer = Reconfigurer(name, patience)
         self._presence = Presence(name, random.getrandbits(62), ())
         self._lease: Lease | None = None
+        self._is_full = False
         self._seats: dict[int, Seat] = {}
         self._unopened: dict[int, str] = {}
         self._stewards: dict[int, Steward] = {}
@@ -176,7 +180,7 @@ class Node:
                 nursery.start_soon(self.links.run)
                 nursery.start_soon(self.lines.run)
                 nursery.start_soon(self._watch_room)
-                nursery.start_soon(self._tell_stranded)
+                nursery.start_soon(self._tell_presence)
                 if self.faces is not None:
                     nursery.start_soon(self._keep_sessions, self.faces)
                 if self.keeper is not None:
@@ -341,23 +345,28 @@ class Node:
                 member.pump()
             await trio.sleep(LOOK_S / 10)  # noqa: TID251  # Once in a shard's life.
 
-    async def _tell_stranded(self) -> None:
-        """Let the others know which logs here may have lost something, once that has stood for a while."""
-        before = self._presence.stranded
+    async def _tell_presence(self) -> None:
+        """Let the others know which logs here may have lost something, and of a full disk, once that has stood for a while."""
+        before = self._presence
         while True:
             await trio.sleep(LOOK_S)  # noqa: TID251  # A new member is out of sync for a moment, too.
-            found = stranded(self.name, list(self.members.values()))
-            if found == before and found != self._presence.stranded and self._lease is not None:
-                self._presence = msgspec.structs.replace(self._presence, stranded=found)
+            found = msgspec.structs.replace(
+                self._presence,
+                stranded=stranded(self.name, list(self.members.values())),
+                full=self._is_full,
+            )
+            if found == before and found != self._presence and self._lease is not None:
                 try:
-                    await self._lease.change_presence(self._presence)
+                    await self._lease.change_presence(found)
+                    self._presence = found
                 except Unavailable as error:
-                    _log.warning("cannot say what is stranded here: %s", error)
+                    _log.warning("cannot say how it is here: %s", error)
             before = found
 
     async def _watch_room(self) -> None:
         while True:
             is_full = not await trio.to_thread.run_sync(self._has_room)
+            self._is_full = is_full or not await trio.to_thread.run_sync(self._has_plenty)
             for member in self.members.values():
                 if member.proposals.is_full != is_full:
                     _log.warning("the disk is %s", "full" if is_full else "no longer full")

@@ -131,11 +131,11 @@ class Scripts:
 
     def status(self) -> dict[str, object]:
         """Figures for people and programs, JSON-able."""
+        at_work = dict(self._dispatchers)
         return {
             "mode": self._host.mode,
             "running": {
-                str(shard): len(one.engine.running)
-                for shard, one in sorted(self._dispatchers.items())
+                str(shard): len(one.engine.running) for shard, one in sorted(at_work.items())
             },
             "problems": self._problems,
             "trouble": {str(shard): why for shard, why in list(self.trouble.items())},

@@ -55,6 +55,9 @@ __all__ = ["NotStarted", "serve"]
 SPARE_SEGMENTS: Final = 2
 """The room below which a disk counts as full: for the next segment, and for one being written again."""
 
+PLENTY_SEGMENTS: Final = 4
+"""Below this a node leaves leading to others that have more: before anything has to be refused."""
+
 SWITCH_S: Final = 0.0005
 """How long a thread that applies records may keep the network's from going on: every TLS write gives up the interpreter, and
 with the default of 5 ms waits that long to have it again. Median of a put, 3 replicas on 2 busy cores: 4.4 ms, then 2.5 ms."""
@@ -164,6 +167,9 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
     def has_room() -> bool:
         return space_bytes()[2] > SPARE_SEGMENTS * SEGMENT_BYTES
 
+    def has_plenty() -> bool:
+        return space_bytes()[2] > PLENTY_SEGMENTS * SEGMENT_BYTES
+
     clock = SystemClock()
     faces = Faces(
         disk_of, lambda shard: LmdbIndex(directory_of(shard)), clock, time.monotonic_ns, boot
@@ -186,6 +192,7 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             boot_id=bytes.fromhex(boot.replace("-", "")),
             lease_s=settings.lease_s,
             has_room=has_room,
+            has_plenty=has_plenty,
             scrub_bytes_per_s=int(settings.scrub_mib_per_s * 2**20),
             scrub_rest_s=settings.scrub_rest_s,
             owner=(os.getuid(), os.getgid()),

@@ -53,9 +53,14 @@ class FaceOpening:
         try:
             face.recover()
         except Astray:
-            table.close()
-            face = self._face(sequencer, log, self._renewed(sequencer))
-            face.recover()
+            return self.open_anew(face, sequencer, log)
+        return face
+
+    def open_anew(self, face: Face, sequencer: Sequencer, log: Log | DistantLog) -> Face:
+        """Another in the place of one whose table has turned out to be of something else. Raises as `open`."""
+        face.close()
+        face = self._face(sequencer, log, self._renewed(sequencer))
+        face.recover()
         return face
 
     def close(self, face: Face) -> None:

@@ -23,7 +23,7 @@ from storage.cluster.roots import Roots
 from storage.cluster.routing import shards_of
 from storage.cluster.sayings import ClusterSayings
 from storage.cluster.view import ShardView, log_of
-from storage.errors import Reason, Refused
+from storage.errors import NotHere, Reason, Refused
 from storage.limits import INODES_PER_SHARD, RECORD_INODE_MAX, SHARDS_MAX
 from storage.namespace import REFUSED, ROOT, Counters, shard_of
 from storage.namespace.keys import HOME_XATTR, MAX
@@ -137,7 +137,7 @@ class ClusterStore:
         face = self._faces.get(shard)
         if face is None:
             if self._find is None or not 0 <= shard < SHARDS_MAX:
-                raise OSError(5, f"shard {shard} is not here")
+                raise NotHere(shard)
             self.add(self._find(shard))
             face = self._faces[shard]
         return face
@@ -600,6 +600,7 @@ class ClusterStore:
         return {
             "directory": str(self.directory) if self.directory is not None else None,
             "records": sum(face.log.last_index for face in self._faces.values()),
+            "records_durable": sum(face.log.durable_index for face in self._faces.values()),
             "last_commit_us": self._hybrid.last_us,
             "live_inodes": counters.live_inodes,
             "live_bytes": counters.live_bytes,

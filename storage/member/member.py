@@ -412,7 +412,10 @@ class Member:
             if ready.sync:
                 self._sync_wanted.set()
             for node, message in ready.send:
-                self._send(node, message)
+                try:
+                    self._send(node, message)
+                except (OSError, Corruption) as error:  # As if it were lost on the way.
+                    _log.warning("shard %d: nothing to send %s: %s", self.shard, node, error)
             if ready.wanted:
                 self._wanted.extend(ready.wanted)
                 self._wanted_news.set()

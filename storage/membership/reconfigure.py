@@ -7,7 +7,8 @@ rules, the first that fits:
 no epoch yet        the first choice of placement that is alive makes epoch 1 with itself alone
 leader, serving     drop members that are silent or lost what they had; when all is well, one step a time:
                     take in caught-up learners, drop members that are not wished, hand over when draining or when the
-                    preferred leader has been well for a while; keep the wish up to date
+                    preferred leader has been well for a while, or has room where this node has none; keep the wish up to
+                    date
 leader's record,    it led in an earlier life of its process: make the next epoch, waiting a little for the others
 not serving
 member, in sync     take over from a leader that is gone: the order of the wish decides who tries first, the others
@@ -152,13 +153,14 @@ class _Shard:
     # --- who is who ---
 
     def order(self, names: Iterable[NodeName]) -> list[NodeName]:
-        """Names, the preferred first: those that drain last, then as wished, then as placement ranks them."""
+        """Names, the preferred first: those that drain or are full last, then as wished, then as placement ranks them."""
         ranked = placement.rank(names, b"shard %d" % self.shard.shard)
         wished = self.shard.wished
         return sorted(
             ranked,
             key=lambda name: (
                 self.drains(name),
+                self.is_full(name),
                 wished.index(name) if name in wished else len(wished),
             ),
         )
@@ -166,6 +168,10 @@ class _Shard:
     def drains(self, name: NodeName) -> bool:
         node = self.view.nodes.get(name)
         return node is not None and node.state == "draining"
+
+    def is_full(self, name: NodeName) -> bool:
+        presence = self.view.live.get(name)
+        return presence is not None and presence.full
 
     def absent_ns(self, name: NodeName) -> int:
         return self.now_ns - self.absent.get(name, self.now_ns)
@@ -361,7 +367,15 @@ class _Shard:
                     epoch, f"hand over to {others[0]}: draining", epoch.members, others[0]
                 )
             return Decision("draining, and no other member yet")
-        if wished and wished[0] != me and wished[0] in epoch.members:
+        first = self.order(epoch.members)[0]
+        if self.is_full(me) and not self.is_full(first) and not self.drains(first):
+            return self.next(epoch, f"hand over to {first}: no room here", epoch.members, first)
+        if (
+            wished
+            and wished[0] != me
+            and wished[0] in epoch.members
+            and not self.is_full(wished[0])
+        ):
             home = self.next(
                 epoch, f"hand over to {wished[0]}: preferred", epoch.members, wished[0]
             )

@@ -144,6 +144,8 @@ class Presence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``host:port`` of its metrics and status page, or empty."""
     stranded: tuple[Stranded, ...] = ()
     """Its memberships that only the whole shard together, or an operator, can bring back."""
+    full: bool = False
+    """Its disk has no room for more: as a leader it would have to refuse what others have room for."""
 
 
 Value: TypeAlias = Cluster | Pool | Shard | Node | Epoch

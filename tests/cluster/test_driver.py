@@ -17,6 +17,7 @@ from storage.disk import MemoryDisk
 from storage.errors import Corruption
 from storage.log import Log
 from storage.member import NoteFile
+from storage.record import Create, encode
 from storage.replication import Epoch, Note, Options
 from storage.sequencer import PLAIN, START
 from storage.transport import Role
@@ -174,5 +175,67 @@ def test_a_face_that_could_not_be_brought_up_is_tried_again(in_world, tmp_path):
         proposer = Proposer(world.leader())
         await make(proposer, 3)
         assert len(await seen(world, "n1", count=3)) == 3
+
+    in_world(scenario)
+
+
+def test_a_table_that_knows_of_more_than_the_log_came_to_hold_is_made_again(in_world, tmp_path):
+    """As after an epoch that was forced: what the tables had applied last is gone, and something else stands there."""
+
+    async def scenario(world):
+        await start(world, tmp_path)
+        await world.wait_members()
+        await make(Proposer(world.leader()), 20)
+        for name in NAMES:
+            await seen(world, name, count=20)
+        for name in NAMES:
+            await stop(world, name, "stop")
+        for name in NAMES:
+            log = Log.open(world.disk(name), IDENTITY)
+            log.truncate_after(log.last_index - 5)
+            log.close()
+        await start(world, tmp_path)
+        await world.wait_members()
+        proposer = Proposer(world.leader())
+        proposer.line.client = (
+            4711  # The nodes' random numbers begin again, and this is nobody from before.
+        )
+        for number in range(1, 11):
+            record = Create(1, b"new%d" % number, 200 + number, 0o100644, 0, 0)
+            proposer.line.submit(number, encode(record), ())
+        await proposer.wait(10)
+        expected = {b"f%d" % n for n in range(1, 16)} | {b"new%d" % n for n in range(1, 11)}
+        for name in NAMES:
+            assert set(await seen(world, name, count=25)) == expected
+
+    in_world(scenario)
+
+
+def test_proposals_that_fit_no_message_together_go_one_by_one(in_world):
+    async def scenario(world):
+        await world.start()
+        await world.wait_members()
+        proposer = Proposer(next(n for n in world.nodes.values() if n is not world.leader()))
+        for number in (1, 2, 3):
+            proposer.line.submit(number, b"m" * (8 * 2**20), ())
+        await proposer.wait(3)
+        assert [record.number for record in proposer.own()] == [1, 2, 3]
+        await world.wait_same()
+
+    in_world(scenario)
+
+
+def test_what_is_no_record_comes_into_no_log(in_world):
+    async def scenario(world):
+        await world.start()
+        await world.wait_members()
+        member = world.leader().members[0]
+        before = member.log.last_index
+        mount = await world.observer(world.leader().name)
+        await mount.say(wire.Hello())
+        await mount.say(wire.Propose(0, 77, [(1, 0, b"\x91\x7f")]))
+        await mount.until(lambda: mount.of(Exception))
+        assert "no record" in mount.of(wire.Refusal)[0].why
+        assert member.log.last_index == before
 
     in_world(scenario)

@@ -182,6 +182,9 @@ def test_a_mount_can_be_ended_while_the_cluster_is_away(cluster, mounts, which):
     writer.start()
     writer.join(0.5)
     assert writer.is_alive(), "a pause, and no error"
+    asked = subprocess.run([*CASCADEFS, "status", mount.path], stderr=subprocess.PIPE, timeout=60)
+    assert asked.returncode == 1, "who asks ends, though the mount does not answer"
+    assert b"does not answer; one of a cluster may wait for it" in asked.stderr
     mount.end()
     writer.join()
     assert failed

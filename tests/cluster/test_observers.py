@@ -9,6 +9,7 @@ import trio
 
 from storage import wire
 from storage.membership.values import View
+from storage.record import Unlink, encode
 from storage.sequencer import SUBMITTED_MAX
 from storage.transport import Broken, Role
 from tests.cluster.world import Proposer
@@ -101,6 +102,11 @@ def test_what_an_observer_has_not_taken_is_bounded(in_world, monkeypatch):
     in_world(scenario)
 
 
+def said(text):
+    """A record that says it."""
+    return encode(Unlink(1, text))
+
+
 def test_a_mount_proposes_to_the_leader_and_reads_payloads_anywhere(in_world):
     async def scenario(world):
         await world.start()
@@ -114,16 +120,18 @@ def test_a_mount_proposes_to_the_leader_and_reads_payloads_anywhere(in_world):
         def mine():
             return [r for r in mount.records() if r.client == 99]
 
-        proposals = [(1, 3, b"one"), (2, 0, b"two"), (3, 5, b"three")]
+        proposals = [(1, 3, said(b"one")), (2, 0, said(b"two")), (3, 5, said(b"three"))]
         await mount.say(wire.Propose(0, 99, proposals, 0), [b"abc", b"defgh"])
         await mount.until(lambda: len(mine()) == 3)
         await mount.say(wire.Propose(0, 99, proposals, 0), [b"abc", b"defgh"])  # Again: dropped.
-        await mount.say(wire.Propose(0, 99, [(6, 0, b"six")], 0))  # A gap.
+        await mount.say(wire.Propose(0, 99, [(6, 0, said(b"six"))], 0))  # A gap.
         await mount.until(lambda: mount.of(wire.Expecting))
         far = mine()[-1].timestamp + 30_000_000
-        await mount.say(wire.Propose(0, 99, [(4, 0, b"four")], far))
+        await mount.say(wire.Propose(0, 99, [(4, 0, said(b"four"))], far))
         await mount.until(lambda: len(mine()) == 4)
-        assert [r.metadata for r in mine()] == [b"one", b"two", b"three", b"four"]
+        assert [r.metadata for r in mine()] == [
+            said(text) for text in (b"one", b"two", b"three", b"four")
+        ]
         assert mine()[-1].timestamp > far
         await reader.until(lambda: [r for r in reader.records() if r.client == 99] == mine())
         for request, (record, payload) in enumerate(
@@ -143,7 +151,7 @@ def test_a_mount_proposes_to_the_leader_and_reads_payloads_anywhere(in_world):
             await reader.until(
                 lambda n=request: any(a.request == n and a.errno for a in reader.of(wire.Answer))
             )
-        await reader.say(wire.Propose(0, 98, [(1, 0, b"x")], 0))  # Not the leader.
+        await reader.say(wire.Propose(0, 98, [(1, 0, said(b"x"))], 0))  # Not the leader.
         await reader.until(lambda: len(reader.of(wire.Epoch)) > 1)
         assert reader.of(wire.Epoch)[-1].leader == leader
         await reader.say(wire.Ask(77, "status"))

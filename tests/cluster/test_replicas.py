@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NAMES = ("n1", "n2", "n3")
 ETCD_AWAY_S = 5
-DISK_BYTES = 440 * 2**20
+DISK_BYTES = 600 * 2**20
 LEFT_BYTES = 6 * 2**20
 
 
@@ -183,8 +183,10 @@ def test_full_disks(cramped):
     block = os.urandom(2**20)
     with fleet.program() as store:
         store.put("before", "x")
-        victim = follower(fleet)
+        store.put("goes", "x")
+        victim = fleet.leader(0)
         fill(places[victim])
+        fleet.wait(lambda: fleet.leader(0) != victim, "a full leader hands over")
         for _ in range(70):  # More than a segment.
             store.put("big", block)
         fleet.wait(lambda: victim not in fleet.epochs()[0].members, "a full member is left out")
@@ -197,6 +199,7 @@ def test_full_disks(cramped):
         assert refusal(lambda: store.put("more", block)) == errno.ENOSPC
         assert store.get("big", version=3) == block
         assert store.get("before") == b"x"
+        assert store.delete("goes")
         assert [entry.name for entry in store.list()][:2] == ["before", "big"]
         for place in places.values():
             (place / "something").unlink()

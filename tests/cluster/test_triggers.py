@@ -1,8 +1,8 @@
 """Goal: scripts run on the node that leads the shard, each version once, whatever is killed; their results are read on any mount.
 
 Method: three `cascadefs serve` with triggers, a real etcd, two shards, a mount of the cluster. A chain of three scripts runs
-over every version of some files while the leader of their shard is killed (SIGKILL) again and again. Then everything is
-counted: each version ran through all scripts or is among the dead letters, each effect is there once and in the order of its
+over every version of some files while the leader of their shard is killed (SIGKILL) again and again, or stands still (SIGSTOP) until
+another leads, and then goes on with what it was at. Then everything is counted: each version ran through all scripts or is among the dead letters, each effect is there once and in the order of its
 key, states have counted every run, and every output leads back to a version that a program wrote.
 """
 
@@ -124,7 +124,10 @@ def versions(path):
     return [path.with_name(f"{path.name}@v{n + 1}").read_text() for n in range(head)]
 
 
-def test_every_version_runs_once_while_leaders_are_killed(fleet, mount):
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+def test_every_version_runs_once_while_leaders_end(fleet, mount, how):
+    begin = {"kill": fleet.kill, "freeze": fleet.freeze}[how]
+    end = {"kill": fleet.start, "freeze": fleet.thaw}[how]
     choice = random.Random(3)
     farm = farm_in(mount, fleet, shard=1)
     (farm / "in").mkdir()
@@ -139,11 +142,11 @@ def test_every_version_runs_once_while_leaders_are_killed(fleet, mount):
         wrote[name].append(number)
         if number in kills_at:
             if down is not None:
-                fleet.start(down)
+                end(down)
                 fleet.wait_well()
             down = fleet.leader(1)
-            fleet.kill(down)
-    fleet.start(down)
+            begin(down)
+    end(down)
     rejected = {number for number in range(1, VERSIONS + 1) if number % REJECTED == 0}
     ran = VERSIONS - len(rejected)
     wait_for(lambda: bindings(mount)["chain.py:third"]["done"] == ran, "not all of it ran")

@@ -32,6 +32,7 @@ def view(
     replicas_min=1,
     labels=(),
     stranded=None,
+    full="",
 ):
     stranded = stranded or {}
     return View(
@@ -45,7 +46,7 @@ def view(
         },
         epochs={} if epoch is None else {0: epoch},
         live={
-            name: Presence(name, 1, (), stranded=tuple(stranded.get(name, ())))
+            name: Presence(name, 1, (), stranded=tuple(stranded.get(name, ())), full=name in full)
             for name in live.split()
         },
     )
@@ -211,6 +212,39 @@ def test_a_draining_leader_hands_over_and_is_let_go_by_the_next():
     assert set(handed.members) == {"n1", "n2", "n3"}
     seen = msgspec.structs.replace(seen, epochs={0: handed})
     assert set(tried(decide(wished[0], seen, led(5))).members) == set(wished)
+
+
+def test_a_leader_without_room_hands_over_to_who_has_some_and_back_later():
+    seen, wished = rested(seen_epoch=epoch(4, "n1", "n1 n2 n3"))
+    a, b, c = wished
+    old = epoch(4, a, "n1 n2 n3")
+    for full, leader in ((a, b), (f"{a} {b}", c), ("n1 n2 n3", None), (f"{b} {c}", None)):
+        live = view(full=full).live
+        seen = msgspec.structs.replace(seen, epochs={0: old}, live=live)
+        new = tried(decide(a, seen, led(4)))
+        if leader is None:
+            assert new is None
+            continue
+        assert (new.leader, set(new.members)) == (leader, set(old.members))
+        # It does not go home to one that is full, and does to one that has room again.
+        seen = msgspec.structs.replace(seen, epochs={0: new})
+        assert tried(decide(leader, seen, led(5), after_s=100)) is None
+        seen = msgspec.structs.replace(seen, live=view().live)
+        assert tried(decide(leader, seen, led(5), after_s=100)).leader == a
+
+
+def test_a_leader_that_most_members_do_not_hear_lets_these_go_first():
+    old = epoch(4, "n1", "n1 n2 n3")
+    deaf = led(4, silent=names("n2 n3"))
+    assert tried(decide("n1", view(epoch=old), deaf)) is None
+    for name in ("n2", "n3"):
+        seen = view(epoch=old)
+        taken = tried(decide(name, seen, follows(4, silent=names("n1")), after_s=3))
+        assert set(taken.members) == {"n2", "n3"}
+    assert tried(decide("n1", view(epoch=old), deaf, after_s=6)) == epoch(5, "n1", "n1")
+    # Of two, it stays with the leader; and the dead are not counted.
+    assert tried(decide("n1", view(epoch=old), led(4, silent=names("n2")))) is not None
+    assert tried(decide("n1", view(epoch=old, live="n1"), deaf)) == epoch(5, "n1", "n1")
 
 
 def test_a_drained_node_is_let_go_unless_writes_would_stop():
