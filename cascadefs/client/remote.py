@@ -264,11 +264,11 @@ class Remote:
                     raise Broken(message.why)
                 question = self._open[request]
                 answer = None if message.errno else calls.decode_answer(parts[0])
-                if isinstance(answer, calls.Failed) and answer.errno == errno.EREMOTE:
+                if answer is not None and _is_elsewhere(answer):
                     # Another node may have what this one has not, or not yet.
                     question.began = question.began or trio.current_time()
                     if trio.current_time() - question.began < self._patience_s:
-                        raise Broken(answer.message)
+                        raise Broken("a shard is not on that node")
                 del self._open[request]
                 if answer is None:
                     question.answer.put(OSError(message.errno, message.why))
@@ -296,6 +296,12 @@ class Remote:
 
 
 _INSTANT = wire.encode(wire.Call(0, "call", msgspec.Raw(calls.encode(calls.Instant()))))
+
+
+def _is_elsewhere(answer: calls.Answer) -> bool:
+    """Whether a node has not got a shard that was asked about."""
+    answers = answer.results if isinstance(answer, calls.WrittenEach) else [answer]
+    return any(isinstance(one, calls.Failed) and one.errno == errno.EREMOTE for one in answers)
 
 
 def _is_instant(answer: wire.Answer, parts: Sequence[memoryview]) -> bool:

@@ -9,7 +9,6 @@ themselves.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import shutil
 import signal
@@ -27,7 +26,6 @@ from storage.membership.http import open_gateway
 from storage.transport import Broken, Identity, IdMap, IdRange, Role, TcpTransport
 from storage.transport.certificates import Credentials
 from tests.cluster.processes import CLUSTER, Processes
-from tests.cluster.proxy import running_proxy
 
 WELL_S = 90
 
@@ -35,17 +33,11 @@ WELL_S = 90
 class Fleet(Processes):
     """See the module."""
 
-    def __init__(
-        self, directory, endpoints, *args, hosts=None, proxied=False, node=None, **options
-    ):
-        """`hosts`: where nodes run, else all on loopback; `proxied`: each is reached through a proxy of its own;
-        `node`: keys of node.toml."""
+    def __init__(self, directory, endpoints, *args, hosts=None, node=None, **options):
+        """`hosts`: where nodes run, else all on loopback; `node`: keys of node.toml."""
         self.hosts = hosts
         self.frozen = set()
-        self.proxies = {}
-        self._proxied = proxied
         self._node = node or {}
-        self._ends = contextlib.ExitStack()
         self._permitted = set()
         # Each directory in the root lives in a shard of its own choice.
         super().__init__(directory, endpoints, *args, **{"spread": 1, **options})
@@ -59,18 +51,10 @@ class Fleet(Processes):
             return f"{self.hosts.address(name)}:{self.ports[name]}"
         return super().address(name)
 
-    def reached(self, name):
-        """Where others reach a node."""
-        return self.proxies[name].address if name in self.proxies else self.address(name)
-
     def settings(self, name):
-        if self._proxied and name not in self.proxies:
-            proxy = running_proxy(self.address(name))
-            self.proxies[name] = self._ends.enter_context(proxy)
         found = super().settings(name)
         etcd = msgspec.structs.replace(found.etcd, plain=self.hosts is not None)
-        advertise = (self.reached(name),) if self._proxied else ()
-        return msgspec.structs.replace(found, etcd=etcd, advertise=advertise, **self._node)
+        return msgspec.structs.replace(found, etcd=etcd, **self._node)
 
     def command(self, name):
         inside = self.hosts.inside(name) if self.hosts is not None else []
@@ -96,10 +80,6 @@ class Fleet(Processes):
         self.frozen.discard(name)
         return super().kill(name, number)
 
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self._ends.close()
-
     # --- programs ---
 
     def permit(self, name, uid=0, gid=0, *, role=Role.CLIENT, signer=None):
@@ -112,7 +92,7 @@ class Fleet(Processes):
                 Identity(CLUSTER, role, name, *one), now_ns=time.time_ns()
             )
             self.signer.install(issued, home / "credentials")
-            told = configuration.Mount(CLUSTER, tuple(self.reached(node) for node in self.names))
+            told = configuration.Mount(CLUSTER, tuple(self.address(node) for node in self.names))
             (home / "mount.toml").write_text(configuration.spell(told))
         return home / "mount.toml"
 
@@ -149,7 +129,7 @@ class Fleet(Processes):
             try:
                 async with trio.open_nursery() as nursery:
                     connection = await transport.connect(
-                        nursery, self.reached(name), role=Role.NODE, name=name
+                        nursery, self.address(name), role=Role.NODE, name=name
                     )
                     await connection.send(wire.encode(wire.Ask(1, "status")))
                     while not answers:

@@ -76,6 +76,7 @@ class Load:
         for process in self._running.values():
             process.kill()
             process.wait()
+            process.stdin.close()
 
     def done(self, name):
         return [json.loads(line) for line in self._journals[name].read_text().splitlines()]

@@ -59,10 +59,6 @@ class Processes:
         """Where a node listens."""
         return f"127.0.0.1:{self.ports[name]}"
 
-    def reached(self, name):
-        """Where others reach it."""
-        return self.address(name)
-
     def settings(self, name):
         """Its node.toml."""
         return configuration.Node(
@@ -89,7 +85,7 @@ class Processes:
             values.Cluster(CLUSTER, 1),
             values.Pool("main", "/", **pool),
             *[values.Shard(number, "main") for number in range(shards)],
-            *[values.Node(name, (self.reached(name),)) for name in self.names],
+            *[values.Node(name, (self.address(name),)) for name in self.names],
         ]
         async with (
             open_gateway(self.endpoints, "/cascadefs/") as gateway,

@@ -14,12 +14,12 @@ import time
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
 FILES = 100
 DIRECTORIES = 10
 SECONDS = float(os.environ.get("CASCADEFS_CUT_SECONDS", "15"))
 READERS = 2
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240 + 3 * SECONDS)]
 
 
 class Writer(threading.Thread):

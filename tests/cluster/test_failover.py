@@ -18,12 +18,12 @@ from tests.cluster.hosts import HERE, Hosts
 from tests.cluster.load import Load
 from tests.etcd import Etcd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
 NAMES = ("n1", "n2", "n3")
 SHARDS = 4
 LEASE_S = 2.0
 ROUNDS = int(os.environ.get("CASCADEFS_CLUSTER_ROUNDS", "3"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240 + 60 * ROUNDS)]
 
 
 @pytest.fixture(scope="module")

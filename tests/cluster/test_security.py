@@ -27,9 +27,9 @@ from storage.transport import Broken, Identity, IdMap, IdRange, Role, TcpTranspo
 from storage.transport.certificates import Authority, Credentials
 from tests.cluster.fleet import CLUSTER
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-
 NOISE_SECONDS = float(os.environ.get("CASCADEFS_NOISE_SECONDS", "8"))
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240 + 2 * NOISE_SECONDS)]
+
 GROWTH_BYTES_MAX = 96 * 2**20
 SAID_BYTES_MAX = 4096
 """A stranger is told why it is turned away, in a certificate and a sentence."""

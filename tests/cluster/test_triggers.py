@@ -119,6 +119,11 @@ def farm_in(mount, fleet, shard):
     raise AssertionError("no directory comes to live there")
 
 
+def cascadefs(*words):
+    command = [sys.executable, "-m", "cascadefs.cli", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
 def versions(path):
     head = int(os.getxattr(path, "user.cascade.head"))
     return [path.with_name(f"{path.name}@v{n + 1}").read_text() for n in range(head)]
@@ -221,9 +226,13 @@ def test_a_mount_sees_what_failed_and_has_it_done_again(fleet, mount):
     assert os.listdir(failed) == []
     (farm / "in/x").write_text(str(2 * REJECTED))
     wait_for((farm / "out/x").exists, "it is mended, and does not run")
-    said = subprocess.run(
-        [sys.executable, "-m", "cascadefs.cli", "why", farm / "out/x"],
-        capture_output=True, text=True, check=True, timeout=60,
-    ).stdout  # fmt: skip
+    said = cascadefs("why", farm / "out/x").stdout
     for part in ("chain.py:second", "mid/x@v1", "chain.py:first", "in/x@v2"):
         assert part in said
+    assert "chain.py:first" in cascadefs("trigger", "list", "--in", farm).stdout
+    assert UNSUPPORTED in cascadefs("trigger", "pause", "chain.py:first", "--in", farm).stderr
+    install(farm, "broken.py", "raise ValueError('by design')")
+    wait_for(
+        lambda: any("broken.py" in fleet.log(name) for name in fleet.names),
+        "nobody says why it is not active",
+    )
