@@ -339,7 +339,9 @@ class _Shard:
 
         Others that are most and alive may well hear each other, and everybody else: then it is this node that is cut off.
         """
-        there = [n for n in epoch.members if n in self.live and n not in self.replica.lost]
+        # Who was left out a moment ago still counts: members fall silent one after the other.
+        ours = {*epoch.members, *self.shard.wished}
+        there = [n for n in ours if n in self.live and n not in self.replica.lost]
         if 2 * len(stay) >= len(there):
             self.outnumbered.pop(epoch.shard, None)
             return self.now_ns

@@ -242,8 +242,13 @@ def test_a_leader_that_most_members_do_not_hear_lets_these_go_first():
         taken = tried(decide(name, seen, follows(4, silent=names("n1")), after_s=3))
         assert set(taken.members) == {"n2", "n3"}
     assert tried(decide("n1", view(epoch=old), deaf, after_s=6)) == epoch(5, "n1", "n1")
+    # One after the other is no other matter.
+    rest = tried(decide("n1", view(epoch=old), led(4, silent=names("n2"))))
+    assert rest == epoch(5, "n1", "n1 n3")
+    assert tried(decide("n1", view(epoch=rest), led(5, silent=names("n3")))) is None
     # Of two, it stays with the leader; and the dead are not counted.
-    assert tried(decide("n1", view(epoch=old), led(4, silent=names("n2")))) is not None
+    two = view(epoch=epoch(4, "n1", "n1 n2"), wished="n1 n2")
+    assert tried(decide("n1", two, led(4, silent=names("n2")))) == epoch(5, "n1", "n1")
     assert tried(decide("n1", view(epoch=old, live="n1"), deaf)) == epoch(5, "n1", "n1")
 
 
