@@ -120,7 +120,7 @@ class Epoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operator said so. Then the leader is the only member."""
 
 
-class Stranded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Stranded(msgspec.Struct, frozen=True):
     """A member's log that may have lost what it acknowledged (power cut, memory durability), and where it ends."""
 
     shard: ShardId
@@ -132,8 +132,12 @@ class Stranded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0: it has nothing at all."""
 
 
-class Presence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A live node: stands in the authority as long as the node's lease does."""
+class Presence(msgspec.Struct, frozen=True):
+    """A live node: stands in the authority as long as the node's lease does.
+
+    What a newer node says of itself beside this is not ours to know: while nodes are upgraded one after the other, all of
+    them have to see who lives. Nobody writes another's presence, so nothing of it is lost.
+    """
 
     name: NodeName
     incarnation: int
