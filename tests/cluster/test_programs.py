@@ -28,7 +28,7 @@ def client_of(fleet, nodes, name="user0", role=Role.CLIENT, **options):
     home = fleet.permit(name, role=role).parent
     credentials = Credentials.load(home / "credentials", now_ns=time.time_ns())
     transport = TcpTransport(credentials.identity, credentials.contexts())
-    addresses = [fleet.reached(node) for node in nodes]
+    addresses = [fleet.address(node) for node in nodes]
     return Client(Remote(transport, addresses, random.SystemRandom(), **options), Clock())
 
 
@@ -94,7 +94,8 @@ def test_many_writes_across_the_death_of_a_leader(fleet):
         store.put("many/0", "")
         files = {f"many/{number}": bytes([number % 256]) * 3000 for number in range(600)}
         shard = int(next(iter(fleet.statuses().values()))["shards"][0]["shard"])
-        killer = threading.Timer(0.2, lambda: fleet.kill(fleet.leader(shard)))
+        leader = fleet.leader(shard)
+        killer = threading.Timer(0.2, fleet.kill, [leader])
         killer.start()
         store.put_many(files)
         killer.join()
