@@ -261,7 +261,13 @@ def test_a_flipped_bit_is_damage_and_not_an_answer(path: Path) -> None:
         table.put(key, value)
     table.commit()
     table.close()
-    start = path.read_bytes().index(b"value 0") // 4096 * 4096
+    whole = path.read_bytes()
+    # LMDB fills what it does not use of a page with whatever was in memory, which may be a value of an earlier test.
+    (start,) = (
+        at
+        for at in range(0, len(whole), 4096)
+        if all(value in whole[at : at + 4096] for value in rows.values())
+    )
     seen = Counter(look_at(path, bit, rows) for bit in range(start * 8, (start + 4096) * 8, 37))
     assert not seen["wrong"], seen
     assert seen["refused"] > 100, seen
