@@ -347,20 +347,20 @@ class _Mount:
 
     async def _serve_programs(self, store: LocalStore, data: Path) -> None:
         """As long as the mount is served. That they cannot connect is trouble, and no reason to end the mount."""
-        from cascadefs.programs import Programs
-
-        self.programs = Programs(
-            store,
-            self.filesystem,
-            self.clock,
-            data,
-            exclusive=self.door.exclusive,
-            notify=self.door.notify,
-            threaded=self.door.threaded,
-        )
         try:
+            from cascadefs.programs import Programs
+
+            self.programs = Programs(
+                store,
+                self.filesystem,
+                self.clock,
+                data,
+                exclusive=self.door.exclusive,
+                notify=self.door.notify,
+                threaded=self.door.threaded,
+            )
             await self.programs.run()
-        except Exception as error:
+        except Exception as error:  # Also that a part of Python is not there for this user.
             _log.error("programs cannot connect: %s", error)
             self.programs = None
 
