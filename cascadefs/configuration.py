@@ -20,7 +20,22 @@ from storage.membership.values import Address, Label, NodeName  # noqa: TC001  #
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CLUSTER", "MOUNT", "NODE", "Cluster", "Etcd", "Mount", "Node", "check", "load", "spell"]
+    from storage.transport.verbs import Fabric
+
+__all__ = [
+    "CLUSTER",
+    "MOUNT",
+    "NODE",
+    "Cluster",
+    "Etcd",
+    "Mount",
+    "Node",
+    "Transport",
+    "check",
+    "fabric",
+    "load",
+    "spell",
+]
 
 CLUSTER, NODE, MOUNT = "cluster.toml", "node.toml", "mount.toml"
 """What the files are called in the directories that ``cascadefs cluster`` writes."""
@@ -57,6 +72,26 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The directory with ``authority.crt`` and ``authority.key``; the key need not be where nodes run."""
 
 
+class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a node and other nodes reach each other: the table ``[transport]``. Mounts and programs always come by TCP.
+
+    All but the first two are of verbs, and mean what `storage.transport.verbs.Fabric` says (docs/RDMA.md).
+    """
+
+    kind: Literal["tcp", "verbs"] = "tcp"
+    fallback: Literal["", "tcp"] = ""
+    """What is used where verbs cannot be, instead of being without a connection."""
+    device: str = ""
+    port: int = 1
+    gid: str | int = ""
+    mtu_bytes: int = 0
+    ring_bytes: int = 1024 * 1024
+    timeout_exponent: int = 14
+    retry_count: int = 3
+    traffic_class: int = 0
+    polls_before_sleep: int = 4
+
+
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``node.toml``: one node."""
 
@@ -82,6 +117,8 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whose scripts run here, of the shards that this node leads: nobody's, those of users its user may run as, or root's."""
     log: str = ""
     """A file for the log; standard error if empty."""
+    transport: Transport = Transport()
+    """How nodes reach each other."""
 
 
 class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +133,8 @@ class Mount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T", Cluster, Node, Mount)
+
+TABLES: dict[str, type[msgspec.Struct]] = {"etcd": Etcd, "transport": Transport}
 
 PATHS = ("data", "credentials", "authority", "log", "ca", "certificate", "key")
 """Keys whose values are relative to the file."""
@@ -179,7 +218,7 @@ def _words(text: str, told: dict[str, Any], kind: type[T]) -> str:
     what, _, at = text.partition(" - at `$")
     key = at.rstrip("`").lstrip(".")
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what):
-        known = [field.name for field in msgspec.structs.fields(Etcd if key == "etcd" else kind)]
+        known = [field.name for field in msgspec.structs.fields(TABLES.get(key, kind))]
         near = difflib.get_close_matches(unknown[1], known, n=1)
         remedy = f"do you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         return f"{_under(key, unknown[1])}: there is no such key; {remedy}"
@@ -251,3 +290,38 @@ def _check_node(path: Path, node: Node) -> None:
             f"{path}: etcd.timeout_s: {node.etcd.timeout_s:g} s leave no time to ask a second member within lease_s = "
             f"{node.lease_s:g}; make it at most half of that"
         )
+    _check_transport(path, node.transport)
+
+
+def _check_transport(path: Path, transport: Transport) -> None:
+    if transport.kind == "verbs":
+        try:
+            fabric(transport)
+        except Unusable as error:
+            raise Unusable(f"{path}: transport.{error}") from error
+        return
+    for key, _ in _told(transport):
+        raise Unusable(
+            f'{path}: transport.{key}: is for verbs; say kind = "verbs", too, or leave it out'
+        )
+
+
+def fabric(transport: Transport) -> Fabric:
+    """What the table says of the RDMA device; an empty value is one that the transport chooses.
+
+    Raises:
+        Unusable: a value that cannot be; the message begins with the key.
+    """
+    from storage.transport.verbs import Fabric
+
+    return Fabric(
+        device=transport.device or None,
+        port=transport.port,
+        gid=None if transport.gid == "" else transport.gid,
+        mtu_bytes=transport.mtu_bytes or None,
+        ring_bytes=transport.ring_bytes,
+        timeout_exponent=transport.timeout_exponent,
+        retry_count=transport.retry_count,
+        traffic_class=transport.traffic_class,
+        polls_before_sleep=transport.polls_before_sleep,
+    )

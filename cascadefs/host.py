@@ -99,6 +99,7 @@ class Host:
             ),
             traced=tracing.ended if tracing is not None else lambda _run, _result: None,
             cuda_devices=count_gpus,
+            gang_max=self._settings.workers_max,
             node=node or os.uname().nodename,
         )
 

@@ -230,6 +230,7 @@ class Observer:
             return filesystem.others.take()
 
         self.store.listen_to_others(changed)
+        filesystem.others.on_stale = wake
         self._on_more = wake
         try:
             while True:
@@ -250,7 +251,7 @@ class Observer:
                     await news.wait()
                 news = trio.Event()
         finally:
-            self._on_more = lambda: None
+            self._on_more = filesystem.others.on_stale = lambda: None
             self.store.listen_to_others(None)
 
     def _is_behind(self) -> bool:

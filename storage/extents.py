@@ -13,6 +13,7 @@ Pure: no I/O, no clock. Does not know who stores the rows.
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sortedcontainers import SortedDict
@@ -30,12 +31,16 @@ __all__ = [
     "clip",
     "mergeable",
     "overlay",
+    "overlay_all",
     "pack",
     "split_by_chunk",
     "unpack",
 ]
 
 _PIECE = struct.Struct("<IIQI")
+
+MANY = 4
+"""Pieces laid over a row at once that are worth looking at together."""
 
 
 class Piece(NamedTuple):
@@ -101,6 +106,33 @@ def overlay(
         result.append(new)
         result.extend(tail)
     return _joined(result)
+
+
+def overlay_all(
+    pieces: list[tuple[int, int, int, int]], added: list[tuple[int, int, int, int]]
+) -> list[tuple[int, int, int, int]]:
+    """As `overlay` of each in order. Many that ascend without touching the same bytes take one pass over the row, not one each."""
+    if len(added) < MANY or any(one[0] + one[1] > two[0] for one, two in pairwise(added)):
+        for piece in added:
+            pieces = overlay(pieces, piece)
+        return pieces
+    kept = []
+    passed = 0
+    for left, length, address, offset in pieces:
+        right = left + length
+        while passed < len(added) and added[passed][0] + added[passed][1] <= left:
+            passed += 1
+        at = passed
+        while at < len(added) and added[at][0] < right:
+            start, size, _, _ = added[at]
+            if left < start:
+                kept.append((left, start - left, address, offset))
+            offset += start + size - left
+            left = start + size
+            at += 1
+        if left < right:
+            kept.append((left, right - left, address, offset))
+    return _joined(sorted([*kept, *added]))
 
 
 def _joined(pieces: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
@@ -265,6 +297,15 @@ class DirtyMap:
             if span.start < size:
                 self._add(span.part(span.start, size))
         self._last = None
+
+    def shift(self, by: int) -> None:
+        """Have everything lie `by` bytes further on, or back."""
+        spans = list(self)
+        self._spans = {}
+        for span in spans:
+            span.start += by
+            assert span.start >= 0
+            self._keep(span)
 
     def overlapping(self, start: int, end: int) -> list[Span]:
         """The parts of the map inside [start, end), in order."""

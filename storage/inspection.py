@@ -24,6 +24,7 @@ from storage.index import read_mark, why_not
 from storage.log import Log
 from storage.log.segments import Segments
 from storage.namespace import ROOT, Namespace
+from storage.sequencer import ENVELOPED, PLAIN, open_envelope
 from storage.shard import Position
 from storage.superblock import FORMAT_VERSION, Superblock
 from storage.table import MemoryTable
@@ -91,15 +92,18 @@ def inspect(
     index: Index | None,
     *,
     boot_id: str,
+    shard: int | None = None,
     in_use: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Read everything and say what is wrong.
 
     Args:
-        disk: the data directory.
+        disk: the data directory, or that of a shard's replica on a node.
         index: None leaves it out.
         boot_id: of this boot; an index of another is not looked at, because the next start will not either.
+        shard: None is a data directory; else the shard that this is a replica of. Records behind the last committed one
+            count too: which those are, only the other members know.
         in_use: a daemon may be writing: what it appended lately may look torn, and is not looked at.
         progress: called with the number of records read so far, and of all.
 
@@ -108,18 +112,18 @@ def inspect(
         OSError: the disk could not be read.
     """
     found = Inspection()
-    superblock = _description(disk, found)
+    identity = _description(disk, found) if shard is None else _identity_of_replica(disk)
     # Before the log: one that is in use may go on meanwhile, and the index is never ahead of it.
-    kept = _open_index(disk, index, superblock.identity_number, boot_id, found)
+    kept = _open_index(disk, index, identity, boot_id, found)
     try:
         try:
-            log = Log.open(disk, superblock.identity_number, read_only=True)
+            log = Log.open(disk, identity, read_only=True)
         except Unusable as error:
             found.add("log", str(error))
             return found
         try:
             _judge_log(log, found, in_use=in_use)
-            _read_all(log, kept, found, progress)
+            _read_all(log, shard or 0, kept, found, progress)
         finally:
             log.close()
     finally:
@@ -138,11 +142,18 @@ def superblock_from_log(disk: Disk) -> Superblock | None:
     return None
 
 
-def _description(disk: Disk, found: Inspection) -> Superblock:
+def _identity_of_replica(disk: Disk) -> int:
+    superblock = superblock_from_log(disk)
+    if superblock is None:
+        raise Unusable(f"{disk}: no segment of a log says what it belongs to")
+    return superblock.identity_number
+
+
+def _description(disk: Disk, found: Inspection) -> int:
     try:
         superblock = Superblock.load(disk)
         if superblock is not None:
-            return superblock
+            return superblock.identity_number
         why = "cascadefs.json is not there; repair makes it again from the log"
     except Unusable as error:
         why = str(error)
@@ -150,7 +161,7 @@ def _description(disk: Disk, found: Inspection) -> Superblock:
     if superblock is None:
         raise Unusable(f"{disk}: there is no store here; name a data directory") from None
     found.add("description", why)
-    return superblock
+    return superblock.identity_number
 
 
 def _judge_log(log: Log, found: Inspection, *, in_use: bool) -> None:
@@ -171,13 +182,14 @@ def _judge_log(log: Log, found: Inspection, *, in_use: bool) -> None:
 
 def _read_all(
     log: Log,
+    shard: int,
     kept: _Kept | None,
     found: Inspection,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Every record, every payload; and the index, where it says it has come to."""
     table = MemoryTable()
-    built = Namespace(table)
+    built = Namespace(table, shard=shard)
     damaged: dict[int, str] = {}
     total = log.last_index
     for frame in log.frames():
@@ -191,7 +203,7 @@ def _read_all(
                 f"segment {number:016x}, offset {offset}: the payload of record {frame.index} is not what was written"
             )
         try:
-            built.apply(frame.timestamp, frame.address, record.decode(frame.metadata))
+            _apply(frame, built)
         except MemoryError:
             raise
         except Exception as error:  # Whatever its words make of it: this is where it is said.
@@ -208,6 +220,14 @@ def _read_all(
     affected = _versions_of(set(damaged), table, built) if damaged else {}
     for address, what in damaged.items():
         found.add("log", what, affected.get(address, []))
+
+
+def _apply(frame: Frame, built: Namespace) -> None:
+    if frame.kind not in (PLAIN, ENVELOPED):
+        return  # The beginning of an epoch.
+    client, number, metadata = open_envelope(frame.kind, frame.metadata)
+    if built.sessions.accept(frame.timestamp, client, number):
+        built.apply(frame.timestamp, frame.address, record.decode(metadata))
 
 
 def _versions_of(addresses: set[int], table: Table, built: Namespace) -> dict[int, list[str]]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -466,6 +467,39 @@ class Shard:
             # A row that damage made unfindable must not read as zeros.
             raise Corruption(f"the index has lost pieces of inode {inode}")
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_ranges(
+        self,
+        inode: int,
+        attributes: Attributes,
+        timestamp: int | None,
+        ranges: Sequence[tuple[int, int]],
+    ) -> bytes:
+        """Bytes of several ranges of a content, one behind the other; each row of the index is looked up once.
+
+        Args:
+            inode: whose content.
+            attributes: of the content.
+            timestamp: as of when; None: now.
+            ranges: (offset, end) each, ascending, inside the content.
+
+        Raises:
+            Corruption: as `read`.
+        """
+        parts: list[bytes | memoryview] = []
+        has_hole = False
+        known, pieces = -1, []
+        for offset, end in ranges:
+            assert offset < end <= attributes.size
+            for chunk, start, size, _ in extents.split_by_chunk(offset, end - offset):
+                if chunk != known:
+                    pieces = self.namespace.pieces(inode, attributes.generation, chunk, timestamp)
+                    known = chunk
+                first = max(bisect_left(pieces, (start + 1,)) - 1, 0)
+                has_hole |= self._collect(pieces[first:], start, start + size, parts)
+        if has_hole and attributes.stored == attributes.size:
+            raise Corruption(f"the index has lost pieces of inode {inode}")
+        return b"".join(parts)
 
     def _collect(
         self,

@@ -100,6 +100,11 @@ class Store(Protocol):
         """Whether what was is kept; if not, frames belong to the inode they were written for."""
         ...
 
+    @property
+    def has_others(self) -> bool:
+        """Whether others change what is here, too; if not, nothing comes here but by proposing it."""
+        ...
+
     def attributes(self, inode: int) -> Attributes | None:
         """See `Namespace`."""
         ...
@@ -218,6 +223,16 @@ class Store(Protocol):
         self, inode: int, attributes: Attributes, timestamp: int | None, offset: int, length: int
     ) -> bytes | bytearray | memoryview:
         """Bytes of a content; `Corruption` if they are not what was written."""
+        ...
+
+    def read_ranges(
+        self,
+        inode: int,
+        attributes: Attributes,
+        timestamp: int | None,
+        ranges: Sequence[tuple[int, int]],
+    ) -> bytes:
+        """Several ranges of a content, joined; see `Shard`."""
         ...
 
     def read_staged(self, inode: int, address: int, offset: int, length: int) -> bytes | memoryview:
@@ -410,6 +425,7 @@ class LocalStore:
         # The queries are the namespace's own: bound here so that a look-up costs one call, not two.
         namespace = shard.namespace
         self.keeps_past = namespace.keeps_past
+        self.has_others = False
         self.attributes = namespace.attributes
         self.attributes_row = namespace.attributes_row
         self.attributes_at = namespace.attributes_at
@@ -436,6 +452,7 @@ class LocalStore:
         self.names_at = namespace.names_at
         self.entry_at = namespace.entry_at
         self.read = shard.read
+        self.read_ranges = shard.read_ranges
         self.propose = shard.propose
         self.stage = shard.stage
         self.commit = shard.commit

@@ -30,7 +30,7 @@ Start: TypeAlias = Literal["now", "start"] | int
 AT_CLOSE = -1
 """Of `settle_ms`."""
 
-GANG_MAX = 4096
+GANG_MAX = 256
 GPUS_MAX = 64
 
 NAME_CHARACTERS_MAX = 200
@@ -87,7 +87,7 @@ class Binding(msgspec.Struct, frozen=True):
     sandbox: Literal["strict", "normal", "inproc"] = "strict"
     memory_bytes: int | None = None
     gang: int = 1
-    """Workers that run an event together."""
+    """Workers that run an event together, with ranks."""
 
     gpus: int = 0
     """CUDA devices that a node must have for it (the key `gpu`)."""
@@ -227,14 +227,6 @@ def _key(value: object) -> str:
     raise ValueError('"path", "dir" or "group:NAME"')
 
 
-def _gang(value: object) -> int:
-    if _count(1, GANG_MAX)(value) > 1:
-        raise ValueError(
-            "1: several workers for one event are not built yet; start them in the handler"
-        )
-    return 1
-
-
 def _gpus(value: object) -> int:
     if isinstance(value, bool):
         return int(value)
@@ -258,7 +250,7 @@ KEYS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
     "inflight": ("inflight", _count(1, 4096)),
     "batch": ("batch", _count(1, 10_000)),
     "wait": ("wait_ms", _duration),
-    "gang": ("gang", _gang),
+    "gang": ("gang", _count(1, GANG_MAX)),
     "gpu": ("gpus", _gpus),
     "timeout": ("timeout_ms", _duration),
     "attempts": ("attempts", _count(1, 1000)),
@@ -322,6 +314,15 @@ def _check_together(binding: Binding) -> None:
         raise BadBinding(f"{name}: batch needs a Python handler; an executable takes one event")
     if binding.wait_ms and binding.batch == 1:
         raise BadBinding(f"{name}: wait gathers a batch; say batch = 32 as well, or leave wait out")
+    if binding.gang > 1 and binding.handler is None:
+        raise BadBinding(
+            f"{name}: gang needs a Python handler; an executable starts its own processes"
+        )
+    if binding.gang > 1 and (binding.inflight > 1 or binding.sandbox == "inproc"):
+        other = "inflight" if binding.inflight > 1 else 'sandbox = "inproc"'
+        raise BadBinding(
+            f"{name}: gang has a worker for each rank, one run at a time; leave {other} out"
+        )
     if binding.timeout_ms == 0:
         raise BadBinding(f"{name}: timeout is 0; it takes a time a run could keep")
 

@@ -17,13 +17,14 @@ from storage.namespace import KEPT
 from triggers.access import READ, SEARCH, Identity, may
 from triggers.pattern import Pattern
 from triggers.run import Content, Stat
+from triggers.vector import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from storage.binding import Binding
     from storage.store import Store
-    from triggers.run import Event
+    from triggers.run import Buffer, Event
 
 __all__ = ["BadPath", "Read", "StoreCut", "parts_of"]
 
@@ -78,6 +79,8 @@ class StoreCut:
         self._who = who
         self.reads: dict[Read, None] = {}
         """All that was read, in order, each once."""
+        self.read_bytes = 0
+        """Of contents, so far."""
 
     # --- Cut ---------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,27 @@ class StoreCut:
         content = self._readable(path, number, found.binding.inode, attributes, found.timestamp)
         self._note(path, number)
         return content
+
+    def pull(
+        self, path: str, indices: Buffer, item_bytes: int, *, latest: bool = False
+    ) -> Content | None:
+        """See `triggers.run.Cut`."""
+        timestamp = None if latest else self._timestamp
+        found = self._file(path, timestamp, note=True)
+        if found is None:
+            return None
+        binding, attributes = found
+        version = binding.version_of(attributes.content)
+        self._check_kept(path, version, binding.inode, attributes)
+
+        def read(ranges: Sequence[tuple[int, int]]) -> bytes:
+            data = self._store.read_ranges(binding.inode, attributes, timestamp, ranges)
+            self.read_bytes += len(data)
+            return data
+
+        numbers = gathered(indices, item_bytes, attributes.size, read)
+        self._note(path, version, latest=latest)
+        return _content(path, version, binding.inode, attributes, [memoryview(numbers)])
 
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """See `triggers.run.Cut`."""
@@ -170,12 +194,8 @@ class StoreCut:
         self.reads[Read(path, version, latest)] = None
 
     def _content(self, path: str, timestamp: int | None, *, note: bool) -> Content | None:
-        found = self._find(path, timestamp)
-        if found is None or found[1].mode & TYPE_MASK != REGULAR or not found[1].content:
-            if found is not None and is_directory(found[1].mode):
-                raise IsADirectoryError(f"{path}: is a directory")
-            if note:
-                self._note(path, 0, latest=timestamp is None)
+        found = self._file(path, timestamp, note=note)
+        if found is None:
             return None
         binding, attributes = found
         version = binding.version_of(attributes.content)
@@ -184,24 +204,34 @@ class StoreCut:
             self._note(path, version, latest=timestamp is None)
         return content
 
+    def _file(
+        self, path: str, timestamp: int | None, *, note: bool
+    ) -> tuple[Binding, Attributes] | None:
+        """A file that has content; None, and noted as such, where there is none."""
+        found = self._find(path, timestamp)
+        if found is None or found[1].mode & TYPE_MASK != REGULAR or not found[1].content:
+            if found is not None and is_directory(found[1].mode):
+                raise IsADirectoryError(f"{path}: is a directory")
+            if note:
+                self._note(path, 0, latest=timestamp is None)
+            return None
+        return found
+
     def _readable(
         self, path: str, version: int, inode: int, attributes: Attributes, timestamp: int | None
     ) -> Content:
         """A file's bytes, after asking whether the script's owner may read them."""
-        self._check(attributes, inode, READ, path)
-        if self._store.content_state(inode, attributes.content) != KEPT:
-            raise OSError(errno.EIDRM, f"{path}@v{version}: pruned; its record is still known")
+        self._check_kept(path, version, inode, attributes)
         parts = [
             memoryview(part).toreadonly() for part in self._parts(inode, attributes, timestamp)
         ]
-        return Content(
-            path,
-            version,
-            attributes.content_timestamp,
-            attributes.size,
-            parts,
-            (inode, attributes.content),
-        )
+        self.read_bytes += sum(len(part) for part in parts)
+        return _content(path, version, inode, attributes, parts)
+
+    def _check_kept(self, path: str, version: int, inode: int, attributes: Attributes) -> None:
+        self._check(attributes, inode, READ, path)
+        if self._store.content_state(inode, attributes.content) != KEPT:
+            raise OSError(errno.EIDRM, f"{path}@v{version}: pruned; its record is still known")
 
     def _parts(
         self, inode: int, attributes: Attributes, timestamp: int | None
@@ -280,3 +310,10 @@ class StoreCut:
                 yield path
             elif is_directory(binding.mode) and depth != 1:
                 yield from self._walk(binding.inode, path + "/", depth - 1 if depth else None)
+
+
+def _content(
+    path: str, version: int, inode: int, attributes: Attributes, parts: list[memoryview]
+) -> Content:
+    identity = (inode, attributes.content)
+    return Content(path, version, attributes.content_timestamp, attributes.size, parts, identity)

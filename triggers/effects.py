@@ -12,8 +12,6 @@ Source: docs/TRIGGERS.md 5, 7.
 
 from __future__ import annotations
 
-import sys
-from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage import record
@@ -23,6 +21,7 @@ from storage.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX
 from triggers.access import SEARCH, WRITE, Identity, may, may_remove
 from triggers.cut import BadPath, parts_of
 from triggers.run import Add, Append, Delete, Put, PutIf
+from triggers.vector import Sum, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +37,6 @@ CONTROL = b".cascade"
 EFFECTS_MAX = 20_000
 """Of one run: they are one record, and its metadata has a bound (`storage.limits.METADATA_BYTES_MAX`)."""
 
-_DTYPES = {"float32": "f", "float64": "d", "int32": "i", "int64": "q"}
 _SETGID = 0o2000
 
 
@@ -75,7 +73,7 @@ class Plan(NamedTuple):
 class _Folded:
     """What all effects on one path come to."""
 
-    __slots__ = ("adds", "data", "deleted", "expect", "mode", "tail")
+    __slots__ = ("adds", "data", "deleted", "expect", "mode", "sum", "tail")
 
     def __init__(self) -> None:
         self.data: list[memoryview] | None = (
@@ -83,6 +81,7 @@ class _Folded:
         )
         self.tail: list[memoryview] = []  # behind what is there
         self.adds: list[Add] = []
+        self.sum: Sum | None = None  # of all adds
         self.deleted = False
         self.expect: int | None = None
         self.mode = 0o644
@@ -151,13 +150,15 @@ def _fold(effects: list[Effect]) -> dict[str, _Folded]:
             case Delete():
                 one.data, one.tail, one.adds, one.deleted = None, [], [], True
             case Add():
-                if effect.dtype not in _DTYPES or effect.index < 0:
-                    raise EffectRefused(
-                        f"{effect.path}: add takes an index from 0 and one of {', '.join(_DTYPES)}"
-                    )
                 if one.deleted:
                     one.data, one.deleted = [], False
                 one.adds.append(effect)
+    for path, one in folded.items():
+        if one.adds:
+            try:
+                one.sum = Sum(one.adds)
+            except ValueError as error:
+                raise EffectRefused(f"{path}: {error}") from None
     return folded
 
 
@@ -169,7 +170,7 @@ def _size(one: _Folded) -> int:
     return (
         sum(map(len, one.data or []))
         + sum(map(len, one.tail))
-        + sum(len(_view(add.delta)) for add in one.adds)
+        + (sum(end - start for start, end in one.sum.ranges(FILE_BYTES_MAX)) if one.sum else 0)
     )
 
 
@@ -262,11 +263,11 @@ class _Planner:
             keep, size = 0, 0
             size = self._lay(inode, one.data, size, extents)
         size = self._lay(inode, one.tail, size, extents)
-        for add in one.adds:
-            kept = one.data is None and not one.tail
-            if not kept:
+        if one.sum is not None:
+            if one.data is not None or one.tail:
                 raise EffectRefused(f"{path}: add and put of one path in one run; choose one")
-            size = max(size, self._add(path, inode, file, add, extents))
+            size = max(size, one.sum.size_bytes)
+            self._add(path, inode, file, one.sum, size, extents)
         if size > FILE_BYTES_MAX:
             raise EffectRefused(f"{path}: larger than a file can be", Reason.TOO_LARGE)
         self._check_room(path, size - before)
@@ -301,31 +302,31 @@ class _Planner:
         path: str,
         inode: int,
         file: Attributes | None,
-        add: Add,
+        added: Sum,
+        size: int,
         extents: list[record.Extent],
-    ) -> int:
-        code = _DTYPES[add.dtype]
-        delta = array(code)
-        if len(_view(add.delta)) % delta.itemsize:
-            raise EffectRefused(f"{path}: add: the delta is no whole number of {add.dtype}")
-        delta.frombytes(_view(add.delta))
-        start, length = add.index * delta.itemsize, len(delta) * delta.itemsize
-        for offset, size, _, _ in extents:
-            if offset < start + length and start < offset + size:
-                raise EffectRefused(f"{path}: two adds in one run overlap; add them up before")
-        values = array(code)
-        old = self._store.read(inode, file, None, start, length) if file is not None else b""
-        values.frombytes(bytes(old).ljust(length, b"\0")[:length])
-        if sys.byteorder == "big":
-            values.byteswap()
-            delta.byteswap()
+    ) -> None:
+        """Write the pages again that additions touch, of a file that then has `size` bytes."""
+        ranges = added.ranges(size)
+        before = file.size if file is not None else 0
+        there = [(start, min(end, before)) for start, end in ranges if start < before]
+        held = b""
+        if file is not None and there:
+            held = self._store.read_ranges(inode, file, None, there)
+        # What lies behind the end counts as zeros: only the last of the ranges that are there can be cut off by it.
+        held = held.ljust(sum(end - start for start, end in ranges), b"\0")
         try:
-            total = array(code, (a + b for a, b in zip(values, delta, strict=True)))
-        except OverflowError:
-            raise EffectRefused(f"{path}: add: out of the range of {add.dtype}") from None
-        if sys.byteorder == "big":
-            total.byteswap()
-        return self._lay(inode, [_view(total.tobytes())], start, extents)
+            total = memoryview(added.applied(ranges, held))
+        except OverflowError as error:
+            raise EffectRefused(f"{path}: {error}") from None
+        for start, end, parts in windows(ranges, PAYLOAD_BYTES_MAX):
+            if self.inline:
+                place, at = record.SELF, self._payload_bytes
+                self.payload.append(total[start:end])
+                self._payload_bytes += end - start
+            else:
+                ((_, _, place, at),) = self._store.stage(inode, 0, total[start:end])
+            extents.extend((offset, length, place, at + done) for offset, length, done in parts)
 
     def _directory(
         self, path: str, names: list[bytes], *, make: bool

@@ -142,6 +142,10 @@ class Loading:
                 raise LoadFailed(
                     f'{binding.name}: sandbox = "inproc" is for directories an administrator listed'
                 )
+            if binding.gang > self._engine.options.gang_max:
+                raise LoadFailed(
+                    f"{binding.name}: gang = {binding.gang}, and this node has {self._engine.options.gang_max} workers at most"
+                )
             there = self._engine.options.cuda_devices() if binding.gpus else 0
             if binding.gpus > there:
                 raise LoadFailed(

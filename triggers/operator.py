@@ -39,6 +39,9 @@ _POSITION = re.compile(r"([0-9]{1,19})\.([0-9]{1,9})")
 
 AS_WAS = "--as-was "
 
+RUNNING_PATHS_MAX = 4
+"""Shown of what a run is about; a batch may be of thousands."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -256,8 +259,14 @@ class Operator:
             )
         return {
             "running": [
-                {"run": run_id, "binding": one.follower.text}
+                {
+                    "run": run_id,
+                    "binding": one.follower.text,
+                    "base": engine.base_path(one.follower.base, engine.store.now()),
+                    "paths": [event.path for event in one.run.events[:RUNNING_PATHS_MAX]],
+                }
                 for run_id, one in engine.running.items()
+                if only in (None, one.follower.base)
             ],
             "bases": bases,
         }

@@ -34,6 +34,9 @@ class Options(NamedTuple):
     cuda_devices: Callable[[], int] = lambda: 0
     """How many there are on this node, now."""
 
+    gang_max: int = 256
+    """Workers that one event may have here."""
+
     node: str = ""
     shard: int = 0
     """The one whose commits the engine follows."""

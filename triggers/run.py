@@ -34,6 +34,7 @@ __all__ = [
     "LogLine",
     "Put",
     "PutIf",
+    "Rank",
     "Run",
     "Runner",
     "Script",
@@ -134,6 +135,18 @@ class Event(msgspec.Struct, frozen=True):
     """The run that wrote the version; "" if a program did."""
 
 
+class Rank(msgspec.Struct, frozen=True):
+    """One worker's place in a gang; without a gang it is the only one."""
+
+    number: int = 0
+    world_size: int = 1
+    rendezvous: str = ""
+    """"file://" and a path that does not exist yet, in a directory of the gang's; the same for all of a run, and of no other."""
+
+    port: int = 0
+    """Of the loopback, free for the gang's first to listen at."""
+
+
 class Run(msgspec.Struct, frozen=True):
     """One attempt, complete: a worker needs nothing else but the cut."""
 
@@ -165,6 +178,12 @@ class Run(msgspec.Struct, frozen=True):
 
     cut_directory: str | None = None
     """The base as of the cut, as an absolute path on a mount, read-only; None where there is no mount."""
+
+    gang: int = 1
+    """Workers that are to run it together."""
+
+    rank: Rank = Rank()
+    """What the worker that this is handed to is among them."""
 
 
 # --- what a run reads -------------------------------------------------------------------------------------------------
@@ -230,6 +249,16 @@ class Cut(Protocol):
         """The content of one version of a name, as `history` tells them; None if there is none up to the cut."""
         ...
 
+    def pull(
+        self, path: str, indices: Buffer, item_bytes: int, *, latest: bool = False
+    ) -> Content | None:
+        """As `get`, of the numbers at indices (int64) only, `item_bytes` each, joined; zeros behind the end of the file.
+
+        Raises:
+            IsADirectoryError: it is one.
+        """
+        ...
+
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """What is there; None where nothing is."""
         ...
@@ -283,7 +312,7 @@ class PutIf(msgspec.Struct, frozen=True, tag=True):
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
-    """Add to a vector in a file, element-wise from `index` on: commutative, so nobody loses an update.
+    """Add to numbers in a file, from `index` on or each at its own of `indices`: commutative, so nobody loses an update.
 
     `delta` holds numbers of `dtype` (float32, float64, int32, int64; little endian); a shorter file counts as zeros.
     """
@@ -292,6 +321,8 @@ class Add(msgspec.Struct, frozen=True, tag=True):
     index: int
     delta: Buffer
     dtype: str = "float32"
+    indices: Buffer = b""
+    """As many int64, little endian, as there are numbers; an index may come again. Empty: `index` counts."""
 
 
 Effect: TypeAlias = Put | Delete | Append | PutIf | Add

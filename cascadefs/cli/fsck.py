@@ -1,5 +1,8 @@
 """``fsck`` and ``repair``: say what is wrong with a data directory, and mend what can be mended.
 
+A node's directory is looked at shard by shard. It is not mended here: the node does that when it runs, with what the
+other members have.
+
 Exit status, as fsck(8) numbers it: 0 nothing is wrong, 1 mended, 2 damage is left, 8 it could not be looked at.
 """
 
@@ -22,11 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 CLEAN, MENDED, DAMAGED, NOT_LOOKED_AT = 0, 1, 2, 8
+_VERDICTS = {CLEAN: "clean", MENDED: "mended", DAMAGED: "damaged"}
+_MENDS_ITSELF = "a node mends itself while it runs, with what the other members have: start it"
 
 DataDirectory = Annotated[
     Path,
     typer.Argument(
-        metavar="DIR", help="The data directory, or a mountpoint of it.", show_default=False
+        metavar="DIR",
+        help="The data directory, or a mountpoint of it; or a node's directory.",
+        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")]
@@ -45,12 +52,14 @@ def fsck(directory: DataDirectory, as_json: AsJson = False) -> None:
     """
     data = _data_directory(directory)
     in_use = _in_use(data)
-    found, index_ended = _inspected(data, in_use=in_use)
-    if index_ended is not None:
-        found.index_is_damaged = True
-        found.add("index", f"reading it ended the process ({index_ended})")
+    replicas = _replicas(data)
+    if replicas:
+        sys.exit(_say_replicas(data, replicas, as_json=as_json, in_use=in_use))
+    found = _inspected(data, None, in_use=in_use)
     status = DAMAGED if found.damage_count else CLEAN
     _say(data, found, status, as_json=as_json, in_use=in_use)
+    if status == DAMAGED and not as_json:
+        typer.echo(f"what can be mended without a copy, is by: cascadefs repair {data}")
     sys.exit(status)
 
 
@@ -76,13 +85,14 @@ def repair(
     from storage.superblock import DirectoryLock
 
     data = _data_directory(directory)
+    if _replicas(data):
+        raise _Unlookable(f"{data}: is a node's directory, and {_MENDS_ITSELF}")
     try:
         lock = DirectoryLock(data)
     except Unusable as error:
         raise _Unlookable(str(error)) from error
     try:
-        found, index_ended = _inspected(data, in_use=False)
-        found.index_is_damaged |= index_ended is not None
+        found = _inspected(data, None, in_use=False)
         done: list[str] = []
         left = found
         if found.damage_count or found.remarks or found.index_is_damaged:
@@ -131,6 +141,11 @@ def _data_directory(path: Path) -> Path:
     return resolved
 
 
+def _replicas(data: Path) -> dict[int, Path]:
+    """The directories of the shards that a node keeps here; none if this is no node's directory."""
+    return {int(place.name): place for place in sorted(data.glob("shards/[0-9]*"))}
+
+
 def _in_use(data: Path) -> bool:
     from storage.errors import Unusable
     from storage.superblock import DirectoryLock
@@ -148,8 +163,8 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _inspected(data: Path, *, in_use: bool) -> tuple[Inspection, str | None]:
-    """What is found; and by what signal reading the index ended a process, if it did.
+def _inspected(data: Path, shard: int | None, *, in_use: bool) -> Inspection:
+    """What is found in a data directory, or that of a shard's replica.
 
     LMDB ends the process on some kinds of damage. So a child tries first whether the index can be read to its end.
     """
@@ -163,7 +178,12 @@ def _inspected(data: Path, *, in_use: bool) -> tuple[Inspection, str | None]:
     try:
         with _Bar("reading") as bar:
             found = inspect(
-                RealDisk(data), index, boot_id=_boot_id(), in_use=in_use, progress=bar.update
+                RealDisk(data),
+                index,
+                boot_id=_boot_id(),
+                shard=shard,
+                in_use=in_use,
+                progress=bar.update,
             )
     except Unusable as error:
         raise _Unlookable(str(error)) from error
@@ -171,7 +191,10 @@ def _inspected(data: Path, *, in_use: bool) -> tuple[Inspection, str | None]:
         raise _Unlookable(
             f"{error.filename or data}: {error.strerror or error}; fsck has to read all of it"
         ) from error
-    return found, ended
+    if ended is not None:
+        found.index_is_damaged = True
+        found.add("index", f"reading it ended the process ({ended})")
+    return found
 
 
 def _ends_a_reader(data: Path) -> str | None:
@@ -219,7 +242,7 @@ def _say(
     done: list[str] | None = None,
     in_use: bool = False,
 ) -> None:
-    verdict = {CLEAN: "clean", MENDED: "mended", DAMAGED: "damaged"}[status]
+    verdict = _VERDICTS[status]
     if as_json:
         typer.echo(json.dumps(_as_json(data, found, verdict, done, in_use=in_use), indent=2))
         return
@@ -237,8 +260,29 @@ def _say(
         f"{data}: {verdict}; {found.records:,} records, {found.payload_bytes:,} bytes of payload and "
         f"{found.index_rows:,} rows of the index are right{'; it is in use' if in_use else ''}"
     )
-    if status == DAMAGED and done is None:
-        typer.echo(f"what can be mended without a copy, is by: cascadefs repair {data}")
+
+
+def _say_replicas(data: Path, replicas: dict[int, Path], *, as_json: bool, in_use: bool) -> int:
+    """Look at a node's shards, one after another, and say it; the exit status."""
+    status = CLEAN
+    shards = []
+    for shard, place in replicas.items():
+        found = _inspected(place, shard, in_use=in_use)
+        of_this = DAMAGED if found.damage_count else CLEAN
+        status = max(status, of_this)
+        if as_json:
+            shards.append(_as_json(place, found, _VERDICTS[of_this], None, in_use=in_use))
+        else:
+            _say(place, found, of_this, as_json=False, in_use=in_use)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"directory": str(data), "verdict": _VERDICTS[status], "shards": shards}, indent=2
+            )
+        )
+    elif status == DAMAGED:
+        typer.echo(f"{data}: {_MENDS_ITSELF}, and look at `cascadefs cluster status`")
+    return status
 
 
 def _as_json(

@@ -33,12 +33,13 @@ from triggers.run import (
 )
 from triggers.runner.inproc import InprocRunner
 from triggers.testing import ManualClock
+from triggers.vector import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from triggers.run import Done
+    from triggers.run import Buffer, Done
 
 __all__ = ["Line", "rehearse"]
 
@@ -75,6 +76,22 @@ class MountCut:
         """See `triggers.run.Cut`."""
         found = self._content(path, f"@v{number}")
         return found if found is not None and found.timestamp <= self._timestamp else None
+
+    def pull(
+        self, path: str, indices: Buffer, item_bytes: int, *, latest: bool = False
+    ) -> Content | None:
+        """See `triggers.run.Cut`."""
+        content = self.get(path, latest=latest)
+        if content is None:
+            return None
+        data = content.parts[0]
+
+        def read(ranges: Sequence[tuple[int, int]]) -> bytes:
+            return b"".join(data[start:end] for start, end in ranges)
+
+        numbers = gathered(indices, item_bytes, content.size, read)
+        content.parts = [memoryview(numbers)]
+        return content
 
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """See `triggers.run.Cut`."""

@@ -46,7 +46,7 @@ def connect(where: str | Path) -> Client:
     clock = _SystemClock()
     path = Path(where).absolute()
     remote = elsewhere(path, clock) if path.suffix == ".toml" else nearby(path)
-    return Client(Embedded(path, clock) if remote is None else remote, clock)
+    return Client(Embedded(path, clock) if remote is None else remote, clock, str(path))
 
 
 async def connect_trio(where: str | Path) -> TrioClient:

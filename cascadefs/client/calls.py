@@ -20,8 +20,11 @@ __all__ = [
     "Delete",
     "Failed",
     "Get",
+    "GetEach",
     "Got",
+    "GotEach",
     "Instant",
+    "Known",
     "List",
     "Listed",
     "Match",
@@ -37,6 +40,7 @@ __all__ = [
     "VersionsFound",
     "Watch",
     "Watched",
+    "Why",
     "Write",
     "WriteEach",
     "Written",
@@ -48,6 +52,9 @@ __all__ = [
 
 
 Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+GETS_MAX = 64
+"""Of one `GetEach`: a look-up takes some 50 us, and the store is held for all of them."""
 
 Requester: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 """Below 2**64, as all numbers of msgpack. What does not fit a row must not come into the log."""
@@ -174,7 +181,34 @@ class Scan(msgspec.Struct, frozen=True, array_like=True, tag=9):
     limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100_000
 
 
-Call: TypeAlias = Get | Write | WriteEach | List | Match | Versions | Watch | Instant | Stat | Scan
+class GetEach(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Bytes of several files, or of several places of one; each on its own, found or not whatever becomes of the others."""
+
+    gets: Annotated[list[Get], msgspec.Meta(min_length=1, max_length=GETS_MAX)]
+
+
+class Why(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Which run made a file: its newest version, the `version`-th, or the one at a timestamp `at`."""
+
+    path: str
+    version: int | None = None
+    at: int | None = None
+
+
+Call: TypeAlias = (
+    Why
+    | Get
+    | GetEach
+    | Write
+    | WriteEach
+    | List
+    | Match
+    | Versions
+    | Watch
+    | Instant
+    | Stat
+    | Scan
+)
 
 
 class Got(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -242,8 +276,23 @@ class Scanned(msgspec.Struct, frozen=True, array_like=True, tag=9):
     more: bool
 
 
+class GotEach(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Of `GetEach`: of each of the first ones, at least of one, what it is and how many buffers it has; ask again for the rest."""
+
+    results: list[tuple[Got | Failed, int]]
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Of `Why`: which version it is, and the run as JSON (TRIGGERS 10); empty if a program wrote it."""
+
+    version: Version
+    run: bytes
+
+
 Answer: TypeAlias = (
     Got
+    | Known
+    | GotEach
     | Written
     | Listed
     | Matched

@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import itertools
+import json
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -106,11 +108,23 @@ class Batch:
 
 
 class Client:
-    """See the module. For any threads; each call is answered before the next begins. A context manager: it ends with `close`."""
+    """See the module. For any threads. A context manager: it ends with `close`.
 
-    def __init__(self, executor: Executor, clock: Clock) -> None:
+    Processes may have it, too: sent to one (pickled) it connects anew there, and so does a child of fork(2) that goes on using it.
+    """
+
+    def __init__(self, executor: Executor, clock: Clock, where: str | None = None) -> None:
+        """`where`: what `cascadefs.connect` takes to connect in another process, for one that gets this client sent."""
         self._executor = executor
         self._clock = clock
+        self._where = where
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._where is None:
+            raise TypeError("only a client that cascadefs.connect made can be sent elsewhere")
+        import cascadefs
+
+        return cascadefs.connect, (self._where,)
 
     def get(
         self,
@@ -155,6 +169,60 @@ class Client:
             want = None if want is None else want - got
             if got < size or want == 0 or offset >= first.size:
                 return Content(first, memoryview(data[0]) if len(data) == 1 else b"".join(data))
+
+    def get_many(self, paths: Sequence[str], *, at: Instant | None = None) -> Sequence[bytes]:
+        """As `get` of each file, many with one question; without `at` not necessarily of one instant.
+
+        Raises:
+            OSError: as `get`, of the first file that cannot be read.
+        """
+        timestamp = self._timestamp(at)
+        contents: list[bytes] = []
+        for found in self.get_each([calls.Get(path, None, timestamp) for path in paths]):
+            if isinstance(found, OSError):
+                raise found
+            contents.append(found)
+        return contents
+
+    def get_each(self, gets: Sequence[calls.Get]) -> Iterator[bytes | OSError]:
+        """What each `Get` would be answered, or why it cannot be; many with one question."""
+        position = 0
+        while position < len(gets):
+            call = calls.GetEach(list(gets[position : position + calls.GETS_MAX]))
+            answer, buffers = self._execute(call)
+            assert isinstance(answer, calls.GotEach)
+            rest = iter(buffers)
+            for result, count in answer.results:
+                data = b"".join(itertools.islice(rest, count))
+                yield self._whole(gets[position], result, data)
+                position += 1
+
+    def span(
+        self, path: str, version: int | None, at: Instant | None, start: int, end: int | None
+    ) -> calls.Get:
+        """What `get_each` takes: of a version of a file, or of what it was at an instant, the bytes from `start` to before `end`."""
+        length = None if end is None else max(end - start, 0)
+        return calls.Get(path, version, self._timestamp(at), start, length)
+
+    def _whole(
+        self, get: calls.Get, result: calls.Got | calls.Failed, data: bytes
+    ) -> bytes | OSError:
+        """An answer that one question among many had; with what did not fit in, or is on another node."""
+        if isinstance(result, calls.Failed):
+            if result.errno != errno.EREMOTE:
+                return _error(result)
+            version, size = get.version, None
+        else:
+            version, size = result.version.number, result.version.size
+        offset = get.offset + len(data)
+        length = None if get.length is None else get.length - len(data)
+        if length == 0 or (size is not None and offset >= size):
+            return data
+        at = get.at if size is None else None
+        try:
+            return data + self.get(get.path, version=version, at=at, offset=offset, length=length)
+        except OSError as error:
+            return error
 
     def put(
         self,
@@ -405,11 +473,23 @@ class Client:
                 time.sleep(WATCH_SECONDS)
             token = following
 
-    def look(self, pattern: str, after: str) -> tuple[Sequence[Change], str]:
-        """What has changed behind a token, as far as is known already, and the token to go on from."""
-        answer, _ = self._execute(calls.Watch(pattern, after))
+    def look(self, pattern: str, after: str, *, limit: int = 1000) -> tuple[Sequence[Change], str]:
+        """What has changed behind a token, as far as is known already, and the token to go on from; `limit` at a time."""
+        answer, _ = self._execute(calls.Watch(pattern, after, limit))
         assert isinstance(answer, calls.Watched)
         return answer.changes, answer.token
+
+    def why(
+        self, path: str, *, version: int | None = None, at: Instant | None = None
+    ) -> tuple[Version, dict[str, Any] | None]:
+        """A version, and the run of a script that made it (TRIGGERS 10); None if a program did.
+
+        Raises:
+            FileNotFoundError: there is or was none.
+        """
+        answer, _ = self._execute(calls.Why(path, version, self._timestamp(at)))
+        assert isinstance(answer, calls.Known)
+        return answer.version, json.loads(answer.run) if answer.run else None
 
     def close(self) -> None:
         """Let go of the store."""

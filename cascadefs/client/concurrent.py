@@ -60,6 +60,10 @@ class TrioClient:
             partial(self._client.read, path, version=version, at=at, offset=offset, length=length)
         )
 
+    async def get_many(self, paths: Sequence[str], *, at: Instant | None = None) -> Sequence[bytes]:
+        """See `Client.get_many`."""
+        return await self._run(partial(self._client.get_many, paths, at=at))
+
     async def put(
         self,
         path: str,

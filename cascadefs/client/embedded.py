@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -36,6 +37,8 @@ class Embedded:
             Unusable: a mount or another program has it open, or it is damaged.
             OSError: the disk refused.
         """
+        self._process = os.getpid()
+        self._directory = directory
         who = Identity(os.getuid(), os.getgid(), tuple(os.getgroups()))
         self._lock = threading.Lock()
         self._store = LocalStore.open(
@@ -51,7 +54,17 @@ class Embedded:
     def execute(
         self, call: calls.Call, buffers: Sequence[Buffer]
     ) -> tuple[calls.Answer, Sequence[Buffer]]:
-        """See `client.Executor`."""
+        """See `client.Executor`.
+
+        Raises:
+            OSError: EBUSY in a child of fork(2): the parent has it open, and a store has room for one.
+        """
+        if self._process != os.getpid():
+            raise OSError(
+                errno.EBUSY,
+                f"{self._directory}: is open in process {self._process}, which this one was forked of: "
+                "mount it (cascadefs mount), and any number of processes can connect to the mount",
+            )
         with self._lock:
             answer = self._operations.execute(call, buffers)
             if isinstance(call, calls.Write | calls.WriteEach) and call.durable:
@@ -60,5 +73,7 @@ class Embedded:
 
     def close(self) -> None:
         """Everything to the disk."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             self._store.close()

@@ -12,7 +12,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from cascadefs.client import calls
-from cascadefs.client.reading import Reading
+from cascadefs.client.reading import BYTES_MAX, Reading
 from cascadefs.client.watching import Watching
 from cascadefs.client.writing import Writing
 from cascadefs.errnos import ERRNO, errno_of
@@ -68,6 +68,22 @@ class Operations:
             results.append(answer)
         return calls.WrittenEach(results)
 
+    def _get_each(self, call: calls.GetEach) -> tuple[calls.Answer, Sequence[Buffer]]:
+        """As many as one answer holds, and one in any case."""
+        results: list[tuple[calls.Got | calls.Failed, int]] = []
+        buffers: list[Buffer] = []
+        room = BYTES_MAX
+        for one in call.gets:
+            answer, found = self.execute(one, ())
+            assert isinstance(answer, calls.Got | calls.Failed)
+            size = sum(len(buffer) for buffer in found)
+            if results and size > room:
+                break
+            room -= size
+            results.append((answer, len(found)))
+            buffers.extend(found)
+        return calls.GotEach(results), buffers
+
     def begin(
         self,
         call: calls.Write,
@@ -93,6 +109,8 @@ class Operations:
         match call:
             case calls.Get():
                 return self._reading.get(call)
+            case calls.GetEach():
+                return self._get_each(call)
             case calls.Write():
                 return self._writing.write(call, list(buffers)), ()
             case calls.WriteEach():
@@ -109,6 +127,8 @@ class Operations:
                 return self._reading.scan(call), ()
             case calls.Watch():
                 return self._watching.watch(call), ()
+            case calls.Why():
+                return self._reading.why(call), ()
             case calls.Instant():
                 return calls.Now(self._store.now()), ()
 

@@ -14,6 +14,7 @@ from storage.attributes import is_directory
 from storage.errors import Reason, Refused
 from storage.mvcc import TIMESTAMP_MAX
 from storage.namespace import ROOT
+from triggers import provenance
 from triggers.access import READ, SEARCH, may
 from triggers.cut import StoreCut, parts_of
 from triggers.effects import CONTROL
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from triggers.access import Identity
     from triggers.run import Buffer, Content
 
-__all__ = ["Reading", "there"]
+__all__ = ["BYTES_MAX", "Reading", "there"]
 
 BYTES_MAX = 16 * 1024 * 1024
 """That one `Get` is answered: they fit a message."""
@@ -70,9 +71,26 @@ class Reading:
 
     def get(self, call: calls.Get) -> tuple[calls.Answer, Sequence[Buffer]]:
         """Bytes of a version."""
-        content: Content | None
         length = BYTES_MAX if call.length is None else min(call.length, BYTES_MAX)
-        span = call.offset, call.offset + length
+        content = self._content(call, (call.offset, call.offset + length))
+        version = Version(content.path, content.version, content.timestamp, content.size)
+        return calls.Got(version), content.parts
+
+    def why(self, call: calls.Why) -> calls.Known:
+        """Which run made a version, told to whoever may read it."""
+        content = self._content(call, (0, 0))
+        version = Version(content.path, content.version, content.timestamp, content.size)
+        kept = self._store.provenance_of(content.identity[0], content.timestamp)
+        run = b"" if kept is None else provenance.as_json(provenance.decode(kept))
+        return calls.Known(version, run)
+
+    def _content(self, call: calls.Get | calls.Why, span: tuple[int, int]) -> Content:
+        """The version that a call means.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        content: Content | None
         if call.version is not None:
             content = self._version(call.path, call.version, call.at, span)
         elif call.at is not None:
@@ -82,8 +100,7 @@ class Reading:
             content = self.cut(0, span).get(call.path, latest=True)
         if content is None:
             raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such file or version")
-        version = Version(content.path, content.version, content.timestamp, content.size)
-        return calls.Got(version), content.parts
+        return content
 
     def _version(
         self, path: str, number: int, at: int | None, span: tuple[int, int]
@@ -229,5 +246,5 @@ def _entry(name: str, binding: Binding | None, row: Attributes) -> Entry:
     return Entry(name, directory, row.mode & 0o7777, number, row.content_timestamp, row.size)
 
 
-def _spelled(call: calls.Get | calls.Stat) -> str:
+def _spelled(call: calls.Get | calls.Stat | calls.Why) -> str:
     return call.path if call.version is None else f"{call.path}@v{call.version}"

@@ -2,7 +2,7 @@
 
 A thread of its own holds one connection. When that breaks, the next address is dialled and all that was not answered is
 asked again: questions can be, and writes are numbered, so that one that was done is answered and not repeated. Whoever
-waits sees a pause.
+waits sees a pause. A child of fork(2) has a connection of its own.
 
 Nobody is asked anything before it has named an instant that is final: a node that can do that has all that was committed before, and so
 is not behind what another has answered us already. Where no node can, one without its leader answers questions, as of what it has, and
@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import os
 import queue
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -89,10 +92,20 @@ class Remote:
         """
         self._transport = transport
         self._addresses = deque(addresses)
-        self._client = random.getrandbits(63) + 1
+        self._random = random
         self._patience_s = patience_s
+        self._begin()
+        _remotes.add(self)
+
+    def _begin(self) -> None:
+        """Be a client of its own, connected with nobody; also after a fork(2), in the child.
+
+        The parent's connection stays the parent's: its thread is not here, and two must not talk into one socket. Locks of
+        threads that are not here would stay taken for ever.
+        """
+        self._client = self._random.getrandbits(63) + 1
         self._numbers = 0
-        self._requests = 0
+        self._requests = itertools.count(1)
         self._open: dict[int, _Question] = {}
         self._connection: Connection | None = None
         self._is_current = False  # The node we are connected with has named a final instant.
@@ -100,6 +113,7 @@ class Remote:
         self._stop: trio.CancelScope | None = None
         self._started = threading.Event()
         self._writing = threading.Lock()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     # --- whoever asks ----------------------------------------------------------------------------------------------
@@ -119,13 +133,15 @@ class Remote:
             return self._ask(numbered, buffers)
 
     def _ask(self, call: calls.Call, buffers: Sequence[Buffer]) -> _Result:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="cascadefs link", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="cascadefs link", daemon=True
+                )
+                self._thread.start()
         self._started.wait()
         assert self._token is not None
-        self._requests += 1
-        request = self._requests
+        request = next(self._requests)
         asked = wire.Call(request, "call", msgspec.Raw(calls.encode(call)))
         question = _Question(
             wire.encode(asked, buffers), isinstance(call, calls.Write | calls.WriteEach)
@@ -294,6 +310,17 @@ class Remote:
         for question in waiting.values():
             question.answer.put(error)
 
+
+_remotes: weakref.WeakSet[Remote] = weakref.WeakSet()
+"""All of this process, which a child of fork(2) must begin anew."""
+
+
+def _begin_all() -> None:
+    for remote in list(_remotes):
+        remote._begin()
+
+
+os.register_at_fork(after_in_child=_begin_all)
 
 _INSTANT = wire.encode(wire.Call(0, "call", msgspec.Raw(calls.encode(calls.Instant()))))
 

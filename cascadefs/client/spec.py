@@ -1,12 +1,16 @@
 """fsspec: `cascade://POOL/path`, so that pandas, pyarrow, DuckDB, Polars, zarr, xarray and Dask read and write the store.
 
     pandas.read_csv("cascade://lab/runs/7.csv@v12")
+    pandas.read_csv("cascade://lab/runs/7.csv?at=2026-11-21T10:00")
     xarray.open_zarr("cascade://lab/field.zarr", storage_options={"at": "2026-11-21T10:00"})
 
 POOL names a store: by the storage option `where` (see `cascadefs.connect`), else by a line ``NAME = "WHERE"`` in pools.toml of
 the user's configuration (``$XDG_CONFIG_HOME/cascadefs``). Names with "@" mean the past as they do on a mount, and the option
-`at`, also as ``?at=`` behind a URL, makes all that is read what it was at one instant. A file that is being read stays the
-version it was when it was opened, whatever is written meanwhile. What is written becomes a version when it is closed.
+`at` makes all that is read what it was at one instant; so does ``?at=`` behind a path, which is ``lab/.@t=INSTANT/...`` otherwise spelled.
+An instant like "-10m" is one before each request, as on a mount; who wants a pin names one (`client(path).now()`). A file that is being read stays the
+version it was when it was opened, whatever is written meanwhile, also when it is sent to another process. What is written becomes a version when it is closed.
+
+A file system can be sent to other processes, and goes on in children of fork(2): each has a connection of its own.
 
 Sources: fsspec, "Developing with fsspec"; SEMANTICS 2, 13.
 """
@@ -16,6 +20,7 @@ from __future__ import annotations
 import datetime
 import errno
 import os
+import threading
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +33,7 @@ from cascadefs import vpath
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cascadefs.client import Client, Entry, Version
+    from cascadefs.client import Client, Entry, Version, calls
     from cascadefs.client.client import Instant
 
 __all__ = ["CascadeFileSystem"]
@@ -62,43 +67,41 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
         super().__init__(**options)
         self._where = where
         self._at = at
-        self._clients: dict[tuple[int, str], Client] = {}
+        self._connecting = threading.Lock()
+        self._clients: dict[str, Client] = {}
 
     @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        path = str(super()._strip_protocol(path))
-        return path.partition("?")[0].strip("/")
-
-    @staticmethod
-    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
-        _, _, query = str(path).partition("?")
-        return {
-            key: value
-            for key, _, value in (one.partition("=") for one in query.split("&"))
-            if key == "at"
-        }
+    def _strip_protocol(cls, path: Any) -> Any:
+        if isinstance(path, list):
+            return [cls._strip_protocol(one) for one in path]
+        path = str(super()._strip_protocol(path)).strip("/")
+        # In the path, not in the options: so one file system reads any instants, and names that it gives back keep theirs.
+        plain, asked, instant = path.rpartition("?at=")
+        if not asked:
+            return path
+        pool, _, rest = plain.strip("/").partition("/")
+        return f"{pool}/.@t={instant}/{rest}".rstrip("/")
 
     # --- where -------------------------------------------------------------------------------------------------------
 
     def client(self, path: str = "") -> Client:
-        """The store of a path's pool. A child of fork(2) connects anew."""
+        """The store of a path's pool."""
         where = self._where or _pools().get(path.partition("/")[0])
         if where is None:
             raise FileNotFoundError(
                 errno.ENOENT,
                 f"no pool {path.partition('/')[0]!r}: name it in {_configuration()}, or give the storage option where=",
             )
-        key = (os.getpid(), where)
-        if key not in self._clients:
-            self._clients[key] = cascadefs.connect(where)
-        return self._clients[key]
+        with self._connecting:
+            if where not in self._clients:
+                self._clients[where] = cascadefs.connect(where)
+            return self._clients[where]
 
     def close(self) -> None:
         """Hang up; the next call connects again."""
         clients, self._clients = self._clients, {}
-        for (process, _), client in clients.items():
-            if process == os.getpid():
-                client.close()
+        for client in clients.values():
+            client.close()
 
     def _resolve(self, path: str) -> _Place:
         """Read the names with "@" in a path, as a mount would: a name that is there as it stands is just a name."""
@@ -188,6 +191,90 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
             offset=start or 0,
             length=None if end is None else max(end - (start or 0), 0),
         )
+
+    def cat_ranges(
+        self,
+        paths: list[str],
+        starts: Any,
+        ends: Any,
+        max_gap: int | None = None,
+        on_error: str = "return",
+        **options: Any,
+    ) -> list[Any]:
+        """See fsspec; many ranges with one request."""
+        starts = starts if isinstance(starts, list) else [starts] * len(paths)
+        ends = ends if isinstance(ends, list) else [ends] * len(paths)
+        if not len(paths) == len(starts) == len(ends):
+            raise ValueError(f"{len(paths)} paths, {len(starts)} starts, {len(ends)} ends")
+        found: list[Any] = []
+        gets: dict[Client, list[tuple[int, calls.Get]]] = {}
+        places: dict[str, _Place | OSError] = {}
+        for number, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True)):
+            found.append(None)
+            path = self._strip_protocol(path)
+            place = places[path] = places.get(path) or self._place_or_why(path)
+            if isinstance(place, OSError):
+                found[number] = place
+            elif (start or 0) < 0 or (end or 0) < 0:
+                found[number] = self._cat_or_why(path, start, end)
+            else:
+                client = self.client(path)
+                get = client.span(place.path, place.version, place.at, start or 0, end)
+                gets.setdefault(client, []).append((number, get))
+        for client, asked in gets.items():
+            answers = client.get_each([get for _, get in asked])
+            for (number, _), answer in zip(asked, answers, strict=True):
+                found[number] = answer
+        for one in found:
+            if isinstance(one, OSError) and on_error == "raise":
+                raise one
+        return found
+
+    def cat(
+        self,
+        path: str | list[str],
+        recursive: bool = False,
+        on_error: str = "raise",
+        **options: Any,
+    ) -> Any:
+        """See fsspec; many files with one request."""
+        paths = self.expand_path(path, recursive=recursive)
+        if isinstance(path, str) and paths == [self._strip_protocol(path)]:
+            return self.cat_file(paths[0], **options)
+        found = dict(zip(paths, self.cat_ranges(paths, None, None, on_error="return"), strict=True))
+        for one in found.values():
+            if isinstance(one, OSError) and on_error == "raise":
+                raise one
+        return {
+            name: one
+            for name, one in found.items()
+            if on_error != "omit" or not isinstance(one, OSError)
+        }
+
+    def _place_or_why(self, path: str) -> _Place | OSError:
+        try:
+            return self._resolve(path)
+        except OSError as error:
+            return error
+
+    def _cat_or_why(self, path: str, start: int | None, end: int | None) -> bytes | OSError:
+        try:
+            return self.cat_file(path, start, end)
+        except OSError as error:
+            return error
+
+    def du(
+        self,
+        path: str,
+        total: bool = True,
+        maxdepth: int | None = None,
+        withdirs: bool = False,
+        **options: Any,
+    ) -> Any:
+        """See fsspec; of history nothing (`cascadefs du --history`). A request for each directory, none for each file."""
+        found = self.find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **options)
+        sizes = {name: one["size"] for name, one in found.items()}
+        return sum(sizes.values()) if total else sizes
 
     def modified(self, path: str) -> datetime.datetime:
         """When the version was committed."""
@@ -295,6 +382,8 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
     ) -> None:
         path = fs._strip_protocol(path)
         self._place = fs._resolve(path)
+        if options.get("version"):
+            self._place = self._place._replace(version=options["version"], at=None)
         self._client = fs.client(path)
         self._parts: list[bytes] = []
         if mode == "rb":
@@ -302,8 +391,9 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
             entry = self._client.stat(place.path, version=place.version, at=place.at)
             if entry.is_directory:
                 raise IsADirectoryError(errno.EISDIR, f"{path}: is a directory")
-            # From here on it is this version, by its number: that does not change.
+            # From here on it is this version, by its number: that does not change. So it is for who gets this file sent.
             self._place = place._replace(version=entry.version or None, at=None)
+            options["version"] = self._place.version
             options["size"] = entry.size
         else:
             fs._writable(path)

@@ -33,12 +33,23 @@ class Draft:
 
     `size` is the file's size as seen now. Below `keep` (None: everywhere) the committed content shows where nothing
     dirty lies over it; from `keep` on it was truncated away. `since_ns` is when the first change came. `touched_ns`: the
-    mtime that somebody set; a write after that moves `mtime_ns` on.
+    mtime that somebody set; a write after that moves `mtime_ns` on. `behind`: the content commit, and its size, behind which
+    all that is dirty was appended (O_APPEND); None once anything was changed otherwise, or where nobody else makes contents.
     """
 
-    __slots__ = ("changed_ns", "dirty", "keep", "mtime_ns", "since_ns", "size", "touched_ns")
+    __slots__ = (
+        "behind",
+        "changed_ns",
+        "dirty",
+        "keep",
+        "mtime_ns",
+        "since_ns",
+        "size",
+        "touched_ns",
+    )
 
-    def __init__(self, size: int, now_ns: int) -> None:
+    def __init__(self, size: int, now_ns: int, behind: tuple[int, int] | None = None) -> None:
+        self.behind = behind
         self.size = size
         self.keep: int | None = None
         self.dirty = DirtyMap()
@@ -57,13 +68,23 @@ class Draft:
         kept = attributes.stored if self.keep is None else min(attributes.stored, self.keep)
         stat.blocks = max(kept, self.stored_bytes) + 511 >> 9
 
+    def follow(self, attributes: Attributes) -> None:
+        """What was appended goes behind the content there is now, whatever its size: the end is where O_APPEND writes."""
+        assert self.behind is not None
+        by = attributes.size - self.behind[1]
+        if by:
+            self.dirty.shift(by)
+            self.size += by
+        self.behind = attributes.content, attributes.size
+
     def rebase(self, before: int, after: int) -> None:
         """The committed content below was replaced: its size was `before` and is `after`."""
-        if self.keep is None:
+        if self.keep is None and self.behind is None:
             self.size = after if self.size == before else max(self.size, after)
 
     def truncate(self, size: int, now_ns: int) -> None:
         """Cut or extend (with a hole)."""
+        self.behind = None
         if size < self.size:
             self.dirty.cut(size)
             self.keep = size if self.keep is None else min(self.keep, size)
@@ -71,14 +92,25 @@ class Draft:
         self.mtime_ns = self.changed_ns = now_ns
 
     def write(
-        self, store: Store, inode: int, offset: int, data: bytes | memoryview, now_ns: int
+        self,
+        store: Store,
+        inode: int,
+        offset: int,
+        data: bytes | memoryview,
+        now_ns: int,
+        *,
+        appends: bool = False,
     ) -> None:
         """Lay bytes over the file, kept as a copy; large ones and too many are staged in the log.
+
+        `appends`: they are meant for wherever the end is, which is at `offset` now.
 
         Raises:
             OSError: the log could not take it; the draft is as before, or holds the bytes in memory.
         """
         length = len(data)
+        if not appends:
+            self.behind = None
         if length >= STAGE_BYTES_MIN:
             for extent in store.stage(inode, offset, data):
                 self.dirty.place(*extent)
@@ -96,6 +128,7 @@ class Draft:
 
     def share(self, chunk: int, pieces: list[tuple[int, int, int, int]], size: int) -> None:
         """Lay the pieces of another version's chunk over the file, without copying a byte; cut at its `size`."""
+        self.behind = None
         for start, length, address, offset in pieces:
             at = chunk * CHUNK_BYTES + start
             if at < size:

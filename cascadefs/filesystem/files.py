@@ -36,15 +36,23 @@ class OpenFile:
     `dirty`: it wrote, so the next close of one of its descriptors makes a version. `pending`: it only created or
     truncated by open(2), which becomes a version when the last descriptor is gone, or with the first write: a shell's
     ``> file`` closes a duplicate before it writes, and one redirection shall be one version. `lost`: it wrote on a
-    condition that is not met any more, so nothing it writes is kept. `pid` is the thread that opened it.
+    condition that is not met any more, so nothing it writes is kept. `pid` is the thread that opened it. `appends`: with
+    O_APPEND.
     """
 
-    __slots__ = ("dirty", "lost", "node", "pending", "pid", "synchronous", "writable")
+    __slots__ = ("appends", "dirty", "lost", "node", "pending", "pid", "synchronous", "writable")
 
     def __init__(
-        self, node: Live | Past, *, writable: bool, synchronous: bool, pid: int = 0
+        self,
+        node: Live | Past,
+        *,
+        writable: bool,
+        synchronous: bool,
+        pid: int = 0,
+        appends: bool = False,
     ) -> None:
         self.node = node
+        self.appends = appends
         self.pid = pid
         self.lost = False
         self.writable = writable
@@ -119,6 +127,7 @@ class Files:
         self._privileges = privileges
         self._conditionals = conditionals
         self._store = store
+        self._has_others = store.has_others
         self._clock = clock
         self._options = options
         self._handles = handles
@@ -204,8 +213,11 @@ class Files:
     def _open_live(self, live: Live, flags: int, caller: Caller) -> Opened:
         synchronous = bool(flags & os.O_DSYNC)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
+        appends = bool(flags & os.O_APPEND)
         handle = self._handle(
-            OpenFile(live, writable=writable, synchronous=synchronous, pid=caller.pid)
+            OpenFile(
+                live, writable=writable, synchronous=synchronous, pid=caller.pid, appends=appends
+            )
         )
         live.handles += 1
         return Opened(handle)
@@ -261,8 +273,22 @@ class Files:
             raise Refused(Reason.PRUNED)  # since it was opened: purged, or by a policy of a cluster
         return self._store.read(node.inode, node.attributes, node.timestamp, offset, length)
 
-    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
+    def write(
+        self,
+        handle: int,
+        offset: int,
+        data: bytes | memoryview,
+        *,
+        appends: bool | None = None,
+    ) -> int:
         """Write into the draft; visible at once to every process on the mount. `data` is not kept.
+
+        Args:
+            handle: an open file.
+            offset: where.
+            data: what.
+            appends: whether the kernel took `offset` for the end (O_APPEND), which on a cluster is where others have left
+                it. None if it does not say: as the handle was opened.
 
         Raises:
             OSError: the log could not take staged bytes (ENOSPC).
@@ -277,10 +303,15 @@ class Files:
         live = file.node
         if live.claim is not None or file.lost:
             self._inodes.check_claim(live, file)
+        end = None
+        if self._has_others and (file.appends if appends is None else appends):
+            end = self._others.end(live, offset, appends=appends)
+            offset = offset if end is None else end
         draft = live.draft or self._inodes.draft(live)
         if offset + len(data) > draft.size:
             self._inodes.check_room(live, offset + len(data))
-        draft.write(self._store, live.number, offset, data, self._clock.now_ns())
+        now_ns = self._clock.now_ns()
+        draft.write(self._store, live.number, offset, data, now_ns, appends=end is not None)
         file.dirty = True
         if len(draft.dirty) >= DRAFT_SPANS_MAX and live.claim is None:
             self._inodes.commit(live)

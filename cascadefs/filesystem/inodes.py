@@ -18,7 +18,7 @@ from storage.limits import RECORD_INODE_MAX
 from storage.namespace import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cascadefs.filesystem.claims import Claim
     from cascadefs.filesystem.files import OpenFile
@@ -53,6 +53,9 @@ class Inodes:
         self.versions_committed = 0
         self.unseen: set[int] = set()
         """Nodes that other mounts have changed since the kernel last asked for their attributes."""
+        self.ends_elsewhere: set[int] = set()
+        """Nodes whose end may be elsewhere than the kernel believes: it has not asked since others changed them."""
+        self._has_others = store.has_others
         self._unnamed: list[
             int
         ] = []  # made without a name, got none, and nobody has them open: to be dropped
@@ -108,6 +111,7 @@ class Inodes:
                     self._unnamed.append(node.number)
         self.nodes.drop(node)
         self.unseen.discard(node.number)
+        self.ends_elsewhere.discard(node.number)
 
     def referenced(self, live: Live) -> Stat:
         """The attributes, for a reply by which the kernel takes one more reference."""
@@ -160,6 +164,8 @@ class Inodes:
             live.draft.show(stat, attributes)
         if self.unseen:
             self.unseen.discard(live.number)
+        if self.ends_elsewhere:
+            self.ends_elsewhere.discard(live.number)
         return stat
 
     def birth_ns(self, number: int) -> int | None:
@@ -216,11 +222,32 @@ class Inodes:
                 raise Refused(Reason.ABSENT)
             if attributes.mode & TYPE_MASK != REGULAR:
                 raise Refused(Reason.MALFORMED)
-            draft = live.draft = Draft(attributes.size, self._clock.now_ns())
+            behind = (attributes.content, attributes.size) if self._has_others else None
+            draft = live.draft = Draft(attributes.size, self._clock.now_ns(), behind)
             if new:
                 draft.mtime_ns = draft.changed_ns = attributes.ctime_ns
             self.drafts[live.number] = live
         return draft
+
+    def follow(self, live: Live) -> None:
+        """Others may have changed the content: what was appended to it and is not committed goes behind it."""
+        if live.draft is not None and live.draft.behind is not None:
+            attributes = self._store.attributes(live.number)
+            if attributes is not None:
+                live.draft.follow(attributes)
+
+    def size_of(self, live: Live) -> int:
+        """The size of a file, with what was written and is not committed.
+
+        Raises:
+            Refused: ABSENT.
+        """
+        if live.draft is not None:
+            return live.draft.size
+        attributes = self._store.attributes(live.number)
+        if attributes is None:
+            raise Refused(Reason.ABSENT)
+        return attributes.size
 
     def check_room(self, live: Live, size: int) -> None:
         """Refuse (OVER_QUOTA) a file's growth to a size that a quota above it has no room for (SEMANTICS 12).
@@ -236,7 +263,8 @@ class Inodes:
     def commit(self, live: Live, link: record.Link | None = None) -> None:
         """Make the draft the next version, unless the file has no name left (then only its handles see it).
 
-        `link` is the first name of a file made without one: name and content come to be in one record.
+        `link` is the first name of a file made without one: name and content come to be in one record. What was only
+        appended is behind what others have committed meanwhile, each time they were quicker.
         """
         draft = live.draft
         assert draft is not None
@@ -247,20 +275,13 @@ class Inodes:
         attributes = self._store.attributes(live.number)
         if link is None and attributes is not None and attributes.nlink == 0:
             return
-        outcome = self._store.commit(
-            live.number,
-            draft.dirty,
-            draft.size,
-            draft.keep,
-            draft.mtime_ns,
-            draft.changed_ns,
-            before=() if link is None and claim is None else _parts(link, claim),
-            after=()
-            if live.event_us is None and draft.touched_ns is None
-            else self._event(live, draft, attributes),
-        )
-        if outcome.reason is not None:
-            raise Refused(outcome.reason)
+        if link is None and claim is None and draft.behind is not None:
+            reason = self._append(live, draft)
+        else:
+            before = () if link is None and claim is None else _parts(link, claim)
+            reason = self._propose_draft(live, draft, attributes, before)
+        if reason is not None:
+            raise Refused(reason)
         live.draft = None
         del self.drafts[live.number]
         self.versions_committed += 1
@@ -268,6 +289,38 @@ class Inodes:
             directory, name = claim.expect.directory, claim.expect.name
             head = self._store.head(directory, name)
             claim.expect = record.Expect(directory, name, head, live.number)
+
+    def _append(self, live: Live, draft: Draft) -> Reason | None:
+        """Commit what was appended behind the newest content, whichever that is when the record comes to its turn."""
+        while True:
+            attributes = self._store.attributes(live.number)
+            if attributes is None:
+                return Reason.ABSENT
+            draft.follow(attributes)
+            still = record.Still(live.number, attributes.content)
+            reason = self._propose_draft(live, draft, attributes, (still,))
+            if reason is not Reason.CONDITION_FAILED:
+                return reason
+
+    def _propose_draft(
+        self,
+        live: Live,
+        draft: Draft,
+        attributes: Attributes | None,
+        before: Sequence[record.Part],
+    ) -> Reason | None:
+        return self._store.commit(
+            live.number,
+            draft.dirty,
+            draft.size,
+            draft.keep,
+            draft.mtime_ns,
+            draft.changed_ns,
+            before=before,
+            after=()
+            if live.event_us is None and draft.touched_ns is None
+            else self._event(live, draft, attributes),
+        ).reason
 
     # --- conditions and event time -----------------------------------------------------------------------------
 

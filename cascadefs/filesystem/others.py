@@ -22,7 +22,7 @@ from storage.errors import Reason, Refused
 from storage.namespace import RENAME_EXCHANGE, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cascadefs.filesystem.inodes import Inodes
     from storage.store import Store
@@ -42,6 +42,8 @@ class Others:
         self._stale: dict[Stale, None] = {}
         self._lost_names: dict[int, tuple[int, bytes]] = {}
         self._unseen = inodes.unseen
+        self.on_stale: Callable[[], None] = lambda: None
+        """Called when there is something to take that nobody else's record brought; must not wait."""
 
     @property
     def has_heard(self) -> bool:
@@ -87,6 +89,30 @@ class Others:
             self._inodes.after_unlink(number)
             raise Refused(Reason.MOVED)
 
+    def end(self, live: Live, offset: int, *, appends: bool | None) -> int | None:
+        """Where something written at an offset through a handle of O_APPEND belongs: at the end, or there (None).
+
+        The kernel believes in the end that it knows, and forgets the file if that is another by now.
+
+        Args:
+            live: the file.
+            offset: where the kernel says the end is.
+            appends: whether this write appends; None if the kernel's word for that did not come by: then it does where the
+                kernel can mean the end.
+        """
+        if self._heard:
+            self._look()
+        size = self._inodes.size_of(live)
+        if appends is None:
+            appends = offset >= size or live.number in self._inodes.ends_elsewhere
+        if not appends:
+            return None
+        if offset != size:
+            self._stale[live.number, None] = None
+            self._inodes.ends_elsewhere.add(live.number)
+            self.on_stale()
+        return size
+
     def is_unseen(self, number: int) -> bool:
         """Whether others have changed a node since the kernel last asked for its attributes; it is told once."""
         if number not in self._unseen:
@@ -98,10 +124,14 @@ class Others:
         heard, self._heard = self._heard, []
         for timestamp, changed in heard:
             for number, name in self._touched(timestamp, changed):
-                if number == ROOT or self._inodes.nodes.get(number) is not None:
+                node = self._inodes.nodes.get(number)
+                if number == ROOT or node is not None:
                     self._stale[number, name] = None
                     if name is None:
                         self._unseen.add(number)
+                        self._inodes.ends_elsewhere.add(number)
+                        if type(node) is Live:
+                            self._inodes.follow(node)
 
     def _touched(self, timestamp: int, changed: record.Record) -> Iterator[Stale]:
         parts: list[record.Record | record.Part] = [changed]

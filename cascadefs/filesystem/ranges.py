@@ -178,6 +178,7 @@ class Ranges:
             return
         longest = min(max(stop - begin for begin, stop in covered), CHUNK_BYTES)
         ((_, _, address, _),) = self._store.stage(live.number, 0, _ZEROS[:longest])
+        draft.behind = None
         for begin, stop in covered:
             for at in range(begin, stop, longest):
                 draft.dirty.place(at, min(longest, stop - at), address, 0)
@@ -222,6 +223,7 @@ class Ranges:
             for begin, stop in _gaps(parts, start, end)
             if begin + shift < draft.size
         ]
+        draft.behind = None
         self._clear(live, holes)
         now_ns = self._now_ns()
         for part in sorted(

@@ -213,9 +213,10 @@ class Files:
 
     def write(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.write`; on the disk before the answer where O_SYNC or O_DSYNC asked for that."""
-        handle, offset, length, how, *_ = WRITE.unpack_from(body)
+        handle, offset, length, how, _, flags, _ = WRITE.unpack_from(body)
         data = body[WRITE.size : WRITE.size + length]
-        written = pack_written(self._filesystem.write(handle, offset, data))
+        appends = bool(flags & os.O_APPEND) and not how & _WRITTEN_BY_THE_KERNEL
+        written = pack_written(self._filesystem.write(handle, offset, data, appends=appends))
         if how & _ENDS_SET_ID:
             self._filesystem.end_set_id(node, caller_of(header))
         writers = self._writers.get(handle)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from storage.codec import Buffer
     from storage.membership.contract import Authority
     from storage.transport import Connection, Transport
+
+    Improve = Callable[[trio.Nursery, Connection], Awaitable[Connection]]
+    """Waits for a better connection with the same peer, for ever if need be, and leaves this one as it is."""
 
 __all__ = ["Link", "Links", "Unreachable"]
 
@@ -147,6 +151,7 @@ class Links:
         transport: Transport,
         authority: Authority,
         serve: Callable[[Connection], Awaitable[None]],
+        improve: Improve | None = None,
     ) -> None:
         """Nothing is dialled before `run`.
 
@@ -155,11 +160,13 @@ class Links:
             transport: ours.
             authority: says who lives, and where.
             serve: serves a connection to its end, dialled or accepted; attaches it here.
+            improve: of connections that were dialled.
         """
         self._name = name
         self._transport = transport
         self._authority = authority
         self._serve = serve
+        self._improve = improve
         self._links: dict[str, Link] = {}
         self._dialling: dict[str, trio.CancelScope] = {}
 
@@ -177,6 +184,14 @@ class Links:
     def connected(self) -> list[str]:
         """Names of nodes there is a connection with."""
         return [name for name, link in self._links.items() if link.connection is not None]
+
+    def status(self) -> dict[str, dict[str, object]]:
+        """How each node is connected, and what that connection has moved."""
+        return {
+            name: {**link.connection.status(), **asdict(link.connection.counters)}
+            for name, link in sorted(self._links.items())
+            if link.connection is not None
+        }
 
     async def run(self) -> None:
         """Dial whom we are to dial, for as long as they live."""
@@ -204,9 +219,25 @@ class Links:
                         said = str(error)
                 else:
                     pause_s = DIAL_S
-                    await self._serve(connection)
+                    await self._serve_best(nursery, connection)
                 await trio.sleep(pause_s)  # noqa: TID251  # A retry at the edge.
                 pause_s = min(2 * pause_s, DIAL_S_MAX)
+
+    async def _serve_best(self, nursery: trio.Nursery, connection: Connection) -> None:
+        """Serve a connection to its end; where a better one takes its place, that."""
+        better: list[Connection] = [connection]
+
+        async def improve() -> None:
+            if self._improve is not None:
+                better.append(await self._improve(nursery, connection))
+                connection.close("there is a better one")
+
+        while better:
+            connection = better.pop()
+            async with trio.open_nursery() as meanwhile:
+                meanwhile.start_soon(improve)
+                await self._serve(connection)
+                meanwhile.cancel_scope.cancel()
 
     async def _dial(self, nursery: trio.Nursery, name: str) -> Connection:
         presence = self._authority.view.live.get(name)

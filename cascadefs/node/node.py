@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from cascadefs.node.faces import Faces
+    from cascadefs.node.links import Improve
     from storage.clock import Clock
     from storage.codec import Buffer
     from storage.disk import Disk
@@ -91,6 +92,7 @@ class Node:
         patience: Patience | None = None,
         faces: Faces | None = None,
         grace: Grace | None = None,
+        improve: Improve | None = None,
     ) -> None:
         """Nothing is done before `run`.
 
@@ -116,12 +118,13 @@ class Node:
             patience: how long to wait before membership is changed.
             faces: keeps a face of each shard here; None: records are kept and applied by nobody.
             grace: how long history is kept that others may still use.
+            improve: finds a better way to a node that is connected; None: there is one way.
         """
         self.name = name
         self.authority = authority
         self.members: dict[int, Member] = {}
         self.call = call
-        self.links = Links(name, transport, authority, self._serve)
+        self.links = Links(name, transport, authority, self._serve, improve)
         self.mender = Mender(name, self.links, authority)
         self.lines = Lines(
             name, self.members, self.links.post, self.mender.mend, self.links.get, random
@@ -406,6 +409,7 @@ class Node:
                 if self._lease is not None
                 else 0,
                 "connected": self.links.connected(),
+                "links": self.links.status(),
                 "sessions": self._sessions,
                 "shards": [
                     {

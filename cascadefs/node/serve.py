@@ -29,6 +29,7 @@ from cascadefs.machine import (
 from cascadefs.node.faces import Faces
 from cascadefs.node.node import Node
 from cascadefs.node.programs import Programs
+from cascadefs.node.transport import NodeTransport, open_transport
 from storage.disk import RealDisk
 from storage.errors import Unusable
 from storage.index import LmdbIndex
@@ -37,8 +38,8 @@ from storage.membership.contract import Unavailable
 from storage.membership.etcd import open_etcd
 from storage.membership.http import open_gateway, tls_context
 from storage.superblock import DirectoryLock
+from storage.transport import Identity, Role, TcpTransport
 from storage.transport.certificates import Credentials
-from storage.transport.tcp import TcpTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from cascadefs.node.scripts import Scripts
     from storage.clock import Clock
     from storage.membership.contract import Authority
-    from storage.transport import Transport
+    from storage.transport.carrier import Offer
 
 __all__ = ["NotStarted", "serve"]
 
@@ -93,7 +94,10 @@ def serve(settings: Settings, *, ready_fd: int | None = None, insecure: bool = F
         lock = DirectoryLock(data)
         try:
             transport = _transport(settings, insecure=insecure)
-            return trio.run(_run, settings, data, transport, ready_fd)
+            try:
+                return trio.run(_run, settings, data, transport, ready_fd)
+            finally:
+                transport.close()
         finally:
             lock.release()
     except* (Unusable, ValueError) as errors:
@@ -112,15 +116,26 @@ def _first(error: BaseException) -> str:
     return str(error)
 
 
-def _transport(settings: Settings, *, insecure: bool) -> Transport:
-    from storage.transport import Identity, Role
-
+def _transport(settings: Settings, *, insecure: bool) -> NodeTransport:
     def turned_away(why: str) -> None:
         _log.warning("turned away: %s", why)
 
-    if insecure:
-        identity = Identity(settings.cluster, Role.NODE, settings.name)
-        return TcpTransport(identity, None, insecure_loopback=True, turned_away=turned_away)
+    def make_tcp(offer: Offer) -> TcpTransport:
+        contexts = None if credentials is None else credentials.contexts()
+        return TcpTransport(
+            who, contexts, insecure_loopback=insecure, offer=offer, turned_away=turned_away
+        )
+
+    credentials = None if insecure else _credentials(settings)
+    who = (
+        Identity(settings.cluster, Role.NODE, settings.name)
+        if credentials is None
+        else credentials.identity
+    )
+    return open_transport(settings.transport, make_tcp, turned_away)
+
+
+def _credentials(settings: Settings) -> Credentials:
     credentials = Credentials.load(Path(settings.credentials), now_ns=SystemClock().now_ns())
     who = credentials.identity
     if (who.role, who.name, who.cluster) != (Role.NODE, settings.name, settings.cluster):
@@ -128,7 +143,7 @@ def _transport(settings: Settings, *, insecure: bool) -> Transport:
             f"{settings.credentials}: is the certificate of {who} of cluster {who.cluster}, and this is node "
             f"{settings.name} of cluster {settings.cluster}; have one issued with `cascadefs cluster add`"
         )
-    return TcpTransport(who, credentials.contexts(), turned_away=turned_away)
+    return credentials
 
 
 @contextlib.asynccontextmanager
@@ -144,7 +159,9 @@ async def _authority(etcd: Etcd) -> AsyncIterator[Authority]:
         yield authority
 
 
-async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: int | None) -> int:
+async def _run(
+    settings: Settings, data: Path, transport: NodeTransport, ready_fd: int | None
+) -> int:
     boot = boot_id()
 
     def directory_of(shard: int) -> Path:
@@ -198,12 +215,14 @@ async def _run(settings: Settings, data: Path, transport: Transport, ready_fd: i
             owner=(os.getuid(), os.getgid()),
             faces=faces,
             call=programs.call,
+            improve=transport.improve,
         )
         node.extra_status = lambda: {
             "pid": os.getpid(),
             "data": str(data),
             "space_bytes": space(),
             "calls": programs.executed,
+            "transport": transport.status(),
             "triggers": scripts.status() if scripts is not None else {"mode": "off"},
         }
         scripts = _scripts(settings, clock, faces, programs, node)

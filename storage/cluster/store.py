@@ -94,7 +94,7 @@ class ClusterStore:
         )
         self._listener: Callable[[int, int, Record], None] | None = None
         self._on_others: Callable[[int, Record], None] | None = None
-        self.keeps_past = True
+        self.keeps_past = self.has_others = True
         self.recovery: list[str] = []
         self.scrub = None
         self.retention = Histories(
@@ -360,6 +360,16 @@ class ClusterStore:
     ) -> bytes | bytearray | memoryview:
         """See `Store`."""
         return self._face_of(inode).read(inode, attributes, timestamp, offset, length)
+
+    def read_ranges(
+        self,
+        inode: int,
+        attributes: Attributes,
+        timestamp: int | None,
+        ranges: Sequence[tuple[int, int]],
+    ) -> bytes:
+        """See `Store`."""
+        return self._face_of(inode).read_ranges(inode, attributes, timestamp, ranges)
 
     def read_staged(self, inode: int, address: int, offset: int, length: int) -> bytes | memoryview:
         """See `Store`."""

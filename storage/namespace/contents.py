@@ -169,9 +169,7 @@ class Contents:
         counted: Counter[int] | None = None if is_plain else Counter()
         for chunk, added in by_chunk.items():
             old = [] if fresh else self._questions.pieces(inode, attributes.generation, chunk)
-            new = old
-            for piece in added:
-                new = extents.overlay(new, piece)
+            new = extents.overlay_all(old, added)
             self._put_chunk(timestamp, inode, attributes, chunk, old, new, fresh=fresh)
             if counted is not None:
                 counted.update({piece[2] for piece in new} - {piece[2] for piece in old})

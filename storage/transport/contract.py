@@ -192,6 +192,10 @@ class Connection(Protocol):
         """Why the connection is no more; None while it is."""
         ...
 
+    def status(self) -> dict[str, object]:
+        """For people: "transport", the kind; "peer", "queued_bytes", "broken", and what the kind has to say and to count."""
+        ...
+
     def close(self, why: str = "closed") -> None:
         """Break the connection at once: what is queued does not leave. Harmless when repeated; callable from any task."""
         ...

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.limits import MESSAGE_BYTES_MAX, SEND_QUEUE_BYTES
-from storage.transport import identity
+from storage.transport import carrier, identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,16 +73,17 @@ class Greeting(NamedTuple):
     version_max: int
     silence_ms: int
     uri: str
+    offer: carrier.Offer = carrier.PLAIN
 
     @classmethod
-    def of(cls, who: Identity, silence_ms: int) -> Greeting:
+    def of(cls, who: Identity, silence_ms: int, offer: carrier.Offer = carrier.PLAIN) -> Greeting:
         """Our own, silence_ms being how long we bear hearing nothing."""
         assert SILENCE_MS_MIN <= silence_ms <= SILENCE_MS_MAX
-        return cls(VERSION, VERSION, silence_ms, identity.spell(who))
+        return cls(VERSION, VERSION, silence_ms, identity.spell(who), offer)
 
     def encode(self) -> bytes:
         """To the byte as FORMAT has it."""
-        body = self.uri.encode()
+        body = (self.uri + carrier.spell(self.offer)).encode()
         head = GREETING.pack(MAGIC, self.version_min, self.version_max, self.silence_ms, len(body))
         return head + body
 
@@ -117,8 +118,9 @@ class Greeting(NamedTuple):
         assert len(data) == GREETING_BYTES + length
         _, low, high, silence_ms, _ = GREETING.unpack_from(data)
         try:
-            uri = data[GREETING_BYTES:].decode("ascii")
-            return cls(low, high, silence_ms, uri), identity.parse(uri)
+            uri, more, offered = data[GREETING_BYTES:].decode("ascii").partition("\n")
+            offer = carrier.parse(offered) if more else carrier.PLAIN
+            return cls(low, high, silence_ms, uri, offer), identity.parse(uri)
         except ValueError as error:
             raise Malformed(f"a greeting without an identity: {error}") from error
 

@@ -13,11 +13,11 @@ import socket
 import ssl
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from storage.transport import identity
+from storage.transport import carrier, identity
 from storage.transport.contract import Identity, IdMap, IdRange, Role
 from storage.transport.framing import (
     GOODBYE_BYTES_MAX,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from storage.transport.stream import Wire
 
-__all__ = ["Stranger", "explain", "greet"]
+__all__ = ["Met", "Stranger", "explain", "greet"]
 
 SO_PEERGROUPS = 59
 GROUPS_MAX = 256
@@ -79,6 +79,16 @@ class Stranger(Exception):
     """The other end is not whom we speak with; the message says why and what to do."""
 
 
+class Met(NamedTuple):
+    """Who is there, and what both agreed on."""
+
+    wire: Wire
+    peer: Identity
+    peer_silence_ms: int
+    peer_offer: carrier.Offer
+    carrier: str
+
+
 def explain(error: ssl.SSLError) -> str:
     """What an error of TLS means, in words for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -102,8 +112,9 @@ async def greet(
     tls: ssl.SSLContext | None,
     silence_ms: int,
     dialled: bool,
-) -> tuple[Wire, Identity, int]:
-    """Learn who is there and tell who we are: the wire, the peer, and how many milliseconds of silence it bears.
+    offer: carrier.Offer = carrier.PLAIN,
+) -> Met:
+    """Learn who is there and tell who we are.
 
     The socket is ours from the call on: on any error, and cancelled, it is closed.
 
@@ -114,6 +125,7 @@ async def greet(
         tls: The context to speak TLS with; None for plain.
         silence_ms: How long we bear hearing nothing.
         dialled: Whether it was us who dialled.
+        offer: What may carry messages between nodes.
 
     Raises:
         Stranger: The peer is not whom we want, or does not want us.
@@ -129,7 +141,7 @@ async def greet(
             wire = SecureWire(secure)  # wrapping took the socket over
             await _handshake(secure)
             certified = _certified(secure)
-        peer, peer_silence_ms = await _exchange(wire, who, silence_ms, certified, check)
+        met = await _exchange(wire, who, silence_ms, certified, check, offer, dialled=dialled)
     except ssl.SSLEOFError as error:
         wire.socket.close()
         raise ConnectionError("it hung up during the TLS handshake") from error
@@ -145,7 +157,7 @@ async def greet(
     except BaseException:
         wire.socket.close()
         raise
-    return wire, peer, peer_silence_ms
+    return met
 
 
 async def _handshake(secure: ssl.SSLSocket) -> None:
@@ -177,8 +189,12 @@ async def _exchange(
     silence_ms: int,
     certified: Identity | None,
     check: Callable[[Identity], str | None],
-) -> tuple[Identity, int]:
-    await _write(wire, Greeting.of(who, silence_ms).encode())
+    offer: carrier.Offer,
+    *,
+    dialled: bool,
+) -> Met:
+    await _write(wire, Greeting.of(who, silence_ms, offer).encode())
+    carries: str | None = carrier.TCP
     try:
         head = await _read(wire, GREETING_BYTES)
         body = await _read(wire, Greeting.body_length(head))
@@ -191,6 +207,11 @@ async def _exchange(
         elif peer.cluster != who.cluster:
             objection = f"{peer} is of cluster {peer.cluster}, and this is cluster {who.cluster}"
         objection = objection or check(peer)
+        if objection is None and who.role is peer.role is Role.NODE:
+            offers = (offer, greeting.offer) if dialled else (greeting.offer, offer)
+            carries = carrier.agree(*offers)
+            if carries is None:
+                objection = _no_carrier(who, offer, peer, greeting.offer)
     except Malformed as error:
         objection = str(error)
     if objection is not None:
@@ -198,7 +219,15 @@ async def _exchange(
         raise Stranger(objection)
     await _write(wire, control(Kind.WELCOME))
     await _welcomed(wire)
-    return peer, greeting.silence_ms
+    assert carries is not None
+    return Met(wire, peer, greeting.silence_ms, greeting.offer, carries)
+
+
+def _no_carrier(who: Identity, offer: carrier.Offer, peer: Identity, its: carrier.Offer) -> str:
+    return (
+        f"between nodes {who} has {' and '.join(offer)}, and {peer} {' and '.join(its)}: set the same kind in [transport] of both "
+        f'node.toml, or fallback = "tcp" where there is more'
+    )
 
 
 async def _welcomed(wire: Wire) -> None:

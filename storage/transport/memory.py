@@ -275,6 +275,15 @@ class MemoryConnection:
         self._far._room.unpark_all()
         return messages
 
+    def status(self) -> dict[str, object]:
+        """As the contract."""
+        return {
+            "transport": "memory",
+            "peer": str(self.peer),
+            "queued_bytes": self.queued(),
+            "broken": None if self._why is None else str(self._why),
+        }
+
     def broken(self) -> Broken | None:
         """As the contract."""
         return self._why

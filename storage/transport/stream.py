@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from storage.limits import MESSAGE_BYTES_MAX
+from storage.transport.carrier import PLAIN, TCP
 from storage.transport.contract import Broken, Counters
 from storage.transport.framing import Inbox, Kind, Outbox, control, goodbye
 
@@ -139,6 +140,10 @@ class StreamConnection:
         self.peer = peer
         self.address = address
         self.counters = Counters()
+        self.carrier = (
+            TCP  # what both sides agreed on; where it is another, this one is for control
+        )
+        self.peer_offer = PLAIN
         self._wire = wire
         self._silence_s = silence_ms / 1000
         self._beat_s = min(silence_ms, peer_silence_ms) / 4000
@@ -270,6 +275,16 @@ class StreamConnection:
         raise self._again()
 
     # --- Life
+
+    def status(self) -> dict[str, object]:
+        """As the contract."""
+        return {
+            "transport": TCP,
+            "peer": str(self.peer),
+            "address": self.address,
+            "queued_bytes": self._outbox.size,
+            "broken": None if self._why is None else str(self._why),
+        }
 
     def broken(self) -> Broken | None:
         """As the contract."""

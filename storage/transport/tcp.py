@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from storage.transport import carrier
 from storage.transport.contract import Broken, Rejected
 from storage.transport.greeting import Stranger, greet
 from storage.transport.stream import StreamConnection
@@ -55,17 +56,20 @@ class TcpTransport:
         insecure_loopback: bool = False,
         silence_ms: int = SILENCE_MS,
         greeting_ms: int = GREETING_MS,
+        offer: carrier.Offer = carrier.PLAIN,
         turned_away: Callable[[str], None] = lambda why: None,
     ) -> None:
         """Carry messages as `identity`, with TLS contexts to listen and to dial with (`Credentials.contexts`).
 
         Without them only with `insecure_loopback`, to loopback addresses, where every process of this machine is believed
-        what it says. `turned_away` is told, in words, of each peer that a listener did not accept.
+        what it says. `turned_away` is told, in words, of each peer that a listener did not accept. `offer`: what may carry
+        messages between nodes; what does is the connection's `carrier`, and anything but TCP is the caller's to do.
         """
         if tls is None and not insecure_loopback:
             raise ValueError("no certificates: give some, or say insecure_loopback")
         self.identity = identity
         self.silence_ms = silence_ms
+        self.offer = offer
         self.turned_away = turned_away
         self._tls = tls
         self.greeting_s = greeting_ms / 1000
@@ -90,9 +94,15 @@ class TcpTransport:
         return TcpListener(self, nursery, listening, address)
 
     async def connect(
-        self, nursery: trio.Nursery, address: str, *, role: Role, name: str | None = None
+        self,
+        nursery: trio.Nursery,
+        address: str,
+        *,
+        role: Role,
+        name: str | None = None,
+        offer: carrier.Offer | None = None,
     ) -> StreamConnection:
-        """As the contract."""
+        """As the contract; `offer` in place of the transport's."""
 
         def check(peer: Identity) -> str | None:
             if peer.role is not role:
@@ -103,7 +113,9 @@ class TcpTransport:
 
         with trio.move_on_after(self.greeting_s):
             connected = await self._dial(address)
-            return await self.introduce(nursery, connected, address, check, dialled=True)
+            return await self.introduce(
+                nursery, connected, address, check, dialled=True, offer=offer or self.offer
+            )
         raise Broken(f"{address}: no answer in {self.greeting_s:g} s")
 
     async def introduce(
@@ -114,6 +126,7 @@ class TcpTransport:
         check: Callable[[Identity], str | None],
         *,
         dialled: bool,
+        offer: carrier.Offer,
     ) -> StreamConnection:
         """Make a connection of a connected socket, or close it; `check` says what is wrong with a peer.
 
@@ -124,27 +137,30 @@ class TcpTransport:
         try:
             if connected.family != socket.AF_UNIX:
                 _tune(connected)
-            wire, peer, peer_silence_ms = await greet(
+            met = await greet(
                 connected,
                 self.identity,
                 check,
                 tls=None if self._tls is None else self._tls[dialled],
                 silence_ms=self.silence_ms,
                 dialled=dialled,
+                offer=offer,
             )
         except Stranger as error:
             raise Rejected(f"{address}: {error}") from error
         except OSError as error:
             connected.close()
             raise Broken(f"{address}: {error.strerror or error}") from error
-        return StreamConnection(
+        connection = StreamConnection(
             nursery,
-            wire,
-            peer,
+            met.wire,
+            met.peer,
             address,
             silence_ms=self.silence_ms,
-            peer_silence_ms=peer_silence_ms,
+            peer_silence_ms=met.peer_silence_ms,
         )
+        connection.carrier, connection.peer_offer = met.carrier, met.peer_offer
+        return connection
 
     async def _resolve(self, address: str) -> list[tuple[int, tuple[str, int]]]:
         host, colon, port = address.rpartition(":")
@@ -255,7 +271,12 @@ class TcpListener:
         try:
             with trio.move_on_after(transport.greeting_s):
                 connection = await transport.introduce(
-                    self._nursery, connected, address, lambda peer: None, dialled=False
+                    self._nursery,
+                    connected,
+                    address,
+                    lambda peer: None,
+                    dialled=False,
+                    offer=transport.offer,
                 )
             if connection is None:
                 raise Broken(f"{address}: no greeting in {transport.greeting_s:g} s")

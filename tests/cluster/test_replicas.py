@@ -7,8 +7,10 @@ disk that is full is a tmpfs with something else on it, that goes away later.
 
 import contextlib
 import errno
+import json
 import os
 import subprocess
+import sys
 import threading
 import time
 
@@ -67,14 +69,56 @@ def test_flipped_bytes_are_found_by_scrub_and_put_back(fleet):
                 flipped += 1
     assert flipped > 4
 
-    def mended():
-        figures = fleet.status(victim)["shards"]
-        return sum(shard["mended"] for shard in figures) >= flipped
-
-    fleet.wait(mended, "scrub finds what was flipped")
+    fleet.wait(lambda: mended(fleet, victim) >= flipped, "scrub finds what was flipped")
     fleet.check_logs()
     assert all(shard["damaged"] == 0 for shard in fleet.status(victim)["shards"])
     print(f"figure: bytes flipped in a replica: {flipped}, all found by scrub and put back")
+
+
+def test_fsck_judges_a_nodes_directory_and_leaves_the_mending_to_the_node(fleet):
+    with fleet.program() as store:
+        for number in range(40):
+            store.put(f"d{number % 4}/h{number}", os.urandom(5_000))
+    fleet.wait_well()
+    victim = follower(fleet)
+    shards = fleet.status(victim)["shards"]
+    fullest = max(shards, key=lambda shard: shard["log_bytes"])["shard"]
+    fleet.kill(victim)
+    data = fleet.directory / victim / "data"
+    assert fsck(data)[0] == 0
+    flip(fleet.segments(victim)[f"{fullest:03}/log/{0:016x}.seg"], 20_000)  # What a program wrote.
+    status, found = fsck(data)
+    assert (status, found["verdict"]) == (2, "damaged")
+    verdicts = [place["verdict"] for place in found["shards"]]
+    assert verdicts.count("damaged") == 1
+    assert verdicts[fullest] == "damaged"
+    refusal = command("repair", data)
+    assert refusal.returncode == 8
+    assert "mends itself" in refusal.stderr
+    fleet.start(victim)
+    fleet.wait(lambda: mended(fleet, victim), "scrub finds what was flipped")
+    fleet.check_logs()
+    fleet.kill(victim)
+    assert fsck(data)[0] == 0
+    fleet.start(victim)
+
+
+def mended(fleet, name):
+    return sum(shard["mended"] for shard in fleet.status(name)["shards"])
+
+
+def fsck(data):
+    done = command("fsck", "--json", data)
+    return done.returncode, json.loads(done.stdout)
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "cascadefs.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def flip(path, at):

@@ -265,6 +265,77 @@ def test_open_files_and_unsaved_writes_go_on_whatever_others_do(mounts) -> None:
     assert one.versions("g") == ["v1", "v2"]
 
 
+def test_what_several_mounts_append_at_once_is_all_there(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    one.put("f", "begin\n")
+    two.follow()
+    here, there = (tree.open("f", os.O_WRONLY | os.O_APPEND) for tree in mounts)
+    one.write(here, b"one\n")
+    two.write(there, b"two\n")
+    two.close(there)
+    one.close(here)
+    assert one.cat("f") == two.cat("f") == b"begin\ntwo\none\n"
+    here = one.open("f", os.O_WRONLY | os.O_APPEND)
+    one.write(here, b"on its way\n")
+    orders[0].meanwhile = lambda: two.append("f", "quicker\n")
+    one.close(here)
+    assert two.cat("f") == b"begin\ntwo\none\nquicker\non its way\n"
+    assert len(two.versions("f")) == 5, "one for each of them"
+
+
+def test_what_is_appended_goes_to_the_end_there_is_then(mounts) -> None:
+    one, two = mounts
+    one.put("f", "0123456789")
+    two.follow()
+    here = one.open("f", os.O_WRONLY | os.O_APPEND)
+    known = one.stat("f").size
+    two.put("f", "new")
+    one.write(here, b"AB", known)
+    one.write(here, b"CD", known + 2)
+    assert one.follow() == [(here.number, None)], "its kernel believes in another end"
+    assert one.cat("f") == b"newABCD", "also before it is closed"
+    two.append("f", " other")
+    one.follow()
+    assert one.stat("f").size == len("new otherABCD")
+    two.put("f", "")
+    one.close(here)
+    assert two.cat("f") == b"ABCD", "nothing was left in front of it"
+    data = Random(2).randbytes(1_200_000)
+    here = one.open("f", os.O_WRONLY | os.O_APPEND)
+    one.write(here, data[:700_000])
+    one.write(here, data[700_000:])
+    two.append("f", "x" * 99_999)
+    one.close(here)
+    assert two.cat("f") == b"ABCD" + b"x" * 99_999 + data
+
+
+def test_what_is_written_elsewhere_than_at_the_end_lies_where_it_was_written(mounts) -> None:
+    one, two = mounts
+    for change in ("write", "cut", "mapped"):
+        one.put("f", "0123456789")
+        two.follow()
+        file = one.open("f", os.O_RDWR | os.O_APPEND)
+        one.write(file, b"AB")
+        if change == "cut":
+            one.ftruncate(file, 11)
+        else:
+            offset = 4 if change == "write" else 0
+            assert one.fs.write(file.handle, offset, b"xy", appends=False) == 2
+        two.append("f", "other")
+        one.close(file)
+        expected = {"write": b"0123xy6789AB", "cut": b"0123456789A", "mapped": b"xy23456789AB"}
+        assert two.cat("f") == expected[change]
+
+
+def test_who_makes_a_file_and_writes_nothing_cuts_off_nobody(mounts) -> None:
+    one, two = mounts
+    file = one.open("f", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    two.append("f", "two")
+    one.close(file)
+    assert two.cat("f") == b"two"
+
+
 def test_a_file_removed_elsewhere_is_there_for_who_has_it_open(mounts) -> None:
     one, two = mounts
     one.put("f", "content")

@@ -43,6 +43,27 @@ class DictCut:
         last = len(versions) if latest else min(len(versions), self.timestamp)
         return self.content(path, last) if last else None
 
+    def pull(self, path: str, indices: bytes, item_bytes: int, *, latest: bool = False):
+        content = self.get(path, latest=latest)
+        if content is None:
+            return None
+        data = bytes(content.parts[0])
+        places = [
+            int.from_bytes(indices[at : at + 8], "little") for at in range(0, len(indices), 8)
+        ]
+        found = b"".join(
+            data[one * item_bytes : (one + 1) * item_bytes].ljust(item_bytes, b"\0")
+            for one in places
+        )
+        return Content(
+            path,
+            content.version,
+            content.timestamp,
+            len(data),
+            [memoryview(found)],
+            content.identity,
+        )
+
     def version(self, path: str, number: int) -> Content | None:
         versions = self.files_.get(path, [])
         there = 0 < number <= min(len(versions), self.timestamp)

@@ -107,7 +107,10 @@ def test_add_lays_numbers_over_numbers():
         ([Add("v", -1, b"", "float32")], "an index from 0"),
         ([Add("v", 0, b"abc", "float32")], "no whole number"),
         ([Add("v", 0, bytes(4), "float16")], "one of float32"),
-        ([Add("v", 0, bytes(8)), Add("v", 1, bytes(4))], "overlap"),
+        ([Add("v", 0, bytes(8)), Add("v", 0, bytes(8), "int64")], "one type a run"),
+        ([Add("v", 0, bytes(8), "float32", bytes(8))], "2 numbers, and another number of indices"),
+        ([Add("v", 0, bytes(4), "float32", b"\xff" * 8)], "indices from 0"),
+        ([Add("v", 2**46, bytes(8), "float64")], "an index from 0"),
         ([Put("v", b""), Add("v", 0, bytes(4))], "choose one"),
     ],
 )

@@ -19,6 +19,8 @@ from triggers.spelling import Decoder, encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    import numpy as np
+
     from triggers.handler.blob import File
     from triggers.handler.copies import Copies
     from triggers.handler.device import DeviceCache
@@ -30,6 +32,7 @@ At: TypeAlias = Literal["cut", "latest"]
 Paths: TypeAlias = list[str]
 Stats: TypeAlias = "list[Stat]"
 Effects: TypeAlias = "list[Effect]"
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 LOG_LINES_MAX = 1000
 """Of one run; later ones are dropped, and the last kept says so."""
@@ -85,6 +88,9 @@ class Base:
         self.run_id = run.id
         self.binding = run.binding
         self.timestamp = run.timestamp
+        self.rank = run.rank.number
+        self.world_size = run.rank.world_size
+        self.rendezvous = run.rank.rendezvous
         self._run = run
         self._cut = cut
         self._services = services
@@ -117,8 +123,18 @@ class Base:
         self._staged.append(path, data)
         return READY
 
-    def add(self, path: str, index: int, delta: Any, *, dtype: str = "float32") -> Ready:
-        """Stage the addition of numbers to those in a file, from element `index` on."""
+    def add(self, path: str, index: Any, delta: Any, *, dtype: str = "float32") -> Ready:
+        """Stage the addition of numbers to those in a file, which holds nothing else.
+
+        Args:
+            path: of the file; what it does not have counts as zeros.
+            index: where: from this element on; or an array of as many as there are numbers, in which one may come again.
+            delta: the numbers.
+            dtype: of the numbers in the file: float32, float64, int32, int64.
+
+        Raises:
+            ValueError, TypeError: an index is no place; the message says which.
+        """
         self._staged.add(path, index, delta, dtype)
         return READY
 
@@ -258,6 +274,17 @@ class Context(Base):
         """Version, timestamp, size and mode of a file; None where there is none."""
         return self._staged.stat(path, at_latest(at))
 
+    def pull(self, path: str, index: Any, *, dtype: str = "float32", at: At = "cut") -> Array:
+        """The numbers at an index, or at an array of them, of a file that holds numbers: a new array of the shape of `index`.
+
+        Only the pages are read that hold them. Zeros behind the end. `at="latest"`: as they are now, for instance what other
+        runs have added since this one's event.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self._staged.pull(path, index, dtype, at_latest(at))
+
     def list(self, glob: str) -> Paths:
         """The files that match a pattern, sorted; with those this run staged."""
         return self._staged.files(glob)
@@ -283,6 +310,10 @@ class AsyncContext(Base):
     async def stat(self, path: str, at: At = "cut") -> Stat | None:
         """See `Context.stat`."""
         return self._staged.stat(path, at_latest(at))
+
+    async def pull(self, path: str, index: Any, *, dtype: str = "float32", at: At = "cut") -> Array:
+        """See `Context.pull`."""
+        return self._staged.pull(path, index, dtype, at_latest(at))
 
     async def list(self, glob: str) -> Paths:
         """See `Context.list`."""

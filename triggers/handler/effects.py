@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from triggers.handler.blob import File, array
+from triggers.handler.blob import File
 from triggers.run import Add, Append, Delete, Put, PutIf, Stat
+from triggers.vector import DTYPES, Sum, gathered, indices_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
     from triggers.handler.copies import Copies
     from triggers.run import Buffer, Cut, Effect
 
-__all__ = ["Staged", "encode"]
+__all__ = ["Staged", "addition", "encode"]
 
 
 class Staged:
@@ -54,14 +59,9 @@ class Staged:
         """Stage bytes at the end."""
         self._stage(Append(path, encode(path, data)))
 
-    def add(self, path: str, index: int, delta: Any, dtype: str) -> None:
+    def add(self, path: str, index: Any, delta: Any, dtype: str) -> None:
         """Stage an addition to a vector."""
-        import numpy as np
-
-        if index < 0:
-            raise ValueError(f"add: index {index} is negative")
-        numbers = np.ascontiguousarray(delta, dtype=np.dtype(dtype).newbyteorder("<"))
-        self._stage(Add(path, index, numbers.tobytes(), dtype))
+        self._stage(addition(path, index, delta, dtype))
 
     def _stage(self, effect: Effect) -> None:
         self.effects.append(effect)
@@ -82,6 +82,30 @@ class Staged:
         else:
             content = self._cut.get(path, latest=latest)
         return None if content is None else File.of(content, self._copies)
+
+    def pull(self, path: str, index: Any, dtype: str, latest: bool) -> np.ndarray[Any, Any]:
+        """Numbers of a file, in the shape of `index`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        import numpy as np
+
+        places, kind = indices_of(index), np.dtype(dtype).newbyteorder("<")
+        found: Buffer | None = None
+        if path not in self._by_path:
+            content = self._cut.pull(path, places.tobytes(), kind.itemsize, latest=latest)
+            if content is not None:
+                found = self._copies.joined(content.parts)
+        elif (view := self._view(path, latest)) is not None:
+
+            def read(ranges: Sequence[tuple[int, int]]) -> bytes:
+                return b"".join(view[start:end] for start, end in ranges)
+
+            found = gathered(places.tobytes(), kind.itemsize, len(view), read)
+        if found is None:
+            raise FileNotFoundError(f"pull: there is no {path}" + ("" if latest else " at the cut"))
+        return np.frombuffer(bytearray(found), kind).reshape(places.shape)
 
     def stat(self, path: str, latest: bool) -> Stat | None:
         """A file without its bytes; None where there is none."""
@@ -130,14 +154,31 @@ def applied(effect: Effect, before: memoryview | None) -> memoryview:
     if isinstance(effect, Append):
         return memoryview(bytes(held) + bytes(effect.data))
     assert isinstance(effect, Add)
+    added = Sum([effect])
+    size = max(len(held), added.size_bytes)
+    return memoryview(added.applied([(0, size)], bytes(held).ljust(size, b"\0")))
+
+
+def addition(path: str, index: Any, delta: Any, dtype: str) -> Add:
+    """An addition as a handler or a program says it: from one index on, or each number at its own.
+
+    Raises:
+        ValueError: an index is negative, there are more or fewer of them than numbers, or the file is no vector.
+        TypeError: an index is no whole number.
+    """
     import numpy as np
 
-    numbers = np.frombuffer(effect.delta, np.dtype(effect.dtype).newbyteorder("<"))
-    end = effect.index + len(numbers)
-    vector = np.zeros(max(len(held) // numbers.itemsize, end), numbers.dtype)
-    vector[: len(held) // numbers.itemsize] = array(held, numbers.dtype)
-    vector[effect.index : end] += numbers
-    return memoryview(vector.tobytes())
+    if path.endswith(".npy"):
+        raise ValueError(f"add: {path} would have a header; a vector is a file of plain numbers")
+    if dtype not in DTYPES:
+        raise ValueError(f"add: dtype {dtype!r}: write one of {', '.join(DTYPES)}")
+    numbers = np.ascontiguousarray(delta, dtype=np.dtype(dtype).newbyteorder("<"))
+    places = indices_of(index)
+    if places.ndim == 0:
+        return Add(path, int(places), numbers.tobytes(), dtype)
+    if places.shape != numbers.shape:
+        raise ValueError(f"add: {places.size} indices, and {numbers.size} numbers")
+    return Add(path, 0, numbers.tobytes(), dtype, places.tobytes())
 
 
 def encode(path: str, data: Any) -> Buffer:

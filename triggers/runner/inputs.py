@@ -53,6 +53,16 @@ class Inputs:
         )
         return wired, fds
 
+    def inline(self, content: Content | None) -> WireContent | None:
+        """Content that is nobody else's, a few numbers of a file, in the message itself; not kept."""
+        if content is None:
+            return None
+        data = b"".join(content.parts)
+        self.copies.made(len(data))
+        return WireContent(
+            content.path, content.version, content.timestamp, content.size, content.identity, data
+        )
+
     def descriptor(self, content: Content) -> int:
         """Sealed memory that holds the content: one copy at first use, none later. It stays this cache's."""
         kept = self._kept.get(content.identity)

@@ -6,6 +6,8 @@ free worker that ran last (its caches are warm), or a new one while the node has
 fits; if there is none, the idle worker that ran longest ago ends and makes room. What is idle ends by itself, first all
 but one of a pool, later that one too.
 
+A gang's run takes a whole crew of workers (`gang`), which are among the others here under a key of their own.
+
 Whatever a script does ends in its worker. The daemon believes a worker nothing: messages are decoded by type, memory is
 mapped only if sealed, questions are answered for runs that it has.
 """
@@ -25,6 +27,7 @@ import trio
 from triggers.handler.copies import Copies
 from triggers.run import Failed, LoadFailed
 from triggers.runner.executable import Executables
+from triggers.runner.gang import Gangs
 from triggers.runner.inproc import InprocRunner
 from triggers.runner.inputs import Inputs
 from triggers.runner.settings import Settings, State
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from triggers.run import Cut, Done, Run, Script
+    from triggers.runner.gang import Crew
 
 __all__ = ["PoolRunner", "Settings", "State", "open_pool"]
 
@@ -49,8 +53,8 @@ IDLE_SECONDS = 600
 
 LOAD_SECONDS = 60
 Sandbox: TypeAlias = Literal["strict", "normal"]
-Key: TypeAlias = tuple[str, str, int]
-"""Script version, level of trust, bytes of memory."""
+Key: TypeAlias = tuple[str, str, int, int]
+"""Script version, level of trust, bytes of memory, number of the crew that a worker belongs to (0: none)."""
 
 
 class PoolRunner:
@@ -75,6 +79,7 @@ class PoolRunner:
         self._coroutines: dict[str, frozenset[str]] = {}
         self._count = 0
         self._freed = trio.Event()
+        self._gangs = Gangs(self, self._directory, settings.workers_max)
         self._inproc = InprocRunner(wall_ns, steady_ns, in_threads=True)
         self._executables = Executables(
             self.spawner, self._inputs, self._directory, wall_ns, steady_ns
@@ -85,14 +90,14 @@ class PoolRunner:
     async def load(self, script: Script) -> list[dict[str, object]]:
         """See `Runner.load`. The worker stays, warm."""
         self._check(script)
-        key = (script.id, "strict", self.settings.memory_bytes)
-        await self._room()
+        key = (script.id, "strict", self.settings.memory_bytes, 0)
+        await self.room()
         try:
             worker = await self._start(script, key)
         except NotStarted as error:
             raise LoadFailed(str(error)) from error
         worker.promised -= 1
-        self._is_idle(key, worker)
+        self._is_idle(worker)
         return list(worker.loaded.tables)
 
     async def run(self, run: Run, cut: Cut) -> Done | Failed:
@@ -105,7 +110,10 @@ class PoolRunner:
                 return await self._inproc.run(run, cut)
             if run.handler is None:
                 return await self._run_executable(run, cut)
-            key = (run.script.id, run.sandbox, run.memory_bytes or self.settings.memory_bytes)
+            memory_bytes = run.memory_bytes or self.settings.memory_bytes
+            if run.gang > 1:
+                return await self._gangs.run(run, cut, memory_bytes)
+            key = (run.script.id, run.sandbox, memory_bytes, 0)
             worker, mode = await self._acquire(run, key)
         except LoadFailed as error:
             return Failed("load", str(error), error.traceback)
@@ -117,20 +125,18 @@ class PoolRunner:
             return await worker.run(run, cut, mode)
         finally:
             worker.promised -= 1
-            self._is_idle(key, worker)
+            self._is_idle(worker)
 
     def kill(self, run_id: str) -> bool:
         """See `Runner.kill`."""
         everybody = [worker for workers in self.workers.values() for worker in workers]
-        return (
-            any(worker.kill(run_id) for worker in everybody)
-            or self._executables.kill(run_id)
-            or self._inproc.kill(run_id)
-        )
+        killed = [worker.kill(run_id) for worker in everybody]  # all ranks of a gang
+        return any(killed) or self._executables.kill(run_id) or self._inproc.kill(run_id)
 
     async def retire(self, script_id: str) -> None:
         """See `Runner.retire`. Runs that go on are not disturbed."""
         self._coroutines.pop(script_id, None)
+        self._gangs.retire(script_id)
         for key, workers in self.workers.items():
             if key[0] == script_id:
                 for worker in workers:
@@ -184,15 +190,22 @@ class PoolRunner:
 
     def _memory(self) -> dict[str, int]:
         found: dict[str, int] = {}
-        for (script_id, _, _), workers in list(self.workers.items()):  # asked from any thread
+        for (script_id, *_), workers in list(self.workers.items()):  # asked from any thread
             resident = sum(_resident_bytes(worker.process.pid) for worker in list(workers))
             found[script_id] = found.get(script_id, 0) + resident
         return found
 
     def shrink(self, now_ns: int) -> int:
         """End workers idle for too long at a time of the steady clock; how many."""
-        ended = 0
-        for workers in list(self.workers.values()):
+        ended = self._gangs.end_idle(
+            lambda crew: all(
+                now_ns - worker.idle_since_ns >= SURPLUS_SECONDS * 1_000_000_000
+                for worker in crew.workers
+            )
+        )
+        for key, workers in list(self.workers.items()):
+            if key[3]:
+                continue
             idle = sorted(
                 (w for w in workers if not w.promised and not w.is_doomed),
                 key=lambda w: w.idle_since_ns,
@@ -241,7 +254,11 @@ class PoolRunner:
             else:
                 await self._freed.wait()  # one that fits has become free, or there is room
                 continue
-            return free, self._mode(run) or "plain"
+            return free, self.mode(run)
+
+    def mode(self, run: Run) -> str:
+        """See `triggers.runner.gang.Yard`."""
+        return self._mode(run) or "plain"
 
     def _mode(self, run: Run) -> str | None:
         coroutines = self._coroutines.get(run.script.id)
@@ -265,7 +282,17 @@ class PoolRunner:
         mode = self._mode(run)
         return any(w.mode == mode and not w.is_doomed for w in self.workers.get(key, ()))
 
-    async def _start(self, script: Script, key: Key) -> Worker:
+    async def start_worker(self, run: Run, crew: Crew) -> Worker:
+        """See `triggers.runner.gang.Yard`."""
+        script_id, sandbox, memory_bytes, _ = crew.kind
+        key = (script_id, sandbox, memory_bytes, crew.number)
+        worker = await self._start(run.script, key, crew)
+        if run.handler not in self._known(worker):
+            worker.is_doomed = True
+            raise LoadFailed(f"{run.script.name} registers no handler {run.handler}")
+        return worker
+
+    async def _start(self, script: Script, key: Key, crew: Crew | None = None) -> Worker:
         """A new worker, loaded, with one run promised to it; the room for it is taken before.
 
         Raises:
@@ -273,9 +300,9 @@ class PoolRunner:
             NotStarted: there is no process; the room is free again.
         """
         try:
-            worker = await self._fork(script, key)
+            worker = await self._fork(script, key, crew)
         except BaseException:
-            self._leave()
+            self.leave()
             raise
         # From here on the room is the task's to free.
         self._nursery.start_soon(self._attend, key, worker)
@@ -295,7 +322,7 @@ class PoolRunner:
             self.workers.setdefault(key, []).append(worker)
         return worker
 
-    async def _fork(self, script: Script, key: Key) -> Worker:
+    async def _fork(self, script: Script, key: Key, crew: Crew | None) -> Worker:
         """A process with a channel to it, a place for its output, and a scratch directory.
 
         Raises:
@@ -310,7 +337,8 @@ class PoolRunner:
             script.groups,
             key[1],
             self._limits(key[2]),
-            [scratch],
+            [scratch] if crew is None else [scratch, crew.directory],
+            network=0 if crew is None else crew.network,
             environment={"HOME": scratch, "TMPDIR": scratch, "PATH": os.defpath},
         )
         with ExitStack() as undo:
@@ -340,7 +368,7 @@ class PoolRunner:
                 workers.remove(worker)
                 if not workers:
                     del self.workers[key]
-            self._leave()
+            self.leave()
             with trio.CancelScope(shield=True):  # it may be large
                 await trio.to_thread.run_sync(shutil.rmtree, worker.scratch, True)
 
@@ -361,16 +389,20 @@ class PoolRunner:
         if not evicting:
             return False
         idle = min(self._idle(), key=lambda worker: worker.idle_since_ns, default=None)
-        if idle is not None:
+        crew = None if idle is None else self._gangs.crew_of(idle)
+        if crew is not None:
+            self._gangs.disband(crew)
+        elif idle is not None:
             idle.retire()
         return False
 
-    async def _room(self) -> None:
+    async def room(self) -> None:
         """Wait until one more process may be started, and take its place."""
         while not self._has_room():
             await self._freed.wait()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give a place back that no process is in any more."""
         self._count -= 1
         self._wake()
 
@@ -382,7 +414,12 @@ class PoolRunner:
         everybody = (worker for workers in self.workers.values() for worker in workers)
         return [worker for worker in everybody if not worker.promised and not worker.is_doomed]
 
-    def _is_idle(self, key: Key, worker: Worker) -> None:
+    def is_idle(self, crew: Crew) -> None:
+        """See `triggers.runner.gang.Yard`."""
+        for worker in crew.workers:
+            self._is_idle(worker)
+
+    def _is_idle(self, worker: Worker) -> None:
         """A worker may have nothing to do now."""
         if worker.promised == 0:
             worker.idle_since_ns = self._steady_ns()
@@ -391,11 +428,11 @@ class PoolRunner:
         self._wake()
 
     async def _run_executable(self, run: Run, cut: Cut) -> Done | Failed:
-        await self._room()
+        await self.room()
         try:
             return await self._executables.run(run, cut, self._limits_of(run))
         finally:
-            self._leave()
+            self.leave()
 
     def _limits_of(self, run: Run) -> Limits:
         return self._limits(run.memory_bytes or self.settings.memory_bytes)

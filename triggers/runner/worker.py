@@ -162,6 +162,7 @@ class Worker:
                 run.emit,
                 run.states,
                 content,
+                run.rank,
             )
             with suppress(Closed):  # then it has died, which `listen` sees
                 await self._send(start, fds)
@@ -312,6 +313,9 @@ class Worker:
                 case "get":
                     content, fds = self._wire(cut.get(ask.path, latest=ask.latest), ask.held)
                     return Answer(content=content), fds
+                case "pull":
+                    found = cut.pull(ask.path, ask.indices, ask.number, latest=ask.latest)
+                    return Answer(content=self._inputs.inline(found)), []
                 case "event_content":
                     content, fds = self._wire(cut.event_content(running.run.events[ask.number]))
                     return Answer(content=content), fds
@@ -323,8 +327,8 @@ class Worker:
                 case "files":
                     return Answer(paths=cut.files(ask.path)), []
                 case "history":
-                    found = cut.history(ask.path, since=ask.since, until=ask.until, limit=ask.limit)
-                    return Answer(history=found), []
+                    stats = cut.history(ask.path, since=ask.since, until=ask.until, limit=ask.limit)
+                    return Answer(history=stats), []
             return Answer(error=("ValueError", f"no such call: {ask.call}")), []
         except (OSError, ValueError, LookupError) as error:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

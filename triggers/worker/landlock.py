@@ -40,10 +40,13 @@ def version() -> int:
     return max(0, int(_libc.syscall(CREATE_RULESET, None, size, flags)))
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> None:
+def restrict(
+    readable: Iterable[str], writable: Iterable[str], devices: Iterable[str], *, tcp: bool = False
+) -> None:
     """Leave this process reading and executing below `readable`, all rights below `writable`, no TCP, no way out.
 
-    `devices` may be opened for reading and writing. What does not exist is left out. Needs no_new_privs.
+    `devices` may be opened for reading and writing. What does not exist is left out. `tcp` leaves TCP allowed, to
+    whoever has a network of its own. Needs no_new_privs.
 
     Raises:
         OSError: the kernel refuses, or has no Landlock.
@@ -52,7 +55,7 @@ def restrict(readable: Iterable[str], writable: Iterable[str], devices: Iterable
     files = FILES_V1 | (REFER if abi >= 2 else 0) | (TRUNCATE if abi >= 3 else 0)
     files |= IOCTL_DEV if abi >= 5 else 0
     # struct landlock_ruleset_attr: what is decided about files, network, ways out; all else stays allowed.
-    fields = (files, TCP, SCOPES)[: 3 if abi >= 6 else 2 if abi >= 4 else 1]
+    fields = (files, 0 if tcp else TCP, SCOPES)[: 3 if abi >= 6 else 2 if abi >= 4 else 1]
     attribute = struct.pack(f"={len(fields)}Q", *fields)
     size = ctypes.c_size_t(len(attribute))
     ruleset = _call(CREATE_RULESET, attribute, size, ctypes.c_uint32(0))

@@ -10,7 +10,20 @@ from typing import TypeAlias
 
 import msgspec
 
-from triggers.run import Add, Append, Delete, Effect, Event, LogLine, Put, PutIf, Script, Stat
+from triggers.run import (
+    Add,
+    Append,
+    Buffer,
+    Delete,
+    Effect,
+    Event,
+    LogLine,
+    Put,
+    PutIf,
+    Rank,
+    Script,
+    Stat,
+)
 
 __all__ = [
     "INLINE_BYTES_MAX",
@@ -74,6 +87,7 @@ class WireEffect(msgspec.Struct, frozen=True, array_like=True):
     data: Parcel = b""
     number: int = 0
     dtype: str = ""
+    indices: Parcel = b""
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True):
@@ -113,6 +127,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     content: WireContent | None
     """Of the first event, to save asking for it."""
 
+    rank: Rank = Rank()
+
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """End a run of a coroutine handler."""
@@ -148,7 +164,10 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     """Identity of the content under this path that the worker has: it need not be sent again."""
 
     number: int = 0
-    """Of "version" which one, of "event_content" which of the run's events."""
+    """Of "version" which one, of "event_content" which of the run's events, of "pull" the bytes of a number."""
+
+    indices: bytes = b""
+    """Of "pull": int64 each."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -213,6 +232,9 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
     fds: list[int] = []
     """The numbers that the descriptors get in the command."""
 
+    network: int = 0
+    """Of a network that the processes with this number have to themselves, a loopback; 0: none."""
+
 
 class Signal(msgspec.Struct, frozen=True, tag=True):
     """Send a signal to a process and all of its group."""
@@ -264,28 +286,32 @@ FromZygote: TypeAlias = Ready | Spawned | Exited
 
 def encode_effects(effects: list[Effect]) -> tuple[list[WireEffect], list[memoryview]]:
     """Effects for the wire, and the parts of the memory that goes with them (none if all of them are short)."""
-    wired, parts, end, inline = [], [], 0, 0
+    wired: list[WireEffect] = []
+    parts: list[memoryview] = []
+    end = inline = 0
+
+    def parcel(data: Buffer) -> Parcel:
+        nonlocal end, inline
+        view = memoryview(data).cast("B")
+        if inline + len(view) <= INLINE_BYTES_MAX:
+            inline += len(view)
+            return bytes(view)
+        parts.append(view)
+        end += len(view)
+        return Place(end - len(view), len(view))
+
     for effect in effects:
         match effect:
             case Put(path, data, mode):
-                kind, number, dtype = "put", mode, ""
+                wired.append(WireEffect("put", path, parcel(data), mode))
             case PutIf(path, data, expect):
-                kind, number, dtype = "put_if", expect, ""
+                wired.append(WireEffect("put_if", path, parcel(data), expect))
             case Append(path, data):
-                kind, number, dtype = "append", 0, ""
-            case Add(path, index, data, name):
-                kind, number, dtype = "add", index, name
+                wired.append(WireEffect("append", path, parcel(data)))
+            case Add(path, index, data, name, indices):
+                wired.append(WireEffect("add", path, parcel(data), index, name, parcel(indices)))
             case Delete(path):
-                kind, number, dtype, data = "delete", 0, "", b""
-        view = memoryview(data).cast("B")
-        if inline + len(view) <= INLINE_BYTES_MAX:
-            parcel: Parcel = bytes(view)
-            inline += len(view)
-        else:
-            parcel = Place(end, len(view))
-            parts.append(view)
-            end += len(view)
-        wired.append(WireEffect(kind, path, parcel, number, dtype))
+                wired.append(WireEffect("delete", path))
     return wired, parts
 
 
@@ -295,16 +321,18 @@ def decode_effects(wired: list[WireEffect], memory: memoryview) -> list[Effect]:
     Raises:
         ValueError: what no worker of ours would send.
     """
+
+    def unpacked(parcel: Parcel, path: str) -> bytes | memoryview:
+        if not isinstance(parcel, Place):
+            return parcel
+        end = parcel.offset + parcel.size
+        if not 0 <= parcel.offset <= end <= len(memory):
+            raise ValueError(f"{path}: bytes beyond the memory that came along")
+        return memory[parcel.offset : end]
+
     effects: list[Effect] = []
     for wire in wired:
-        data: bytes | memoryview
-        if isinstance(wire.data, Place):
-            end = wire.data.offset + wire.data.size
-            if not 0 <= wire.data.offset <= end <= len(memory):
-                raise ValueError(f"{wire.path}: bytes beyond the memory that came along")
-            data = memory[wire.data.offset : end]
-        else:
-            data = wire.data
+        data = unpacked(wire.data, wire.path)
         match wire.kind:
             case "put":
                 effects.append(Put(wire.path, data, wire.number & 0o777))
@@ -313,7 +341,8 @@ def decode_effects(wired: list[WireEffect], memory: memoryview) -> list[Effect]:
             case "append":
                 effects.append(Append(wire.path, data))
             case "add":
-                effects.append(Add(wire.path, wire.number, data, wire.dtype))
+                indices = unpacked(wire.indices, wire.path)
+                effects.append(Add(wire.path, wire.number, data, wire.dtype, indices))
             case "delete":
                 effects.append(Delete(wire.path))
             case _:

@@ -236,7 +236,10 @@ class Worker:
             timeout_ms=start.timeout_ms,
             emit=start.emit,
             states=start.states,
+            rank=start.rank,
         )
+        if start.rank.world_size > 1:
+            os.environ.update(surroundings(start.rank))
         handler = self._collector.handlers[start.handler]
         return Invocation(run, cut, self._services, is_async=is_coroutine(handler)), handler
 
@@ -337,6 +340,20 @@ def serve(end: socket.socket, output_fd: int) -> NoReturn:
         code = 1
     finally:
         os._exit(code)
+
+
+def surroundings(rank: runs.Rank) -> dict[str, str]:
+    """What libraries of collectives look for in the environment (torch.distributed: "env://"; gloo, NCCL: the interface)."""
+    return {
+        "RANK": str(rank.number),
+        "LOCAL_RANK": str(rank.number),
+        "WORLD_SIZE": str(rank.world_size),
+        "LOCAL_WORLD_SIZE": str(rank.world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(rank.port),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
 
 
 def has_children() -> bool:

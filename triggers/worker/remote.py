@@ -17,7 +17,7 @@ from triggers.worker.sealed import map_sealed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from triggers.run import Event, Stat
+    from triggers.run import Buffer, Event, Stat
     from triggers.worker.channel import Channel
     from triggers.worker.message import ToWorker, WireContent
 
@@ -88,6 +88,15 @@ class RemoteCut:
     def version(self, path: str, number: int) -> Content | None:
         """See `Cut.version`."""
         return self._content(Ask(self._run_id, "version", path, number=number))
+
+    def pull(
+        self, path: str, indices: Buffer, item_bytes: int, *, latest: bool = False
+    ) -> Content | None:
+        """See `Cut.pull`."""
+        places = bytes(indices)
+        return self._content(
+            Ask(self._run_id, "pull", path, latest, number=item_bytes, indices=places)
+        )
 
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """See `Cut.stat`."""

@@ -1,8 +1,8 @@
 """A forked process gives up what it does not need: docs/TRIGGERS.md 12.
 
 Levels. `strict`: another user, no new privileges, bounds, a session of its own, no files but the interpreter's and its
-scratch directory (Landlock), no sockets and none of the calls that reach out of a process (seccomp). `normal`: the same
-without Landlock, and sockets are allowed.
+scratch directory (Landlock), no sockets and none of the calls that reach out of a process (seccomp); the workers of a gang
+have sockets, in a network of their own (`network`). `normal`: the same without Landlock, and sockets are allowed.
 
 What a machine lacks is found once (`probe`) and said; a strict process on a machine that cannot confine it is refused,
 never started unconfined.
@@ -11,6 +11,7 @@ never started unconfined.
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import signal
 import struct
@@ -21,6 +22,7 @@ from triggers.worker import landlock, limits, seccomp
 
 if TYPE_CHECKING:
     from triggers.worker.message import Spawn
+    from triggers.worker.network import Network
 
 __all__ = ["Confinement", "adopt_orphans", "become", "confine", "probe"]
 
@@ -42,6 +44,9 @@ SYSTEM_READABLE = (
     "/proc/meminfo",
     "/sys/devices/system/cpu",
 )
+
+TOPOLOGY = ("/sys/bus/pci/devices", "/sys/class/net", *glob.glob("/sys/devices/pci*"))
+"""What libraries of collectives look at to find out which device is near which: gloo does not start without."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,6 +77,7 @@ def probe() -> Confinement:
         filters = {
             "strict": seccomp.program(network=False, sessions=False),
             "normal": seccomp.program(network=True, sessions=False),
+            "gang": seccomp.program(network=False, loopback=True, sessions=False),
             "command": seccomp.program(network=False, sessions=True),
         }
     except seccomp.Missing as error:
@@ -79,8 +85,8 @@ def probe() -> Confinement:
     return Confinement(abi, filters, problems)
 
 
-def become(spawn: Spawn) -> None:
-    """Take on session, bounds and identity of a process to be. What comes after has no way back.
+def become(spawn: Spawn, network: Network | None = None) -> None:
+    """Take on session, bounds, network and identity of a process to be. What comes after has no way back.
 
     Raises:
         OSError, ValueError: this process may not.
@@ -88,6 +94,8 @@ def become(spawn: Spawn) -> None:
     os.setsid()
     os.umask(0o022)
     limits.apply(spawn.limits, spawn.uid)
+    if network is not None:
+        network.enter()
     if os.getuid() == 0:
         os.setgroups(spawn.groups)
         os.setresgid(spawn.gid, spawn.gid, spawn.gid)
@@ -99,6 +107,8 @@ def become(spawn: Spawn) -> None:
             os.setresuid(spawn.uid, spawn.uid, spawn.uid)
     elif os.getuid() != spawn.uid:
         raise PermissionError(f"the daemon runs as user {os.getuid()}, cannot become {spawn.uid}")
+    elif network is not None:
+        _drop_capabilities()  # of the user namespace around it
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     adopt_orphans()
     # After the change of user, which clears it. The forking process may have died meanwhile.
@@ -114,7 +124,7 @@ def confine(spawn: Spawn, confinement: Confinement) -> None:
     Raises:
         OSError: the kernel refuses, or lacks what the level is made of.
     """
-    filter_program = confinement.filters.get(spawn.sandbox)
+    filter_program = confinement.filters.get("gang" if spawn.network else spawn.sandbox)
     if filter_program is None or (spawn.sandbox == "strict" and not confinement.landlock_version):
         raise OSError(f"sandbox {spawn.sandbox}: " + "; ".join(confinement.problems))
     if spawn.sandbox == "strict":
@@ -124,7 +134,8 @@ def confine(spawn: Spawn, confinement: Confinement) -> None:
             sys.exec_prefix,
             *(path for path in sys.path if path),
         }
-        landlock.restrict([*SYSTEM_READABLE, *prefixes], spawn.writable, limits.devices())
+        readable = [*SYSTEM_READABLE, *prefixes, *(TOPOLOGY if spawn.network else ())]
+        landlock.restrict(readable, spawn.writable, limits.devices(), tcp=bool(spawn.network))
     seccomp.load(filter_program)
 
 

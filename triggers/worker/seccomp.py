@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import struct
 import tempfile
 from contextlib import suppress
@@ -25,6 +26,10 @@ SECCOMP_MODE_FILTER = 2
 
 NETWORK = ("socket", "connect", "bind", "listen", "accept", "accept4")
 """`socketpair` stays: event loops wake themselves by one."""
+
+LOOPBACK = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+"""Families of sockets that stay for whoever has a network of its own; the last one tells its addresses. No others: files of
+the machine's services (AF_UNIX), hypervisors and ciphers are no part of a network namespace."""
 
 SESSIONS = ("setsid", "setpgid")
 """Out of the process group, which is what a kill reaches."""
@@ -63,8 +68,9 @@ class Missing(Exception):
     """libseccomp is not installed; the message says what to do."""
 
 
-def program(*, network: bool, sessions: bool) -> bytes:
-    """A filter as BPF instructions; `network` leaves sockets allowed, `sessions` new process groups.
+def program(*, network: bool, sessions: bool, loopback: bool = False) -> bytes:
+    """A filter as BPF instructions; `network` leaves sockets allowed, `loopback` those of `LOOPBACK`, `sessions` new
+    process groups.
 
     Raises:
         Missing: libseccomp, or the kernel's part, is not there.
@@ -75,13 +81,19 @@ def program(*, network: bool, sessions: bool) -> bytes:
         raise Missing("install libseccomp (Debian: libseccomp2) and pyseccomp") from error
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)
-    forbidden = (*ALWAYS, *(() if network else NETWORK), *(() if sessions else SESSIONS))
+    calls = () if network or loopback else NETWORK
+    forbidden = (*ALWAYS, *calls, *(() if sessions else SESSIONS))
     for name in forbidden:
         _rule(rules, refuse, name)
     for name in ABSENT:
         _rule(rules, pyseccomp.ERRNO(errno.ENOSYS), name)
     for flag in NAMESPACE_FLAGS:
         rules.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
+    if loopback:
+        last = max(LOOPBACK)
+        rules.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.GT, last))
+        for family in set(range(last)) - set(LOOPBACK):
+            rules.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family))
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)

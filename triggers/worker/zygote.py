@@ -28,6 +28,7 @@ from triggers.worker import process, sandbox
 from triggers.worker.cgroup import Cgroups, enter
 from triggers.worker.channel import Channel, Closed
 from triggers.worker.message import Exited, NotLoaded, Ready, Signal, Spawn, Spawned, ToZygote
+from triggers.worker.network import Network, Networks
 from triggers.worker.reach import make_reachable
 from triggers.worker.seccomp import PROGRAM_FD
 
@@ -55,6 +56,7 @@ class Zygote:
         self._channel: Channel[ToZygote] = Channel(end, ToZygote)
         self._leaders: set[int] = set()
         self._cgroups = Cgroups(cgroup)
+        self._networks = Networks()
         self._mountpoint = mountpoint
         self._wakeup, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = wake
@@ -101,14 +103,16 @@ class Zygote:
         match order:
             case Spawn():
                 try:
+                    network = self._networks.get(order.network)
                     group = self._cgroups.make(order.number, order.limits)
                     pid = os.fork()
                 except OSError as error:
                     self._channel.send(Spawned(order.number, 0, f"fork: {error}"))
                 else:
                     if pid == 0:
-                        self._be(order, group, fds)
+                        self._be(order, group, network, fds)
                     self._leaders.add(pid)
+                    self._networks.hold(pid, order.network)
                     self._cgroups.hold(pid, group)
                     self._channel.send(Spawned(order.number, pid))
                 finally:
@@ -140,6 +144,7 @@ class Zygote:
                 os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
             self._leaders.discard(pid)
+            self._networks.release(pid)
             ran_out = self._cgroups.release(pid)
             exited = os.WIFEXITED(status)
             self._channel.send(
@@ -154,7 +159,7 @@ class Zygote:
 
     # --- in the child -------------------------------------------------------------------------------------------------
 
-    def _be(self, spawn: Spawn, group: str, fds: list[int]) -> NoReturn:
+    def _be(self, spawn: Spawn, group: str, network: Network | None, fds: list[int]) -> NoReturn:
         try:
             enter(group)
             signal.set_wakeup_fd(-1)
@@ -165,19 +170,19 @@ class Zygote:
             if spawn.command:
                 self._be_command(spawn, fds)
             else:
-                self._be_worker(spawn, fds)
+                self._be_worker(spawn, network, fds)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(70)  # EX_SOFTWARE
 
-    def _be_worker(self, spawn: Spawn, fds: list[int]) -> NoReturn:
+    def _be_worker(self, spawn: Spawn, network: Network | None, fds: list[int]) -> NoReturn:
         end, output_fd = socket.socket(fileno=fds[0]), fds[1]
         os.environ.clear()
         os.environ.update(spawn.environment)
         tempfile.tempdir = None  # what the zygote found is not this one's
         try:
-            sandbox.become(spawn)
+            sandbox.become(spawn, network)
             sandbox.confine(spawn, self._confinement)
         except (OSError, ValueError) as error:
             Channel[ToZygote](end, ToZygote).send(NotLoaded(f"not started: {error}", ""))

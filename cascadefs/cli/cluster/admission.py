@@ -65,6 +65,34 @@ def add(
             "--lease", metavar="SECONDS", min=2, max=600, help="How long others wait for it."
         ),
     ] = 3.0,
+    transport: Annotated[
+        str,
+        typer.Option(
+            metavar="tcp|verbs", help="How it and other nodes reach each other; verbs is RDMA."
+        ),
+    ] = "tcp",
+    fallback: Annotated[
+        str,
+        typer.Option(
+            metavar="tcp",
+            help="What is used where verbs cannot be; else such nodes have no connection.",
+            show_default=False,
+        ),
+    ] = "",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Its RDMA device, if it has several.", show_default=False
+        ),
+    ] = "",
+    gid: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Which of the device's addresses; else the one towards the peer.",
+            show_default=False,
+        ),
+    ] = "",
     config: Config = None,
 ) -> None:
     """Add a node: node.toml and its credentials in DIR, for that machine; its name in etcd.
@@ -73,7 +101,7 @@ def add(
 
     Example: cascadefs cluster add n1 ./n1 --listen 10.0.0.1:7400
     """
-    from cascadefs.configuration import NODE, Node
+    from cascadefs.configuration import NODE, Node, Transport
     from storage.membership import values
     from storage.membership.contract import Change
     from storage.transport import Identity, Role
@@ -88,6 +116,7 @@ def add(
         data=str(data.resolve()) if data is not None else "data",
         labels=tuple(label or ()),
         lease_s=lease_s,
+        transport=Transport(transport, fallback, device, gid=gid),  # type: ignore[arg-type]  # checked next
     )
     checked(directory / NODE, node)
     signer = _signer(cluster)

@@ -5,6 +5,7 @@ Exit status: 0 every shard is led and has all the members it should, 1 something
 
 from __future__ import annotations
 
+import collections
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ _NODES = [
     Column("address"),
     Column("leads", right=True),
     Column("holds", right=True),
+    Column("links"),
     Column("labels"),
 ]
 _SHARDS = [
@@ -66,9 +68,14 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
         return view, await figures(view, credentials_of(config), now_ns())
 
     view, said = converse(etcd, look)
-    nodes = [_node(view, name) for name in sorted({*view.nodes, *view.live})]
+    nodes = [_node(view, name, said.get(name, {})) for name in sorted({*view.nodes, *view.live})]
     shards = [_shard(view, view.shards[number], said) for number in sorted(view.shards)]
     troubles = [node["trouble"] for node in nodes if node["trouble"]]
+    troubles += [
+        f"node {node['node']}: {trouble}"
+        for node in nodes
+        for trouble in node["transport"].get("troubles", ())
+    ]
     troubles += [
         f"shard {shard['shard']}: {shard['is']}" for shard in shards if shard["is"] != "well"
     ]
@@ -95,6 +102,7 @@ def _print(
                     " ".join(node["addresses"]),
                     str(len(node["leads"])),
                     str(len(node["holds"])),
+                    _links(node["links"]),
                     " ".join(node["labels"]),
                 ],
                 node,
@@ -124,7 +132,13 @@ def _print(
     shown.lines([b"", *(trouble.encode() for trouble in troubles)] if troubles else [])
 
 
-def _node(view: View, name: str) -> dict[str, Any]:
+def _links(links: dict[str, dict[str, Any]]) -> str:
+    """How many other nodes are connected by what."""
+    counts = collections.Counter(str(link.get("transport")) for link in links.values())
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
+def _node(view: View, name: str, figure: dict[str, Any]) -> dict[str, Any]:
     node, presence = view.nodes.get(name), view.live.get(name)
     held = [epoch for epoch in view.epochs.values() if name in epoch.members]
     state = ("draining" if node.state == "draining" else "alive") if node else "not added"
@@ -146,6 +160,8 @@ def _node(view: View, name: str) -> dict[str, Any]:
         "labels": list(node.labels) if node else [],
         "leads": sorted(epoch.shard for epoch in held if epoch.leader == name),
         "holds": sorted(epoch.shard for epoch in held),
+        "transport": figure.get("transport", {}),
+        "links": figure.get("links", {}),
         "trouble": trouble,
     }
 

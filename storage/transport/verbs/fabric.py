@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+from storage import errors
 from storage.transport.verbs.attributes import MTUS_BYTES
 from storage.transport.verbs.ring import RING_BYTES_MAX, RING_BYTES_MIN
 
@@ -20,7 +21,7 @@ __all__ = ["Fabric", "GidEntry", "Unusable", "choose_gid"]
 ROCE_V2 = "RoCE v2"
 
 
-class Unusable(Exception):
+class Unusable(errors.Unusable):
     """RDMA cannot be used here as it is configured; the message says what is wrong and what to do."""
 
 

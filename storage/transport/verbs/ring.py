@@ -24,6 +24,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage.limits import MESSAGE_BYTES_MAX, SEND_QUEUE_BYTES
+from storage.transport.verbs.landing import Landings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,9 @@ SHARED_BYTES_MAX = 64 * 1024
 
 PUSH_BYTES_MAX = 256 * 1024
 """What one WRITE takes at most: so that the card moves one part of a long message while the next is copied."""
+
+EAGER_BYTES_MAX = 64 * 1024
+"""Messages up to this are laid down as they are put; of longer ones each part when it is its turn to be pushed."""
 
 POSITION_BITS = 30
 WAITS = 1 << 30
@@ -136,8 +140,8 @@ def padded(length: int) -> int:
 class Outgoing:
     """The sender's side: messages come in, pushes come out.
 
-    Messages that find no room in the ring wait and are laid down as room comes, in pieces if need be: a message may be longer
-    than the ring. Long buffers wait as references, small ones are copied behind each other.
+    Messages that find no room in the ring, and long ones, wait and are laid down as they are pushed, in pieces if need be: a message
+    may be longer than the ring. Long buffers wait as references, small ones are copied behind each other.
 
     Invariant: pushed <= tail <= credit.read + size, and rung <= credit.doorbells + DOORBELLS_MAX.
     """
@@ -193,17 +197,23 @@ class Outgoing:
         sequence = self._sequence
         self._sequence = sequence + 1 & SEQUENCE_MASK
         need = HEAD_BYTES + padded(length)
+        end = self.credit.read + self._size
+        short = need <= EAGER_BYTES_MAX
+        if short and self.backlog_bytes and self.tail + self.backlog_bytes + need <= end:
+            self._lay(
+                self.backlog_bytes
+            )  # a long one in front, and room for both: else this one is copied twice
         tail = self.tail
         offset = tail & self._size - 1
-        fits = tail + need <= self.credit.read + self._size and offset + need <= self._size
-        if fits and not self.backlog_bytes:
+        fits = tail + need <= end and offset + need <= self._size
+        if fits and short and not self.backlog_bytes:
             mirror = self._mirror
             HEAD.pack_into(mirror, offset, kind << LENGTH_BITS | length, sequence)
             at = offset + HEAD_BYTES
             for buffer in message:
-                end = at + len(buffer)
-                mirror[at:end] = buffer
-                at = end
+                behind = at + len(buffer)
+                mirror[at:behind] = buffer
+                at = behind
             self.tail = tail + need
             self.copied_bytes += length
             return
@@ -224,19 +234,17 @@ class Outgoing:
             self._seal()
         self.backlog_bytes += need
         self.copied_bytes += length
-        if tail < self.credit.read + self._size:
-            self._lay()
 
     def _seal(self) -> None:
         if self._gathering:
             self._backlog.append(memoryview(self._gathering))
             self._gathering = bytearray()
 
-    def _lay(self) -> None:
-        """Lay down as much of the backlog as there is room for."""
+    def _lay(self, bytes_max: int) -> None:
+        """Lay down as much of the backlog as there is room for, up to that many bytes, a multiple of eight."""
         self._seal()
         backlog, size = self._backlog, self._size
-        room = self.credit.read + size - self.tail
+        room = min(self.credit.read + size - self.tail, bytes_max)
         while backlog and room:
             part = backlog[0]
             offset = self.tail & size - 1
@@ -254,8 +262,12 @@ class Outgoing:
 
     def push(self) -> Push | None:
         """What to write next; None if there is nothing, or no credit for it."""
+        if self.rung - self.credit.doorbells == DOORBELLS_MAX:
+            return None
+        if self.backlog_bytes and (lacks := PUSH_BYTES_MAX - (self.tail - self.pushed)) > 0:
+            self._lay(lacks)
         count = min(self.tail - self.pushed, PUSH_BYTES_MAX)
-        if not count or self.rung - self.credit.doorbells == DOORBELLS_MAX:
+        if not count:
             return None
         size = self._size
         offset = self.pushed & size - 1
@@ -289,8 +301,6 @@ class Outgoing:
         if not self.credit.doorbells <= credit.doorbells <= self.rung:
             raise Malformed(f"a credit for doorbell {credit.doorbells} of {self.rung}")
         self.credit = credit
-        if self.backlog_bytes:
-            self._lay()
 
     def clear(self) -> None:
         """Forget what waits."""
@@ -318,6 +328,7 @@ class Incoming:
         "copied_bytes",
         "doorbells",
         "given",
+        "landings",
         "probed",
         "read",
     )
@@ -339,6 +350,7 @@ class Incoming:
         self._needs = 0  # bytes of its frame that are still to be read, padding and all
         self.probed = 0  # bytes of probes that have come
         self.copied_bytes = 0
+        self.landings = Landings()
 
     def rang(self, bell: Bell) -> None:
         """A doorbell of data: everything before its position is in the ring.
@@ -421,8 +433,7 @@ class Incoming:
             return
         if kind != Kind.MESSAGE or length > MESSAGE_BYTES_MAX:
             raise Malformed(f"a frame of kind {kind} with {length} bytes, which no version has")
-        # Memory that is not touched yet costs nothing, so who only announces a long message takes none from us.
-        self._long = memoryview(bytearray(length))
+        self._long = self.landings.take(length)
         self._filled, self._needs = 0, padded(length)
 
     def _gather(self) -> None:

@@ -148,16 +148,25 @@ class VerbsTransport:
 class VerbsListener:
     """`contract.Listener`: control connections that were accepted, joined side by side."""
 
-    def __init__(self, transport: VerbsTransport, nursery: trio.Nursery, control: Listener) -> None:
+    def __init__(
+        self,
+        transport: VerbsTransport,
+        nursery: trio.Nursery,
+        control: Listener,
+        *,
+        joins: Callable[[Connection], bool] = lambda control: True,
+    ) -> None:
+        """`joins`: whether a connection that was accepted is one for control; another is given as it is."""
         self.address = control.address
         self._transport = transport
         self._nursery = nursery
         self._control = control
+        self._joins = joins
         self._joining = trio.Semaphore(JOINING_AT_ONCE_MAX)
-        self._give, self._take = trio.open_memory_channel[VerbsConnection](ACCEPTED_MAX)
+        self._give, self._take = trio.open_memory_channel["Connection"](ACCEPTED_MAX)
         nursery.start_soon(self._listen, name=f"listen for RDMA at {self.address}")
 
-    async def accept(self) -> VerbsConnection:
+    async def accept(self) -> Connection:
         """As the contract."""
         try:
             return await self._take.receive()
@@ -185,9 +194,12 @@ class VerbsListener:
             self.close()
 
     async def _join(self, control: Connection) -> None:
-        connection: VerbsConnection | None = None
+        connection: Connection | None = None
         try:
-            connection = await self._transport.join(self._nursery, control)
+            if self._joins(control):
+                connection = await self._transport.join(self._nursery, control)
+            else:
+                connection = control
             await self._give.send(connection)
         except Broken as why:
             self._transport.turned_away(str(why))

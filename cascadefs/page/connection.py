@@ -1,0 +1,123 @@
+"""One connection of a browser: HTTP/1.1 on a trio stream, requests one after the other. The only import of h11.
+
+Bounded: a head of 16 KiB, a body of 64 KiB, half a minute between requests and for a piece of an answer to be taken.
+
+Source: RFC 9112, as h11 reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+import h11
+import trio
+
+from cascadefs.page.gate import HEADERS
+from cascadefs.page.message import Request, Response, failure
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["converse"]
+
+HEAD_BYTES_MAX: Final = 16 * 1024
+BODY_BYTES_MAX: Final = 64 * 1024
+RECEIVE_BYTES: Final = 64 * 1024
+IDLE_SECONDS: Final = 30.0
+"""For a request to come, and for a piece of an answer to be taken."""
+
+_log = logging.getLogger(__name__)
+
+
+class _TooLong(Exception):
+    """A body that no request of ours has."""
+
+
+async def converse(
+    stream: trio.abc.Stream, answer: Callable[[Request], Awaitable[Response]]
+) -> None:
+    """Answer requests until the other side has no more; never raises for what it does. The stream is closed then."""
+    protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+    async with stream:
+        try:
+            while protocol.our_state is h11.IDLE:
+                with trio.fail_after(IDLE_SECONDS):
+                    request = await _request(protocol, stream)
+                if request is None:
+                    return
+                await _respond(protocol, stream, await answer(request))
+                if protocol.our_state is h11.MUST_CLOSE or protocol.their_state is not h11.DONE:
+                    return
+                protocol.start_next_cycle()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            pass
+        except _TooLong:
+            with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
+                await _respond(protocol, stream, failure(413, "too long"))
+        except h11.RemoteProtocolError as error:
+            if protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
+                    await _respond(
+                        protocol, stream, failure(error.error_status_hint, "not a request")
+                    )
+        except ConnectionError:  # TLS, on a connection that broke.
+            pass
+
+
+async def _request(protocol: h11.Connection, stream: trio.abc.Stream) -> Request | None:
+    head: h11.Request | None = None
+    body = bytearray()
+    while True:
+        event = protocol.next_event()
+        match event:
+            case h11.Request():
+                head = event
+            case h11.Data(data=data):
+                body += data
+                if len(body) > BODY_BYTES_MAX:
+                    raise _TooLong
+            case h11.EndOfMessage():
+                assert head is not None, "h11 keeps the order"
+                return _whole(head, bytes(body))
+            case h11.ConnectionClosed():
+                return None
+            case h11.NEED_DATA:
+                if protocol.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(status_code=100, headers=[])
+                    await stream.send_all(protocol.send(go_on) or b"")
+                protocol.receive_data(await stream.receive_some(RECEIVE_BYTES))
+
+
+def _whole(head: h11.Request, body: bytes) -> Request:
+    headers: dict[str, str] = {}
+    for raw, value in head.headers:
+        name, text = raw.decode("ascii"), value.decode("latin-1")
+        headers[name] = f"{headers[name]},{text}" if name in headers else text
+    return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body)
+
+
+async def _respond(protocol: h11.Connection, stream: trio.abc.Stream, response: Response) -> None:
+    given = {name.lower() for name, _ in response.headers}
+    headers = [*response.headers, *(pair for pair in HEADERS if pair[0].lower() not in given)]
+    headers.append(("Content-Type", response.kind))
+    body = response.body
+    if isinstance(body, bytes):
+        headers.append(("Content-Length", str(len(body))))
+    head = h11.Response(status_code=response.status, headers=headers)
+    await _send(protocol, stream, head)
+    if isinstance(body, bytes):
+        await _send(protocol, stream, h11.Data(data=body))
+    else:
+        async with contextlib.aclosing(body) as pieces:  # type: ignore[type-var]  # an async generator, always
+            async for piece in pieces:
+                await _send(protocol, stream, h11.Data(data=piece))
+    await _send(protocol, stream, h11.EndOfMessage())
+
+
+async def _send(protocol: h11.Connection, stream: trio.abc.Stream, event: h11.Event) -> None:
+    data = protocol.send(event)
+    if data:
+        with trio.fail_after(IDLE_SECONDS):
+            await stream.send_all(data)
