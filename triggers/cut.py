@@ -9,7 +9,7 @@ Sources: docs/TRIGGERS.md 5, 6, 12; SEMANTICS 3 (access then and now).
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from storage.attributes import REGULAR, TYPE_MASK, Attributes, is_directory
 from storage.limits import CHUNK_BYTES
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from storage.store import Store
     from triggers.run import Buffer, Event
 
-__all__ = ["BadPath", "Read", "StoreCut", "parts_of"]
+__all__ = ["BadPath", "Numbers", "Part", "Read", "StoreCut", "parts_of"]
 
 _WILD = set("*?[]{}()!\\")
 
@@ -59,6 +59,17 @@ def parts_of(path: str) -> list[bytes]:
         raise BadPath(f"{path!r}: no name of a file") from None
 
 
+class Numbers(NamedTuple):
+    """The numbers of `item_bytes` at some indices (int64) of a content."""
+
+    indices: Buffer
+    item_bytes: int
+
+
+Part: TypeAlias = tuple[int, int] | Numbers
+"""Of a content: the bytes from one offset to before another, or some numbers."""
+
+
 class StoreCut:
     """`Cut` over a store. For one run; plain calls of whoever holds the store."""
 
@@ -69,10 +80,10 @@ class StoreCut:
         timestamp: int,
         who: Identity,
         *,
-        span: tuple[int, int] | None = None,
+        part: Part | None = None,
     ) -> None:
-        """`span`: of each content only the bytes from one offset to before another are read; else all of them."""
-        self._span = span
+        """`part`: of each content only these bytes, or numbers, are read; else all of it."""
+        self._part = part
         self._store = store
         self._base = base
         self._timestamp = timestamp
@@ -88,11 +99,11 @@ class StoreCut:
         """See `triggers.run.Cut`."""
         if event.kind == "delete":
             return None
-        return self._content(event.path, event.timestamp, note=False)
+        return self._content(event.path, event.timestamp, self._part, note=False)
 
     def get(self, path: str, *, latest: bool = False) -> Content | None:
         """See `triggers.run.Cut`."""
-        return self._content(path, None if latest else self._timestamp, note=True)
+        return self._content(path, None if latest else self._timestamp, self._part, note=True)
 
     def version(self, path: str, number: int) -> Content | None:
         """See `triggers.run.Cut`."""
@@ -104,7 +115,9 @@ class StoreCut:
         attributes = self._attributes(found.binding.inode, found.timestamp)
         if attributes is None or attributes.mode & TYPE_MASK != REGULAR:
             return None
-        content = self._readable(path, number, found.binding.inode, attributes, found.timestamp)
+        content = self._readable(
+            path, number, found.binding.inode, attributes, found.timestamp, self._part
+        )
         self._note(path, number)
         return content
 
@@ -113,21 +126,7 @@ class StoreCut:
     ) -> Content | None:
         """See `triggers.run.Cut`."""
         timestamp = None if latest else self._timestamp
-        found = self._file(path, timestamp, note=True)
-        if found is None:
-            return None
-        binding, attributes = found
-        version = binding.version_of(attributes.content)
-        self._check_kept(path, version, binding.inode, attributes)
-
-        def read(ranges: Sequence[tuple[int, int]]) -> bytes:
-            data = self._store.read_ranges(binding.inode, attributes, timestamp, ranges)
-            self.read_bytes += len(data)
-            return data
-
-        numbers = gathered(indices, item_bytes, attributes.size, read)
-        self._note(path, version, latest=latest)
-        return _content(path, version, binding.inode, attributes, [memoryview(numbers)])
+        return self._content(path, timestamp, Numbers(indices, item_bytes), note=True)
 
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         """See `triggers.run.Cut`."""
@@ -193,21 +192,9 @@ class StoreCut:
     def _note(self, path: str, version: int, *, latest: bool = False) -> None:
         self.reads[Read(path, version, latest)] = None
 
-    def _content(self, path: str, timestamp: int | None, *, note: bool) -> Content | None:
-        found = self._file(path, timestamp, note=note)
-        if found is None:
-            return None
-        binding, attributes = found
-        version = binding.version_of(attributes.content)
-        content = self._readable(path, version, binding.inode, attributes, timestamp)
-        if note:
-            self._note(path, version, latest=timestamp is None)
-        return content
-
-    def _file(
-        self, path: str, timestamp: int | None, *, note: bool
-    ) -> tuple[Binding, Attributes] | None:
-        """A file that has content; None, and noted as such, where there is none."""
+    def _content(
+        self, path: str, timestamp: int | None, part: Part | None, *, note: bool
+    ) -> Content | None:
         found = self._find(path, timestamp)
         if found is None or found[1].mode & TYPE_MASK != REGULAR or not found[1].content:
             if found is not None and is_directory(found[1].mode):
@@ -215,32 +202,62 @@ class StoreCut:
             if note:
                 self._note(path, 0, latest=timestamp is None)
             return None
-        return found
+        binding, attributes = found
+        version = binding.version_of(attributes.content)
+        content = self._readable(path, version, binding.inode, attributes, timestamp, part)
+        if note:
+            self._note(path, version, latest=timestamp is None)
+        return content
 
     def _readable(
-        self, path: str, version: int, inode: int, attributes: Attributes, timestamp: int | None
+        self,
+        path: str,
+        version: int,
+        inode: int,
+        attributes: Attributes,
+        timestamp: int | None,
+        part: Part | None,
     ) -> Content:
-        """A file's bytes, after asking whether the script's owner may read them."""
-        self._check_kept(path, version, inode, attributes)
-        parts = [
-            memoryview(part).toreadonly() for part in self._parts(inode, attributes, timestamp)
-        ]
-        self.read_bytes += sum(len(part) for part in parts)
-        return _content(path, version, inode, attributes, parts)
-
-    def _check_kept(self, path: str, version: int, inode: int, attributes: Attributes) -> None:
+        """A file's bytes, or a part of them, after asking whether the script's owner may read them."""
         self._check(attributes, inode, READ, path)
         if self._store.content_state(inode, attributes.content) != KEPT:
             raise OSError(errno.EIDRM, f"{path}@v{version}: pruned; its record is still known")
+        if isinstance(part, Numbers):
+            parts = [memoryview(self._numbers(inode, attributes, timestamp, part))]
+        else:
+            read = self._parts(inode, attributes, timestamp, part)
+            parts = [memoryview(data).toreadonly() for data in read]
+        return Content(
+            path,
+            version,
+            attributes.content_timestamp,
+            attributes.size,
+            parts,
+            (inode, attributes.content),
+        )
 
     def _parts(
-        self, inode: int, attributes: Attributes, timestamp: int | None
+        self,
+        inode: int,
+        attributes: Attributes,
+        timestamp: int | None,
+        part: tuple[int, int] | None,
     ) -> Iterator[bytes | bytearray | memoryview]:
-        first, end = self._span or (0, attributes.size)
+        first, end = part or (0, attributes.size)
         end = min(end, attributes.size)
         for offset in range(first, end, CHUNK_BYTES):
             length = min(CHUNK_BYTES, end - offset)
+            self.read_bytes += length
             yield self._store.read(inode, attributes, timestamp, offset, length)
+
+    def _numbers(
+        self, inode: int, attributes: Attributes, timestamp: int | None, part: Numbers
+    ) -> bytes:
+        def read(ranges: Sequence[tuple[int, int]]) -> bytes:
+            self.read_bytes += sum(end - start for start, end in ranges)
+            return self._store.read_ranges(inode, attributes, timestamp, ranges)
+
+        return gathered(part.indices, part.item_bytes, attributes.size, read)
 
     def _find(self, path: str, timestamp: int | None) -> tuple[Binding, Attributes] | None:
         *above, name = parts_of(path)
@@ -310,10 +327,3 @@ class StoreCut:
                 yield path
             elif is_directory(binding.mode) and depth != 1:
                 yield from self._walk(binding.inode, path + "/", depth - 1 if depth else None)
-
-
-def _content(
-    path: str, version: int, inode: int, attributes: Attributes, parts: list[memoryview]
-) -> Content:
-    identity = (inode, attributes.content)
-    return Content(path, version, attributes.content_timestamp, attributes.size, parts, identity)

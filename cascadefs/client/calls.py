@@ -14,6 +14,7 @@ import msgspec
 from cascadefs.client.values import Change, Entry, Version  # noqa: TC001  msgspec asks for them
 
 __all__ = [
+    "Add",
     "Answer",
     "Append",
     "Call",
@@ -31,6 +32,7 @@ __all__ = [
     "Matched",
     "Now",
     "Part",
+    "Pull",
     "Put",
     "RemoveDirectory",
     "Scan",
@@ -99,7 +101,19 @@ class RemoveDirectory(msgspec.Struct, frozen=True, array_like=True, tag=4):
     path: str
 
 
-Part: TypeAlias = Put | Append | Delete | RemoveDirectory
+class Add(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The next version of a file of numbers: what it holds, and numbers of `dtype` added to those from `index` on.
+
+    A buffer: as many indices (int64, little endian) as `indices` says, behind them the numbers. With indices, each number is for its own.
+    """
+
+    path: str
+    dtype: str
+    index: Natural = 0
+    indices: Natural = 0
+
+
+Part: TypeAlias = Put | Append | Delete | RemoveDirectory | Add
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -187,6 +201,15 @@ class GetEach(msgspec.Struct, frozen=True, array_like=True, tag=11):
     gets: Annotated[list[Get], msgspec.Meta(min_length=1, max_length=GETS_MAX)]
 
 
+class Pull(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """As `Get`, of the numbers of `item_bytes` at some indices only: a buffer of int64, little endian. Zeros behind the end."""
+
+    path: str
+    item_bytes: Natural
+    version: int | None = None
+    at: int | None = None
+
+
 class Why(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Which run made a file: its newest version, the `version`-th, or the one at a timestamp `at`."""
 
@@ -199,6 +222,7 @@ Call: TypeAlias = (
     Why
     | Get
     | GetEach
+    | Pull
     | Write
     | WriteEach
     | List
@@ -212,7 +236,7 @@ Call: TypeAlias = (
 
 
 class Got(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Of `Get`; the bytes travel beside it."""
+    """Of `Get` and `Pull`; the bytes travel beside it."""
 
     version: Version
 

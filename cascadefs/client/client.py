@@ -26,25 +26,34 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+import xxhash
+
 from cascadefs import vpath
 from cascadefs.client import calls
 from cascadefs.client.values import Change, Conflict, Content, Entry, Version
+from triggers.handler.effects import addition
 from triggers.handler.frames import Frame
 from triggers.handler.table import Table, sql, table
 from triggers.handler.tensor import Axis, Tensor
+from triggers.vector import indices_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
+    import numpy as np
+
     from storage.clock import Clock
     from triggers.run import Buffer
 
-__all__ = ["WATCH_SECONDS", "Batch", "Client", "Executor", "Instant"]
+__all__ = ["WATCH_SECONDS", "Batch", "Client", "Executor", "Instant", "Key"]
 
 _Result = TypeVar("_Result")
 
 Instant: TypeAlias = int | str | datetime.datetime
+
+Key: TypeAlias = str | tuple[str, int]
+"""What makes a write the same write when it is asked for again."""
 
 WATCH_SECONDS = 0.02
 """Between two looks for changes where nobody tells of them."""
@@ -56,6 +65,9 @@ BLOCK_BYTES = 16 * 1024 * 1024
 MANY_FILES = 64
 MANY_BYTES = 1024 * 1024
 """Of `put_many`, written with one call."""
+
+PULLED = 1024 * 1024
+"""Numbers asked for at a time."""
 
 SCAN_VERSIONS = 100_000
 """Asked for at a time; some 10 MB on the way."""
@@ -97,6 +109,12 @@ class Batch:
         """The next version of a file: what it holds, and these bytes."""
         self.parts.append(calls.Append(path))
         self.buffers.append(_bytes(data))
+
+    def add(self, path: str, index: Any, delta: Any, *, dtype: str = "float32") -> None:
+        """The next version of a file of numbers; see `Client.add`. Several of one file make one version."""
+        added = addition(path, index, delta, dtype)
+        self.parts.append(calls.Add(path, dtype, added.index, len(added.indices) // 8))
+        self.buffers.append(b"".join([added.indices, added.delta]))
 
     def delete(self, path: str) -> None:
         """Remove a file; nothing happens if it is not there."""
@@ -299,6 +317,62 @@ class Client:
         batch.append(path, data)
         return self._one(batch, durable)
 
+    def add(
+        self,
+        path: str,
+        index: Any,
+        delta: Any,
+        *,
+        dtype: str = "float32",
+        key: Key | None = None,
+        durable: bool = False,
+    ) -> Version:
+        """Make the next version of a file of plain numbers: what it holds, and `delta` added to it. Nobody's addition is lost.
+
+        Only the pages that hold them are read and written, whatever the size of the file; what it does not have counts as zeros.
+
+        Args:
+            path: of the file.
+            index: where: from this number on; or an array of as many as there are in `delta`, in which one may come again.
+            delta: numbers.
+            dtype: of the numbers in the file: float32, float64, int32, int64.
+            key: see `commit`.
+            durable: as of `put`.
+        """
+        batch = Batch()
+        batch.add(path, index, delta, dtype=dtype)
+        return self.commit(batch, durable=durable, key=key)[0]
+
+    def pull(
+        self,
+        path: str,
+        index: Any,
+        *,
+        dtype: Any = "float32",
+        version: int | None = None,
+        at: Instant | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """The numbers at an index, or at an array of them, of a file of plain numbers; a new array in the shape of `index`.
+
+        Only the pages that hold them are read; behind the end of the file are zeros. Several millions are asked for in parts, all
+        of one version.
+
+        Raises:
+            FileNotFoundError: there is or was no such file.
+        """
+        import numpy as np
+
+        places, kind = indices_of(index), np.dtype(dtype)
+        flat = np.ravel(places)
+        found = []
+        for start in range(0, max(len(flat), 1), PULLED):
+            call = calls.Pull(path, kind.itemsize, version, self._timestamp(at))
+            answer, buffers = self._execute(call, [flat[start : start + PULLED].tobytes()])
+            assert isinstance(answer, calls.Got)
+            version, at = answer.version.number, None
+            found.append(b"".join(buffers))
+        return np.frombuffer(bytearray(b"".join(found)), kind).reshape(places.shape)
+
     def delete(self, path: str, *, durable: bool = False) -> bool:
         """Remove a file; whether there was one. Its history stays."""
         batch = Batch()
@@ -327,9 +401,22 @@ class Client:
         yield batch
         self.commit(batch, durable=durable)
 
-    def commit(self, batch: Batch, *, durable: bool = False) -> Sequence[Version]:
-        """Make the changes of a batch; the versions they are."""
-        answer, _ = self._execute(calls.Write(batch.parts, durable), batch.buffers)
+    def commit(
+        self, batch: Batch, *, durable: bool = False, key: Key | None = None
+    ) -> Sequence[Version]:
+        """Make the changes of a batch; the versions they are.
+
+        Args:
+            batch: the changes.
+            durable: return when they are on the disk, on every replica.
+            key: done once, whoever asks how often, also programs that were started again. A text; or (text, number), where the
+                numbers of one text ascend: one not above the last that was done counts as done. Meant for these paths only, and
+                remembered for a week after its last use. What was done already is answered with what versions it made, or
+                with number 0 where that is not known any more. (text, number) costs one row for each text, a text alone one
+                for each.
+        """
+        client, number = (0, 0) if key is None else _request(key, batch.parts)
+        answer, _ = self._execute(calls.Write(batch.parts, durable, client, number), batch.buffers)
         assert isinstance(answer, calls.Written)
         return [
             Version(path, number, answer.timestamp, size) for path, number, size in answer.versions
@@ -538,6 +625,19 @@ class _Cut:
 
 def _bytes(data: Buffer | str) -> Buffer:
     return data.encode() if isinstance(data, str) else data
+
+
+def _request(key: Key, parts: Sequence[calls.Part]) -> tuple[int, int]:
+    """A key of whoever writes as client and number.
+
+    Raises:
+        ValueError: the number is none.
+    """
+    text, number = (key, 1) if isinstance(key, str) else key
+    if not 1 <= number < 2**62:
+        raise ValueError(f"key {key!r}: numbers of a key begin with 1")
+    scope = "\0".join([text, *sorted({part.path for part in parts})])
+    return xxhash.xxh3_64_intdigest(scope.encode(errors="surrogateescape")) or 1, number
 
 
 def _error(answer: calls.Failed) -> OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
-    from cascadefs.client.client import Batch, Client, Instant
+    import numpy as np
+
+    from cascadefs.client.client import Batch, Client, Instant, Key
     from cascadefs.client.values import Change, Content, Entry, Version
     from triggers.run import Buffer
 
@@ -88,6 +90,35 @@ class TrioClient:
         """See `Client.append`."""
         return await self._run(partial(self._client.append, path, data, durable=durable))
 
+    async def add(
+        self,
+        path: str,
+        index: Any,
+        delta: Any,
+        *,
+        dtype: str = "float32",
+        key: Key | None = None,
+        durable: bool = False,
+    ) -> Version:
+        """See `Client.add`."""
+        return await self._run(
+            partial(self._client.add, path, index, delta, dtype=dtype, key=key, durable=durable)
+        )
+
+    async def pull(
+        self,
+        path: str,
+        index: Any,
+        *,
+        dtype: Any = "float32",
+        version: int | None = None,
+        at: Instant | None = None,
+    ) -> np.ndarray[Any, Any]:
+        """See `Client.pull`."""
+        return await self._run(
+            partial(self._client.pull, path, index, dtype=dtype, version=version, at=at)
+        )
+
     async def delete(self, path: str, *, durable: bool = False) -> bool:
         """See `Client.delete`."""
         return await self._run(partial(self._client.delete, path, durable=durable))
@@ -96,9 +127,11 @@ class TrioClient:
         """See `Client.rmdir`."""
         await self._run(partial(self._client.rmdir, path))
 
-    async def commit(self, batch: Batch, *, durable: bool = False) -> Sequence[Version]:
+    async def commit(
+        self, batch: Batch, *, durable: bool = False, key: Key | None = None
+    ) -> Sequence[Version]:
         """See `Client.commit`; a `Batch` is made by its name."""
-        return await self._run(partial(self._client.commit, batch, durable=durable))
+        return await self._run(partial(self._client.commit, batch, durable=durable, key=key))
 
     async def list(self, path: str = "", *, at: Instant | None = None) -> Sequence[Entry]:
         """See `Client.list`."""

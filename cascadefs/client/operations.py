@@ -109,6 +109,8 @@ class Operations:
         match call:
             case calls.Get():
                 return self._reading.get(call)
+            case calls.Pull():
+                return self._reading.pull(call, buffers)
             case calls.GetEach():
                 return self._get_each(call)
             case calls.Write():
@@ -169,7 +171,7 @@ def apart(
     rest = iter(buffers)
     for index, part in enumerate(call.parts):
         data: list[Buffer] = []
-        if isinstance(part, calls.Put | calls.Append):
+        if isinstance(part, calls.Put | calls.Append | calls.Add):
             buffer = next(rest, None)
             if buffer is None:
                 raise ValueError("a part is without its bytes")

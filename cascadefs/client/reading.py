@@ -16,7 +16,7 @@ from storage.mvcc import TIMESTAMP_MAX
 from storage.namespace import ROOT
 from triggers import provenance
 from triggers.access import READ, SEARCH, may
-from triggers.cut import StoreCut, parts_of
+from triggers.cut import Numbers, StoreCut, parts_of
 from triggers.effects import CONTROL
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from storage.binding import Binding
     from storage.store import Store
     from triggers.access import Identity
+    from triggers.cut import Part
     from triggers.run import Buffer, Content
 
 __all__ = ["BYTES_MAX", "Reading", "there"]
 
 BYTES_MAX = 16 * 1024 * 1024
 """That one `Get` is answered: they fit a message."""
+
+INDICES_BYTES_MAX = BYTES_MAX // 2
+"""Of one `Pull`; its answer, of numbers of 16 bytes at most, then fits, too."""
 
 
 class Reading:
@@ -41,9 +45,9 @@ class Reading:
         self._store = store
         self._who = who
 
-    def cut(self, timestamp: int, span: tuple[int, int] | None = None) -> StoreCut:
-        """The tree as of a timestamp, with the rights of this user; of contents only a span, if one is given."""
-        return StoreCut(self._store, ROOT, timestamp, self._who, span=span)
+    def cut(self, timestamp: int, part: Part | None = None) -> StoreCut:
+        """The tree as of a timestamp, with the rights of this user; of contents only a part, if one is given."""
+        return StoreCut(self._store, ROOT, timestamp, self._who, part=part)
 
     def instant(self, at: int | None) -> int:
         """A timestamp that is final.
@@ -76,6 +80,18 @@ class Reading:
         version = Version(content.path, content.version, content.timestamp, content.size)
         return calls.Got(version), content.parts
 
+    def pull(
+        self, call: calls.Pull, buffers: Sequence[Buffer]
+    ) -> tuple[calls.Answer, Sequence[Buffer]]:
+        """Numbers of a version."""
+        if len(buffers) != 1 or len(buffers[0]) > INDICES_BYTES_MAX:
+            raise ValueError(
+                f"pull: one buffer of {INDICES_BYTES_MAX >> 20} MiB of indices at most"
+            )
+        content = self._content(call, Numbers(buffers[0], call.item_bytes))
+        version = Version(content.path, content.version, content.timestamp, content.size)
+        return calls.Got(version), content.parts
+
     def why(self, call: calls.Why) -> calls.Known:
         """Which run made a version, told to whoever may read it."""
         content = self._content(call, (0, 0))
@@ -84,7 +100,7 @@ class Reading:
         run = b"" if kept is None else provenance.as_json(provenance.decode(kept))
         return calls.Known(version, run)
 
-    def _content(self, call: calls.Get | calls.Why, span: tuple[int, int]) -> Content:
+    def _content(self, call: calls.Get | calls.Pull | calls.Why, part: Part) -> Content:
         """The version that a call means.
 
         Raises:
@@ -92,26 +108,24 @@ class Reading:
         """
         content: Content | None
         if call.version is not None:
-            content = self._version(call.path, call.version, call.at, span)
+            content = self._version(call.path, call.version, call.at, part)
         elif call.at is not None:
-            content = self.cut(self.instant(call.at), span).get(call.path)
+            content = self.cut(self.instant(call.at), part).get(call.path)
         else:
             self.refresh(call.path)
-            content = self.cut(0, span).get(call.path, latest=True)
+            content = self.cut(0, part).get(call.path, latest=True)
         if content is None:
             raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such file or version")
         return content
 
-    def _version(
-        self, path: str, number: int, at: int | None, span: tuple[int, int]
-    ) -> Content | None:
+    def _version(self, path: str, number: int, at: int | None, part: Part) -> Content | None:
         """A version by its number. What it is never changes, so nobody is asked unless there is none here yet."""
         if at is not None:
-            return self.cut(self.instant(at), span).version(path, number)
-        found = self.cut(TIMESTAMP_MAX, span).version(path, number)
+            return self.cut(self.instant(at), part).version(path, number)
+        found = self.cut(TIMESTAMP_MAX, part).version(path, number)
         if found is None:
             self.refresh(path)
-            found = self.cut(TIMESTAMP_MAX, span).version(path, number)
+            found = self.cut(TIMESTAMP_MAX, part).version(path, number)
         return found
 
     def stat(self, call: calls.Stat) -> Entry:
@@ -246,5 +260,5 @@ def _entry(name: str, binding: Binding | None, row: Attributes) -> Entry:
     return Entry(name, directory, row.mode & 0o7777, number, row.content_timestamp, row.size)
 
 
-def _spelled(call: calls.Get | calls.Stat | calls.Why) -> str:
+def _spelled(call: calls.Get | calls.Pull | calls.Stat | calls.Why) -> str:
     return call.path if call.version is None else f"{call.path}@v{call.version}"

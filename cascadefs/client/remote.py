@@ -124,7 +124,7 @@ class Remote:
         Raises:
             OSError: ETIMEDOUT where nobody could be reached for as long as we wait; EACCES where we are not let in.
         """
-        if not isinstance(call, calls.Write | calls.WriteEach):
+        if not isinstance(call, calls.Write | calls.WriteEach) or call.client:
             return self._ask(call, buffers)
         with self._writing:
             first = self._numbers + 1

@@ -76,11 +76,14 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
             return [cls._strip_protocol(one) for one in path]
         path = str(super()._strip_protocol(path)).strip("/")
         # In the path, not in the options: so one file system reads any instants, and names that it gives back keep theirs.
-        plain, asked, instant = path.rpartition("?at=")
+        # Libraries put more names behind it.
+        plain, asked, rest = path.partition("?at=")
         if not asked:
             return path
-        pool, _, rest = plain.strip("/").partition("/")
-        return f"{pool}/.@t={instant}/{rest}".rstrip("/")
+        pool, _, above = plain.partition("/")
+        instant, _, below = rest.partition("/")
+        names = (pool, f".@t={instant}", above.strip("/"), below)
+        return "/".join(name for name in names if name)
 
     # --- where -------------------------------------------------------------------------------------------------------
 

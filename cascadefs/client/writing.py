@@ -17,7 +17,7 @@ from storage.namespace import ROOT
 from triggers.access import SEARCH, WRITE, may, may_remove
 from triggers.cut import parts_of
 from triggers.effects import CONTROL, EffectRefused, Plan, plan
-from triggers.run import Append, Delete, Put, PutIf
+from triggers.run import Add, Append, Delete, Put, PutIf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -160,7 +160,7 @@ class Writing:
         if len(self._store.shards) == 1:
             return
         for part in parts:
-            if not isinstance(part, calls.Put | calls.Append):
+            if not isinstance(part, calls.Put | calls.Append | calls.Add):
                 continue
             directory, attributes = ROOT, self._store.attributes(ROOT)
             for name in parts_of(part.path)[:-1]:
@@ -278,7 +278,7 @@ def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:
     Raises:
         ValueError: there are more or fewer buffers than parts that need one.
     """
-    needed = sum(isinstance(part, calls.Put | calls.Append) for part in parts)
+    needed = sum(isinstance(part, calls.Put | calls.Append | calls.Add) for part in parts)
     if needed != len(buffers):
         raise ValueError(f"{needed} parts need bytes, and {len(buffers)} buffers came")
     rest = iter(buffers)
@@ -293,6 +293,12 @@ def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:
                 effects.append(Append(part.path, next(rest)))
             case calls.Delete():
                 effects.append(Delete(part.path))
+            case calls.Add(path, dtype, index, indices):
+                data = memoryview(next(rest)).cast("B")
+                if 8 * indices > len(data):
+                    raise ValueError(f"{path}: {indices} indices do not fit {len(data)} bytes")
+                places, delta = data[: 8 * indices], data[8 * indices :]
+                effects.append(Add(path, index, delta, dtype, places))
             case calls.RemoveDirectory():
                 pass  # behind all others
     return effects

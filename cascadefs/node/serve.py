@@ -8,6 +8,7 @@ in order: connections close, logs are synced and marked, indexes are saved. A ki
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import random
@@ -123,7 +124,12 @@ def _transport(settings: Settings, *, insecure: bool) -> NodeTransport:
     def make_tcp(offer: Offer) -> TcpTransport:
         contexts = None if credentials is None else credentials.contexts()
         return TcpTransport(
-            who, contexts, insecure_loopback=insecure, offer=offer, turned_away=turned_away
+            who,
+            contexts,
+            insecure_loopback=insecure,
+            offer=offer,
+            source=_own_address(settings.listen),
+            turned_away=turned_away,
         )
 
     credentials = None if insecure else _credentials(settings)
@@ -133,6 +139,16 @@ def _transport(settings: Settings, *, insecure: bool) -> NodeTransport:
         else credentials.identity
     )
     return open_transport(settings.transport, make_tcp, turned_away)
+
+
+def _own_address(listen: str) -> str | None:
+    """Where a node dials from: the address it listens at, so that others, and routes and firewalls, know it by one."""
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return None if found.is_unspecified or found.is_loopback else str(found)
 
 
 def _credentials(settings: Settings) -> Credentials:

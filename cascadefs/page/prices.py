@@ -1,14 +1,14 @@
 """What things cost: a table of prices in a file, and what a store uses up by it. Pure, but for reading the file.
 
-    currency = "EUR"
+currency = "EUR"
 
-    [per_hour]
-    node = 0.12            # each node that is alive; of a mount, its machine
-    run = 0.02             # each run under way
-    gib_memory = 0.004     # of workers
+[per_hour]
+node = 0.12            # each node that is alive; of a mount, its machine
+run = 0.02             # each run under way
+gib_memory = 0.004     # of workers
 
-    [per_month]
-    gib_disk = 0.02        # of logs, on each replica
+[per_month]
+gib_disk = 0.02        # of logs, on each replica
 """
 
 from __future__ import annotations

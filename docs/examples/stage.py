@@ -56,6 +56,19 @@ class Stage:
                 return
             time.sleep(POLL_SECONDS)
 
+    def workers(self):
+        """The processes that run handlers: grandchildren of the mount's daemon, whose child forks them."""
+        parents = {}
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parents[int(entry.parent.name)] = int(
+                    entry.read_text().rpartition(")")[2].split()[1]
+                )
+            except OSError:  # it has ended
+                continue
+        daemon = json.loads((self.path.parent / ".cascade/status").read_bytes())["pid"]
+        return [one for one, parent in parents.items() if parents.get(parent) == daemon]
+
     def files(self, glob):
         """The files of a pattern, as paths from the stage, sorted."""
         return sorted(str(path.relative_to(self.path)) for path in self.path.glob(glob))

@@ -12,13 +12,12 @@ verified when they are read, once.
 
 Threads: one owner appends. `sync` runs on a worker thread; `read`, `frame` and `frames` anywhere.
 
-Rooms: `segments` (files and headers), `reader`, `writer`, `condensed` (segments that lost payloads), `recovery` (finds
-the end), `repair` (acts on it).
+Rooms: `segments` (files and headers), `reader`, `writer`, `walk` (which record follows which), `epochs` (which they are of),
+`condensed` (segments that lost payloads), `recovery` (finds the end), `repair` (acts on it).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.codec import (
@@ -33,6 +32,7 @@ from storage.codec import (
 from storage.errors import Corruption, Unusable
 from storage.limits import SEGMENT_BYTES
 from storage.log.condensed import condensed_size, gaps_of, write_condensed
+from storage.log.epochs import Epochs
 from storage.log.reader import Frame, Reader, Window, frame_room
 from storage.log.recovery import (
     QUARANTINE,
@@ -45,6 +45,7 @@ from storage.log.recovery import (
 )
 from storage.log.repair import repair, write_whole
 from storage.log.segments import DIRECTORY, Segments, segment_name
+from storage.log.walk import Walk
 from storage.log.writer import Writer
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ class Log:
         self._reader = reader
         self._writer = writer
         self._last = last  # As opened; a read-only log keeps this end.
-        self._first_number = reader.segments.numbers()[0]
+        self._walk = Walk(reader, lambda: self.last_index, lambda: self.end_address)
+        self._epochs = Epochs(reader, self._walk)
         self._left_out_bytes: int | None = None
-        self._epochs: list[tuple[int, int]] | None = None
         self.left_out: set[int] = set()
         """Addresses of records adopted without their payloads, in segments that were not condensed since (`adopt`)."""
 
@@ -216,7 +217,7 @@ class Log:
     @property
     def first_address(self) -> int:
         """Where the first record is, or will be."""
-        return self._first_number * self.segment_bytes + BLOCK_BYTES
+        return self._walk.first_number * self.segment_bytes + BLOCK_BYTES
 
     @property
     def end_address(self) -> int:
@@ -256,8 +257,7 @@ class Log:
         """
         assert self._writer is not None  # Opened read-only.
         address = self._writer.append(kind, timestamp, metadata, payload)
-        if self._epochs is not None:
-            self._note_epoch()
+        self._epochs.appended(self._writer.last_index, self._writer.epoch)
         return address
 
     def adopt(self, frame: Frame, payload: Sequence[Buffer] | None) -> None:
@@ -299,7 +299,7 @@ class Log:
             raise self._reader.corruption(frame.address, what)
         if left_out and frame.payload_length:
             self.left_out.add(frame.address)
-        self._note_epoch()
+        self._epochs.appended(frame.index, frame.epoch)
 
     def truncate_after(self, index: int) -> None:
         """Drop the records behind an index for good: they are off the disk when this returns, whatever comes next.
@@ -314,25 +314,24 @@ class Log:
             Corruption: the record at the index, or one in front of it in its segment, is damaged; nothing was done.
         """
         assert self._writer is not None  # Opened read-only.
-        assert self._first_index(self._first_number) - 1 <= index <= self.last_index
+        assert self._walk.first_index(self._walk.first_number) - 1 <= index <= self.last_index
         last: Frame | None = None
-        number, offset = self._first_number, BLOCK_BYTES
-        if index >= self._first_index(self._first_number):
-            last = self._reader.frame(self._locate(index))
+        number, offset = self._walk.first_number, BLOCK_BYTES
+        if index >= self._walk.first_index(self._walk.first_number):
+            last = self._reader.frame(self._walk.locate(index))
             number, offset = divmod(last.address, self.segment_bytes)
             offset += last.size_bytes
         if number * self.segment_bytes + offset == self.end_address:
             return
         slot = self._reader.segments.header(number).slot or self._writer.slot_of(
-            number, self._first_index(number)
+            number, self._walk.first_index(number)
         )
         condensed = self._reader.segments.condensed(number)
         self._writer.cut(slot, offset, last, condensed)
         self._reader.forget()
         self._left_out_bytes = None
         self.left_out = {address for address in self.left_out if address < self.end_address}
-        if self._epochs is not None:
-            self._epochs = [run for run in self._epochs if run[0] <= index]
+        self._epochs.truncated_after(index)
 
     def epochs(self) -> list[tuple[int, int]]:
         """(first index, epoch) of each run of records with one epoch, ascending.
@@ -343,47 +342,7 @@ class Log:
         Raises:
             Corruption: a head on the way is damaged.
         """
-        if self._epochs is None:
-            self._epochs = self._find_epochs()
-        return list(self._epochs)
-
-    def _find_epochs(self) -> list[tuple[int, int]]:
-        found: list[tuple[int, int]] = []
-        last = self.frame(self.last_address).epoch if self.last_address else 0
-        following = last
-        for number in range(self._tail_number, self._first_number - 1, -1):
-            first = self._first_frame(number)
-            if first is None:
-                continue
-            if first.epoch != following:
-                runs = self._epochs_in(number, first)
-            else:
-                runs = [(first.index, first.epoch)]
-            found[:0] = runs
-            following = first.epoch
-        return [run for at, run in enumerate(found) if not at or run[1] != found[at - 1][1]]
-
-    def _first_frame(self, number: int) -> Frame | None:
-        """The first record of a segment, None if it has none yet."""
-        address = number * self.segment_bytes + BLOCK_BYTES
-        return self.frame(address) if address < self.end_address else None
-
-    def _epochs_in(self, number: int, first: Frame) -> list[tuple[int, int]]:
-        runs = [(first.index, first.epoch)]
-        for frame in self.frames(first.address):
-            if frame.address // self.segment_bytes != number:
-                break
-            if frame.epoch != runs[-1][1]:
-                runs.append((frame.index, frame.epoch))
-        return runs
-
-    def _note_epoch(self) -> None:
-        """A record was appended."""
-        assert self._writer is not None
-        if self._epochs is not None and (
-            not self._epochs or self._epochs[-1][1] != self._writer.epoch
-        ):
-            self._epochs.append((self._writer.last_index, self._writer.epoch))
+        return self._epochs.runs(self.last_address)
 
     def payload(self, frame: Frame) -> bytes | None:
         """The whole payload of a record, verified; None if it was left out of a condensed segment.
@@ -493,28 +452,27 @@ class Log:
         Raises:
             Corruption: A head on the way is damaged. Iteration ends; what was yielded is right.
         """
-        at = self._locate(index) if address is None else self._resolve(address)
-        window = Window(self._reader)
-        previous: Frame | None = None
-        while at < self.end_address:
-            frame = window.frame(at)
-            if frame is None:
-                # The owner, on its thread, may have rolled over since `at` was taken for the end.
-                again = self.next_address(previous) if previous else self._resolve(at)
-                if again == at:
-                    what = "there is no intact record head of this log here"
-                    raise self._reader.corruption(at, what)
-                at = again
-                continue
-            yield frame
-            previous, at = frame, self.next_address(frame)
+        return self._walk.frames(address, index)
+
+    def next_address(self, frame: Frame) -> int:
+        """Where the record after a frame is; after the last one, `end_address`."""
+        return self._walk.next_address(frame)
+
+    def segment_behind(self, index: int) -> tuple[int, int] | None:
+        """(index, address) of the first record of the first segment that begins behind a record; None if none does.
+
+        For who reads on behind a head that is damaged: inside its segment nothing more can be found in order.
+        """
+        return self._walk.segment_behind(index)
 
     def sealed(self) -> range:
         """The numbers of the segments nothing is appended to any more and whose records are all durable."""
-        stop = self._tail_number
-        while stop > self._first_number and self._first_index(stop) - 1 > self.durable_index:
+        stop = self._walk.tail_number
+        while (
+            stop > self._walk.first_number and self._walk.first_index(stop) - 1 > self.durable_index
+        ):
             stop -= 1
-        return range(self._first_number, stop)
+        return range(self._walk.first_number, stop)
 
     def segment_size(self, number: int) -> int:
         """Bytes a segment takes on the disk: fewer than `segment_bytes` if it is condensed."""
@@ -530,9 +488,11 @@ class Log:
         if self._left_out_bytes is None:
             self._left_out_bytes = sum(
                 self.segment_bytes - self._size_of_any(number)
-                for number in range(self._first_number, self._tail_number)
+                for number in range(self._walk.first_number, self._walk.tail_number)
             )
-        return self.end_address - self._first_number * self.segment_bytes - self._left_out_bytes
+        return (
+            self.end_address - self._walk.first_number * self.segment_bytes - self._left_out_bytes
+        )
 
     def _size_of_any(self, number: int) -> int:
         """`segment_size`, also of a segment that is damaged or missing: as if it were whole."""
@@ -593,7 +553,7 @@ class Log:
     def _frames_of(self, number: int, following: int) -> list[Frame] | None:
         """All frames of a segment, the next of which begins with that index; None if one is damaged."""
         window, at = Window(self._reader), number * self.segment_bytes + BLOCK_BYTES
-        expected, frames = self._first_index(number), []
+        expected, frames = self._walk.first_index(number), []
         while expected < following:
             frame = window.frame(at)
             if frame is None or frame.index != expected:
@@ -601,69 +561,6 @@ class Log:
             frames.append(frame)
             expected, at = expected + 1, at + frame.size_bytes
         return frames
-
-    def next_address(self, frame: Frame) -> int:
-        """Where the record after a frame is; after the last one, `end_address`."""
-        if frame.index >= self.last_index:
-            return self.end_address
-        following = frame.address + frame.size_bytes
-        number = frame.address // self.segment_bytes + 1
-        if number <= self._tail_number and self._reader.first_index(number) == frame.index + 1:
-            return number * self.segment_bytes + BLOCK_BYTES
-        return following
-
-    def segment_behind(self, index: int) -> tuple[int, int] | None:
-        """(index, address) of the first record of the first segment that begins behind a record; None if none does.
-
-        For who reads on behind a head that is damaged: inside its segment nothing more can be found in order.
-        """
-        for number in range(self._first_number, self._tail_number + 1):
-            first_index = self._reader.first_index(number)
-            if first_index is not None and index < first_index <= self.last_index:
-                return first_index, number * self.segment_bytes + BLOCK_BYTES
-        return None
-
-    @property
-    def _tail_number(self) -> int:
-        return self.end_address // self.segment_bytes
-
-    def _resolve(self, address: int) -> int:
-        """An address to start from: a frame's own, or one behind a last frame of a segment, or the end."""
-        if address > self.end_address:
-            raise self._reader.corruption(address, "this is behind the end of the log")
-        number = address // self.segment_bytes
-        if number == self._tail_number or self._reader.peek(address) is not None:
-            return address
-        # Behind the last frame of its segment, when that was the end? Rare, so walk: exact beats quick.
-        window = Window(self._reader)
-        at = number * self.segment_bytes + BLOCK_BYTES
-        last: Frame | None = None
-        while at < address and (frame := window.frame(at)) is not None:
-            last, at = frame, at + frame.size_bytes
-        if at == address and last and self._reader.first_index(number + 1) == last.index + 1:
-            return (number + 1) * self.segment_bytes + BLOCK_BYTES
-        raise self._reader.corruption(address, "no record of this log starts or ends here")
-
-    def _locate(self, index: int) -> int:
-        """The address of an index, by segment headers and then heads."""
-        if index > self.last_index:
-            return self.end_address
-        numbers = range(self._first_number, self._tail_number + 1)
-        position = bisect_right(numbers, index, key=self._first_index) - 1
-        if position < 0:
-            what = f"the log begins with record {self._first_index(numbers[0])}, record {index} is gone"
-            raise self._reader.corruption(numbers[0] * self.segment_bytes, what)
-        for frame in self.frames(numbers[position] * self.segment_bytes + BLOCK_BYTES):
-            if frame.index == index:
-                return frame.address
-        raise AssertionError("an index up to last_index is in the log")
-
-    def _first_index(self, number: int) -> int:
-        index = self._reader.first_index(number)
-        if index is None:
-            address = number * self.segment_bytes
-            raise self._reader.corruption(address, "the segment header is damaged")
-        return index
 
     def close(self) -> None:
         """Sync, note that in the mark, and give back descriptors. Harmless when repeated; views stay valid.

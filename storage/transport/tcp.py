@@ -57,6 +57,7 @@ class TcpTransport:
         silence_ms: int = SILENCE_MS,
         greeting_ms: int = GREETING_MS,
         offer: carrier.Offer = carrier.PLAIN,
+        source: str | None = None,
         turned_away: Callable[[str], None] = lambda why: None,
     ) -> None:
         """Carry messages as `identity`, with TLS contexts to listen and to dial with (`Credentials.contexts`).
@@ -64,12 +65,14 @@ class TcpTransport:
         Without them only with `insecure_loopback`, to loopback addresses, where every process of this machine is believed
         what it says. `turned_away` is told, in words, of each peer that a listener did not accept. `offer`: what may carry
         messages between nodes; what does is the connection's `carrier`, and anything but TCP is the caller's to do.
+        `source`: the IP address to dial from, where peers have one of its kind.
         """
         if tls is None and not insecure_loopback:
             raise ValueError("no certificates: give some, or say insecure_loopback")
         self.identity = identity
         self.silence_ms = silence_ms
         self.offer = offer
+        self._source = source
         self.turned_away = turned_away
         self._tls = tls
         self.greeting_s = greeting_ms / 1000
@@ -188,7 +191,7 @@ class TcpTransport:
         trouble: Broken | None = None
         for family, where in await self._resolve(address):
             try:
-                return await _connect(family, where, address)
+                return await _connect(family, where, address, self._source)
             except Broken as error:
                 trouble = error
         assert trouble is not None
@@ -300,10 +303,14 @@ def _tune(connected: socket.socket) -> None:
     connected.setsockopt(tcp, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
 
-async def _connect(family: int, where: tuple[str, int] | str, address: str) -> socket.socket:
+async def _connect(
+    family: int, where: tuple[str, int] | str, address: str, source: str | None = None
+) -> socket.socket:
     connected = socket.socket(family, socket.SOCK_STREAM)
     try:
         connected.setblocking(False)
+        if source is not None and (":" in source) == (family == socket.AF_INET6):
+            connected.bind((source, 0))
         with contextlib.suppress(BlockingIOError):
             connected.connect(where)
         await trio.lowlevel.wait_writable(connected)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import random
 import threading
@@ -215,6 +216,69 @@ def test_several_threads_write_at_once(connect, server):
         thread.join()
     assert sorted(client.get("log").decode()) == sorted("abc" * 20)
     assert server.store.head(1, b"log") == 60
+
+
+def _work(client, name, queue):
+    queue.put([client.append("log", name).number for _ in range(10)])
+
+
+def test_children_of_a_fork_have_connections_of_their_own(connect, server):
+    """Used before and while they run; each write of each process is made once, and none is answered to another."""
+    client = connect()
+    client.put("log", "")
+    parents = {wire_number(client)}
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=_work, args=(client, name, queue)) for name in "abc"]
+    for child in children:
+        child.start()
+    own = [client.append("log", "p").number for _ in range(10)]
+    found = [number for _ in children for number in queue.get(timeout=60)]
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert sorted(own + found) == list(range(2, 42))
+    assert sorted(client.get("log").decode()) == sorted("abcp" * 10)
+    assert {wire_number(client)} == parents
+
+
+def wire_number(client):
+    """What the service knows a client's writes by."""
+    return client._executor._client
+
+
+def test_many_files_with_one_question(connect, server):
+    client = connect()
+    client.put_many({f"m/{number}": str(number) for number in range(100)})
+    then = client.now()
+    client.put_many({f"m/{number}": "new" for number in range(100)})
+    client.put("big", bytes(20 * 1024 * 1024))
+    paths = [f"m/{number}" for number in range(100)]
+    before = server.executed
+    assert client.get_many(paths, at=then) == [str(number).encode() for number in range(100)]
+    assert client.get_many(paths) == [b"new"] * 100
+    assert server.executed == before + 4
+    # What one answer does not hold is asked for again.
+    assert [len(one) for one in client.get_many(["m/1", "big", "m/2"])] == [3, 20 * 2**20, 3]
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        client.get_many(["m/1", "nothing"])
+    assert client.get_many([]) == []
+
+
+def test_a_file_of_many_that_is_on_another_node_is_asked_for_alone(connect, server):
+    client = connect()
+    client.put_many({"a": "1", "b": "2"})
+    execute = client._executor.execute
+
+    def elsewhere(call, buffers):
+        answer, data = execute(call, buffers)
+        if isinstance(call, calls.GetEach):
+            failed = calls.Failed(errno.EREMOTE, "not here")
+            answer, data = calls.GotEach([(failed, 0), answer.results[1]]), data[1:]
+        return answer, data
+
+    client._executor.execute = elsewhere
+    assert client.get_many(["a", "b"]) == [b"1", b"2"]
 
 
 def test_the_user_is_whom_the_identity_says(connect, server):

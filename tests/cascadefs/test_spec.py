@@ -93,6 +93,170 @@ def test_a_file_being_read_stays_the_version_it_was(fs):
     assert fs.cat_ranges(["lab/a@v1", "lab/a@v2"], [0, 0], [3, 3]) == [data[:3], b"oth"]
 
 
+def test_an_instant_behind_a_path_counts_for_a_file_system_that_has_none(fs):
+    fs.pipe({"lab/d/a": b"one", "lab/d/b?c": b"plain"})
+    then = fs.client("lab").now()
+    fs.pipe({"lab/d/a": b"two", "lab/d/ab": b"new"})
+    assert fs.cat(f"cascade://lab/d/a?at={then}") == b"one"
+    assert fs.cat(f"cascade://lab/d?at={then}/a") == b"one"  # libraries put names behind an URL
+    assert fs.ls(f"lab?at={then}", detail=False) == [f"lab/.@t={then}/d"]
+    assert fs.glob(f"lab/d/a*?at={then}") == [f"lab/.@t={then}/d/a"]
+    assert fs.expand_path([f"lab/d/*?at={then}"]) == [
+        f"lab/.@t={then}/d/a",
+        f"lab/.@t={then}/d/b?c",
+    ]
+    assert fs.glob("lab/d/a?") == ["lab/d/ab"]
+    assert fs.cat("lab/d/b?c") == b"plain"
+    assert fs.cat("lab/d/a?at=now") == b"two"
+    with pytest.raises(OSError, match="past"):
+        fs.pipe(f"lab/d/a?at={then}", b"three")
+
+
+class Counted:
+    """Counts what an executor is asked."""
+
+    def __init__(self, executor):
+        self.executor = executor
+        self.calls = []
+
+    def execute(self, call, buffers):
+        self.calls.append(type(call).__name__)
+        return self.executor.execute(call, buffers)
+
+    def close(self):
+        self.executor.close()
+
+
+@pytest.fixture
+def counted(fs):
+    client = fs.client("lab")
+    client._executor = Counted(client._executor)
+    return client._executor.calls
+
+
+def test_many_ranges_are_one_request(fs, counted):
+    data = np.random.default_rng(0).bytes(100_000)
+    fs.pipe("lab/big", data)
+    fs.pipe({f"lab/d/{number}": b"%d" % number for number in range(30)})
+    fs.pipe("lab/big", b"other")
+    starts = list(range(0, 100_000, 2000))
+    ends = [start + 100 for start in starts]
+    counted.clear()
+    found = fs.cat_ranges(["lab/big@v1"] * 50, starts, ends)
+    assert found == [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    assert counted.count("GetEach") == len(counted) - 2 == 1  # two for what the name means
+    counted.clear()
+    assert fs.cat("lab/d/*") == {f"lab/d/{number}": b"%d" % number for number in range(30)}
+    assert "Get" not in counted
+    assert counted.count("GetEach") == 1
+    counted.clear()
+    assert fs.du("lab/d") == 10 + 2 * 20
+    assert fs.du("lab", total=False, maxdepth=1) == {"lab/big": 5}
+    assert len(counted) < 10
+
+
+def test_of_many_ranges_each_may_fail_alone(fs):
+    fs.pipe({"lab/a": b"0123456789", "lab/d/b": b"x"})
+    wanted = ["lab/a", "lab/none", "lab/a", "lab/a", "lab/d", "lab/a@v7"]
+    found = fs.cat_ranges(wanted, [2, 0, -3, 8, 0, 0], [5, 9, None, 100, 1, 1])
+    assert [found[0], found[2], found[3]] == [b"234", b"789", b"89"]
+    kinds = [type(found[number]) for number in (1, 4, 5)]
+    assert kinds == [FileNotFoundError, IsADirectoryError, FileNotFoundError]
+    with pytest.raises(FileNotFoundError, match="none"):
+        fs.cat_ranges(wanted, 0, 1, on_error="raise")
+    assert fs.cat(["lab/a", "lab/none"], on_error="omit") == {"lab/a": b"0123456789"}
+    with pytest.raises(FileNotFoundError):
+        fs.cat(["lab/a", "lab/none"])
+    with pytest.raises(ValueError, match="2 starts"):
+        fs.cat_ranges(["lab/a"], [1, 2], 3)
+
+
+@pytest.mark.parametrize("cache", ["none", "readahead", "bytes", "blockcache", "all", "first"])
+def test_caches_of_open_files(fs, cache):
+    data = np.random.default_rng(0).bytes(50_000)
+    fs.pipe("lab/a", data)
+    with fs.open("lab/a", "rb", block_size=4096, cache_type=cache) as file:
+        fs.pipe("lab/a", b"other")
+        file.seek(30_000)
+        assert file.read(5000) == data[30_000:35_000]
+        file.seek(1)
+        assert file.read() == data[1:]
+
+
+def test_copies_on_the_own_disk(fs, where, tmp_path):
+    fs.pipe("lab/a", b"one")
+    then = fs.client("lab").now()
+    fs.close()
+    options = {"cascade": {"where": where}, "filecache": {"cache_storage": str(tmp_path / "c")}}
+    for _ in range(2):
+        with fsspec.open(f"filecache::cascade://lab/a?at={then}", **options) as file:
+            assert file.read() == b"one"
+    other = fsspec.filesystem("cascade", where=where)
+    other.pipe("lab/a", b"two")
+    options["filecache"]["check_files"] = True
+    for path, expected in (("lab/a", b"two"), ("lab/a@v1", b"one")):
+        with fsspec.open(f"filecache::cascade://{path}", **options) as file:
+            assert file.read() == expected
+    other.close()
+
+
+def test_modes(fs):
+    for mode, text in (("w", "eins\n"), ("a", "zwei\n"), ("x", None)):
+        if text is None:
+            with pytest.raises(FileExistsError), fs.open("lab/a", mode) as file:
+                file.write("drei")
+        else:
+            with fs.open("lab/a", mode) as file:
+                file.write(text)
+    with fs.open("lab/a", encoding="utf-8") as file:
+        assert file.readlines() == ["eins\n", "zwei\n"]
+    with pytest.raises(NotImplementedError):
+        fs.open("lab/a", "r+b")
+    with pytest.raises(OSError, match="past"):
+        fs.open("lab/a@v1", "wb")
+    with pytest.raises(FileNotFoundError):
+        fs.open("lab/none")
+
+
+def test_synchronous_by_word(where):
+    with contextlib.closing(fsspec.filesystem("cascade", where=where, asynchronous=False)) as fs:
+        fs.pipe("lab/a", b"1")
+        assert fs.cat("lab/a") == b"1"
+    CascadeFileSystem.clear_instance_cache()
+
+
+def test_an_open_file_sent_elsewhere_stays_its_version(fs, where):
+    fs.pipe("lab/a", b"one, the first")
+    file = fs.open("lab/a", "rb")
+    file.seek(5)
+    fs.pipe("lab/a", b"two")
+    data = pickle.dumps(file)
+    fs.close()
+    again = pickle.loads(data)
+    assert again.read() == b"the first"
+    again.fs.close()
+
+
+def test_a_client_of_an_own_store_does_not_go_on_in_a_child(where):
+    with cascadefs.connect(where) as client:
+        client.put("a", "1")
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        child = context.Process(target=_errno, args=(client, queue))
+        child.start()
+        assert queue.get(timeout=60) == errno.EBUSY
+        child.join(60)
+        assert client.get("a") == b"1"
+
+
+def _errno(client, queue):
+    try:
+        client.get("a")
+    except OSError as error:
+        queue.put(error.errno)
+    client.close()
+
+
 def test_writing_makes_versions(fs):
     with fs.open("lab/a", "wb", block_size=1000) as file:
         for _ in range(10):

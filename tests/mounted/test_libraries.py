@@ -87,7 +87,9 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
         table().to_parquet(root / "t.parquet")
         (root / "parts").mkdir()
         for number in range(5):
-            table()[number * 20 : number * 20 + 20].to_csv(root / f"parts/{number}.csv", index=False)
+            table()[number * 20 : number * 20 + 20].to_csv(
+                root / f"parts/{number}.csv", index=False
+            )
         (root / "frames").mkdir()
         for number in range(FRAMES):
             np.save(root / f"frames/{number:03}.npy", frame_of(number))
@@ -306,28 +308,33 @@ def test_a_torch_data_loader(past: Past, start: str) -> None:
 
 @pytest.fixture
 def datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The library, told that there is no network, with a cache of its own."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-        monkeypatch.setenv(name, "1")
+    """The library, with a cache of its own and nobody to ask; not in its offline mode, in which it opens nothing by fsspec."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
 
     datasets.disable_progress_bars()
     return datasets
 
 
-def test_hugging_face_datasets(past: Past, datasets: Any, tmp_path: Path) -> None:
+def test_hugging_face_datasets(
+    past: Past, datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Loaded and streamed by name, in both ways; saved as a version, and loaded from that."""
     import torch.utils.data
 
     cache = str(tmp_path / "cache")
     expected = table()["y"].tolist()
     for path, options in [*both(past, "parts/*.csv"), *both(past, "t.csv")]:
+        # By the mount also where the library may ask nobody.
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", not options)
         loaded = datasets.load_dataset(
             "csv", data_files=path, split="train", cache_dir=cache, **options
         )
         assert loaded["y"] == expected
     for path, options in both(past, "t.parquet"):
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", not options)
         loaded = datasets.load_dataset(
             "parquet", data_files=path, split="train", cache_dir=cache, **options
         )

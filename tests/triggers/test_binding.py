@@ -52,7 +52,6 @@ def test_only_watch_is_needed():
         ({"watch": "a", "batch": 2}, "an executable takes one event"),
         ({"watch": "a", "wait": 1}, "say batch = 32"),
         ({"watch": "a", "gang": 4}, "gang needs a Python handler"),
-        ({"watch": "a", "gang": 4, "handler": "f", "inflight": 2}, "leave inflight out"),
         ({"watch": "a", "gang": 0}, "a whole number from 1"),
         ({"watch": "a", "gpu": "yes"}, "how many devices"),
         ({"watch": "a", "gpu": -1}, "how many devices"),
@@ -64,6 +63,16 @@ def test_only_watch_is_needed():
 def test_a_mistake_is_named(table, says):
     with pytest.raises(BadBinding, match=says):
         validate(table, script="s")
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [({"inflight": 2}, "leave inflight"), ({"sandbox": "inproc"}, "leave sandbox")],
+)
+def test_a_gang_has_a_worker_for_each_rank(table, says):
+    assert validate({"watch": "a", "gang": 4}, script="s", handler="f").gang == 4
+    with pytest.raises(BadBinding, match=says):
+        validate({"watch": "a", "gang": 4} | table, script="s", handler="f")
 
 
 def test_no_key_is_forgotten():
