@@ -117,6 +117,15 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whose scripts run here, of the shards that this node leads: nobody's, those of users its user may run as, or root's."""
     log: str = ""
     """A file for the log; standard error if empty."""
+    http: Literal[""] | Address = ""
+    """Where a page for browsers is served; nowhere if empty. Beyond this machine it needs the next two."""
+    http_certificate: str = ""
+    http_key: str = ""
+    """PEM that browsers trust for the name they ask for; a node's own certificate names no host."""
+    http_names: tuple[str, ...] = ()
+    """Under which names browsers ask for it, beside `localhost` and addresses; the first one is in the link."""
+    prices: str = ""
+    """A file that says what things cost, for the page."""
     transport: Transport = Transport()
     """How nodes reach each other."""
 
@@ -136,7 +145,10 @@ T = TypeVar("T", Cluster, Node, Mount)
 
 TABLES: dict[str, type[msgspec.Struct]] = {"etcd": Etcd, "transport": Transport}
 
-PATHS = ("data", "credentials", "authority", "log", "ca", "certificate", "key")
+PATHS = (
+    *("data", "credentials", "authority", "log", "ca", "certificate", "key"),
+    *("http_certificate", "http_key", "prices"),
+)
 """Keys whose values are relative to the file."""
 
 LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|\[?::1\]?|localhost")
@@ -284,6 +296,15 @@ def _check_node(path: Path, node: Node) -> None:
     if not node.advertise and host in ("0.0.0.0", "[::]"):
         raise Unusable(
             f"{path}: advertise: is missing; say where others reach a node that listens on {host}"
+        )
+    if (
+        node.http
+        and not node.http_certificate
+        and not LOOPBACK.fullmatch(node.http.rpartition(":")[0])
+    ):
+        raise Unusable(
+            f"{path}: http_certificate: is missing; beyond this machine the page is served over TLS only: name a "
+            "certificate and http_key, or listen on 127.0.0.1"
         )
     if 2 * node.etcd.timeout_s > node.lease_s:
         raise Unusable(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cascadefs.host import MountHost
     from cascadefs.kernel.door import Door as KernelDoor
     from cascadefs.observer import ClusterSettings, Observer
+    from cascadefs.page.process import PageProcess
     from cascadefs.programs import Programs
     from storage.cluster.store import ClusterStore
     from storage.store import LocalStore
@@ -106,6 +107,10 @@ class Settings:
     """Directories, as paths from the root of the store, whose scripts may run in this process (`sandbox = "inproc"`)."""
     cgroup: Path | None = None
     """A delegated control group (version 2), below which scripts' processes get groups of their own."""
+    http: str = ""
+    """Where a page is served beside the mount; nowhere if empty. Needs `data`."""
+    prices: Path | None = None
+    """What the page says that things cost."""
 
     @property
     def log_file(self) -> Path | None:
@@ -251,6 +256,7 @@ class _Mount:
     trouble: str | None = None
     host: MountHost | None = None
     programs: Programs | None = None
+    page: PageProcess | None = None
 
     def status(self) -> dict[str, object]:
         """The daemon's part of the status."""
@@ -269,6 +275,7 @@ class _Mount:
             "uptime_s": round((self.clock.now_ns() - self.started_ns) / 1e9, 3),
             "trouble": self.trouble,
             "programs": self.programs.status() if self.programs is not None else None,
+            "page": self.page.status() if self.page is not None else None,
             "triggers": self._triggers(),
             **self.door.status(),
         }
@@ -347,6 +354,8 @@ class _Mount:
 
     async def _serve_programs(self, store: LocalStore, data: Path) -> None:
         """As long as the mount is served. That they cannot connect is trouble, and no reason to end the mount."""
+        import trio
+
         try:
             from cascadefs.programs import Programs
 
@@ -359,10 +368,26 @@ class _Mount:
                 notify=self.door.notify,
                 threaded=self.door.threaded,
             )
-            await self.programs.run()
+            async with trio.open_nursery() as nursery:
+                if self.settings.http:
+                    nursery.start_soon(self._serve_page, data)
+                await self.programs.run()
         except Exception as error:  # Also that a part of Python is not there for this user.
             _log.error("programs cannot connect: %s", error)
             self.programs = None
+
+    async def _serve_page(self, data: Path) -> None:
+        """As long as programs can connect, of which it is one. That there is none is trouble, and no reason to end the mount."""
+        from cascadefs.page.process import TOKEN_FILE, PageProcess
+
+        settings = self.settings
+        self.page = PageProcess(
+            settings.mountpoint, settings.http, data / TOKEN_FILE, settings.prices
+        )
+        try:
+            await self.page.run()
+        except OSError as error:
+            _log.error("there is no page: %s", error)
 
     async def _apart(self, call: Callable[[], _T]) -> _T:
         """Hold the file system for something that may wait for a cluster.
@@ -630,6 +655,8 @@ def _mount_and_serve(
         filesystem.control.scripts = Scripts(store, Onlooker(store))
     mount = _Mount(settings, store, filesystem, clock, local, observer, started_ns=clock.now_ns())
     mount.door = _door(settings.door, filesystem, report.ready)
+    if mount.observer is not None:
+        mount.door.share(mount.observer.store)
     filesystem.status_extra = mount.status
     fuse_options = [*settings.fuse_options, *(["ro"] if settings.read_only else [])]
     try:

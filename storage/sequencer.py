@@ -178,6 +178,10 @@ class Sequencer(Protocol):
         """
         ...
 
+    def wait_more(self, timeout_s: float) -> None:
+        """Wait until `take` has something to answer or to raise, or for so long. Any thread."""
+        ...
+
     def frontier(self) -> tuple[int, int]:
         """(timestamp in microseconds, index): nothing will commit at or before it, and all that did is up to index.
 

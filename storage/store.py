@@ -8,6 +8,7 @@ A snapshot is a timestamp in microseconds. `settle` makes one final: after it, n
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +30,7 @@ from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from random import Random
 
@@ -353,6 +355,18 @@ class Store(Protocol):
         """Make a draft the next content, together with the changes `before` and `after` it, or all of it not."""
         ...
 
+    def letting_go(self) -> AbstractContextManager[None]:
+        """Whatever waits inside lets others have the store meanwhile, where there may be any (`storage.cluster.turns`)."""
+        ...
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Let others have the store until a condition holds that one of them makes true, and tells of."""
+        ...
+
+    def tell(self) -> None:
+        """Whoever waits (`wait`) is to look again."""
+        ...
+
     def refresh(self, inode: int) -> bool:
         """Before an open: meet what others have committed about an inode and its names until now.
 
@@ -630,6 +644,17 @@ class LocalStore:
         """See `Store`."""
         del inode
         return 0
+
+    def letting_go(self) -> AbstractContextManager[None]:
+        """See `Store`."""
+        return contextlib.nullcontext()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """See `Store`."""
+        assert condition(), "nobody else has the store who could make it true"
+
+    def tell(self) -> None:
+        """See `Store`."""
 
     def refresh(self, inode: int) -> bool:
         """See `Store`."""

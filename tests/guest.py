@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = 3
+MEMORY_MIB = 2048
+"""Most of it for the logs of a cluster: its nodes keep them below /tmp, which is memory there."""
+
 GUEST_SECONDS_MAX = 600
 TAIL_LINES = 40
 REPORTS_WANTED = "CASCADEFS_REPORTS"
@@ -157,6 +160,7 @@ class Guests:
                 *(
                     ROOT / "scripts/rdma-guest",
                     f"--nodes={NODES}",
+                    f"--memory={MEMORY_MIB}",
                     f"--timeout={GUEST_SECONDS_MAX}",
                     "--",
                 ),

@@ -22,13 +22,26 @@ from triggers.run import EventKind  # noqa: TC001  msgspec looks at annotations
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["AT_CLOSE", "KEYS", "BadBinding", "Binding", "Start", "decode", "encode", "validate"]
+__all__ = [
+    "AFFINITY",
+    "AT_CLOSE",
+    "KEYS",
+    "BadBinding",
+    "Binding",
+    "Start",
+    "decode",
+    "encode",
+    "validate",
+]
 
 Start: TypeAlias = Literal["now", "start"] | int
 """Where a new binding begins: at its activation, at the first commit kept, or behind a timestamp (microseconds)."""
 
 AT_CLOSE = -1
 """Of `settle_ms`."""
+
+AFFINITY = "affinity"
+"""Of `key`."""
 
 GANG_MAX = 256
 GPUS_MAX = 64
@@ -62,7 +75,7 @@ class Binding(msgspec.Struct, frozen=True):
 
     emit: str | None = None
     key: str = "path"
-    """"path", "dir", or "group:NAME" of a regular expression."""
+    """"path", "dir", "affinity" (the pool's group), or "group:NAME" of a regular expression."""
 
     order: Literal["key", "shard", "none"] = "key"
     dispatch: Literal["one", "all"] = "one"
@@ -216,15 +229,11 @@ def _directory(value: object) -> str:
 
 def _key(value: object) -> str:
     if isinstance(value, str):
-        if value in ("path", "dir"):
+        if value in ("path", "dir", AFFINITY):
             return value
         if re.fullmatch(r"group:[A-Za-z_][A-Za-z0-9_]*", value):
             return value
-        if value == "affinity":
-            raise ValueError(
-                '"dir" or "group:NAME" here: affinity groups need pools, which this store has none of'
-            )
-    raise ValueError('"path", "dir" or "group:NAME"')
+    raise ValueError('"path", "dir", "affinity" or "group:NAME"')
 
 
 def _gpus(value: object) -> int:
@@ -244,7 +253,7 @@ KEYS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
     "self": ("own", _flag),
     "emit": ("emit", _directory),
     "key": ("key", _key),
-    "order": ("order", _one_of("key", "shard", "none")),
+    "order": ("order", _one_of("key", "shard", "none", AFFINITY)),
     "dispatch": ("dispatch", _one_of("one", "all")),
     "concurrency": ("concurrency", _count(1, 4096)),
     "inflight": ("inflight", _count(1, 4096)),
@@ -295,6 +304,10 @@ def validate(
             fields[field] = parse(value)
         except ValueError as error:
             raise BadBinding(f"{name}: {key} is {value!r}; it takes {error}") from None
+    if fields.get("order") == AFFINITY:  # in the order of the key, which is the group
+        if fields.setdefault("key", AFFINITY) != AFFINITY:
+            raise BadBinding(f'{name}: order is "affinity", so key is that, too; leave key out')
+        fields["order"] = "key"
     if "watch" not in fields:
         raise BadBinding(f"{name}: the key 'watch' is missing: which files should it fire for?")
     binding = Binding(name, script, handler, **fields)  # type: ignore[arg-type]  # read by KEYS

@@ -160,6 +160,6 @@ class Commitment:
             run.id, run.binding, run.script.base_path,
             f".cascade/watch/{script}@t={timestamp_text(definition.timestamp)}", definition.script_id,
             triggers[:kept], run.timestamp,
-            run.events[0].attempt, first.hops, first.root, reads[:kept], left_out, written[:kept], self._options.node,
+            run.events[0].attempt, first.hops, first.root, reads[:kept], left_out, written[:kept], result.node or self._options.node,
             result.started_ns, result.duration_ns, result.result[:TEXT_KEPT],
         )  # fmt: skip

@@ -16,7 +16,7 @@ from storage.limits import CHUNK_BYTES
 from storage.namespace import KEPT
 from triggers.access import READ, SEARCH, Identity, may
 from triggers.pattern import Pattern
-from triggers.run import Content, Stat
+from triggers.run import Content, Frame, Stat
 from triggers.vector import gathered
 
 if TYPE_CHECKING:
@@ -186,6 +186,57 @@ class StoreCut:
             if limit is not None and len(found) >= limit:
                 break
         return found[::-1]
+
+    def scan(
+        self, glob: str, since: int | None, until: int | None, after: tuple[str, int], limit: int
+    ) -> list[Frame]:
+        """See `triggers.run.Cut`. What is found is not noted as read."""
+        end = self._timestamp if until is None else min(until, self._timestamp)
+        found: list[Frame] = []
+        for path in self.files(glob):
+            if path < after[0]:
+                continue
+            *above, name = parts_of(path)
+            directory = self._directory(above, self._timestamp)
+            assert directory is not None, "the file was found in it"
+            number = after[1] + 1
+            if path != after[0]:
+                number = self._first_since(directory, name, since)
+            for frame in self._frames(path, directory, name, number, end):
+                found.append(frame)
+                if len(found) >= limit:
+                    return found
+        return found
+
+    def _first_since(self, directory: int, name: bytes, since: int | None) -> int:
+        """The number of the first version of a name that is not older, by halves."""
+        first, end = 1, self._store.head(directory, name) + 1
+        while since is not None and first < end:
+            middle = (first + end) // 2
+            version = self._store.version(directory, name, middle)
+            if version is None or version.timestamp < since:  # None: forgotten, so long ago
+                first = middle + 1
+            else:
+                end = middle
+        return first
+
+    def _frames(
+        self, path: str, directory: int, name: bytes, number: int, end: int
+    ) -> Iterator[Frame]:
+        """The versions of a name that are contents of a file, from a number on, up to a timestamp."""
+        for at in range(number, self._store.head(directory, name) + 1):
+            version = self._store.version(directory, name, at)
+            if version is None or version.binding is None:
+                continue
+            if version.timestamp > end:
+                return
+            attributes = self._attributes(version.binding.inode, version.timestamp)
+            if attributes is None or attributes.mode & TYPE_MASK != REGULAR:
+                continue
+            self._check(attributes, version.binding.inode, READ, path)
+            event = self._store.event_of(directory, name, at)
+            when = version.timestamp if event is None else event
+            yield Frame(path, at, version.timestamp, when, attributes.size)
 
     # --- leaves ------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ class Engine:
             lambda: self.told(),
             self.schedule.add,
             self._ordered,
+            self.options.affinity,
         )
         self.replays: set[Key] = set()
         """Bindings that are replays, and end."""

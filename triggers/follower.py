@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from triggers.binding import Binding  # noqa: TC001  msgspec looks at annotations
+from triggers.binding import AFFINITY, Binding
 from triggers.chronicle import Chronicle
 from triggers.pattern import Pattern
 from triggers.queue import Pending, Queue
@@ -184,6 +184,7 @@ class Follower:
         other: str | None,
         origin: tuple[int, str, Key | None, str],
         node: str,
+        group: str = "",
     ) -> Pending | None:
         """The event of a change whose path matches; None if the binding does not want it, or it is done.
 
@@ -196,6 +197,7 @@ class Follower:
             other: of a move, where from; of a deletion by a move, where to; None if outside of the base.
             origin: (hops, id of the first event of the chain or "", consumer that wrote it or None, its run or "").
             node: name of this node.
+            group: of the path, where the binding's key is that.
         """
         binding = definition.binding
         pattern = self.pattern(since)
@@ -219,7 +221,7 @@ class Follower:
         identity = self.event_id(position)
         groups = pattern.groups(path) if pattern.group_names else {}
         event = Event(
-            identity, _key(binding.key, path, groups), path, change.version, committed.timestamp,
+            identity, _key(binding.key, path, groups, group), path, change.version, committed.timestamp,
             change.kind, other if change.kind == "move" else None, max(change.version - 1, 0),
             change.size, change.uid, node, groups, 1, hops, root or identity, position,
             writer_run,
@@ -250,9 +252,11 @@ class Follower:
         return len(self.queue) >= QUEUE_EVENTS_MAX
 
 
-def _key(rule: str, path: str, groups: dict[str, str]) -> str:
+def _key(rule: str, path: str, groups: dict[str, str], group: str) -> str:
     if rule == "path":
         return path
+    if rule == AFFINITY:
+        return group
     if rule == "dir":
         return path.rpartition("/")[0]
     return groups.get(rule.removeprefix("group:"), "")

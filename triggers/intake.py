@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from storage import record
 from storage.stream import Committed
 from triggers import provenance
-from triggers.change import Paths, changes
+from triggers.binding import AFFINITY
+from triggers.change import Paths, changes, path_of
 from triggers.library import CONTROL
 from triggers.registry import is_relevant, touched_bases
 
@@ -51,6 +52,7 @@ class Intake:
         wake: Callable[[], None],
         queued: Callable[[Key], None],
         ordered: Callable[[record.Activate | record.Rearm], None],
+        affinity: Callable[[str], str] | None = None,
     ) -> None:
         """Nothing is looked at yet.
 
@@ -62,6 +64,7 @@ class Intake:
             wake: called, from any thread, when `pump` has something new to look at.
             queued: called for each new event.
             ordered: called for each record that says what is to be done.
+            affinity: the group of a directory, by its path from the root.
         """
         self._store = store
         self._registry = registry
@@ -70,6 +73,7 @@ class Intake:
         self._wake = wake
         self._queued = queued
         self._ordered = ordered
+        self._affinity = affinity
         self._feed: deque[Committed] = deque()
         self._feed_lost = True  # what was committed before anybody listened was told to nobody
         self._head, self._head_address = 0, 0
@@ -213,11 +217,21 @@ class Intake:
                 for follower, since, definition in concerned:
                     origin = origin or self._origin(committed.record)
                     other = self._other(paths, change, inode, timestamp)
+                    group = ""
+                    if definition.binding.key == AFFINITY:
+                        group = self._group(inode, path, timestamp)
                     pending = follower.event(
-                        committed, since, definition, change, path, other, origin, self._node
+                        committed, since, definition, change, path, other, origin, self._node, group
                     )
                     if pending is not None:
                         self._enqueue(follower, pending)
+
+    def _group(self, base: int, path: str, timestamp: int) -> str:
+        """The affinity group of a path relative to a base."""
+        if self._affinity is None:  # the store had pools when the binding became active
+            return ""
+        above = path_of(self._store, base, timestamp)
+        return self._affinity(f"{above}/{path}".rpartition("/")[0].lstrip("/"))
 
     def _enqueue(self, follower: Follower, pending: Pending) -> None:
         attempted = follower.attempted.pop(pending.position, None)

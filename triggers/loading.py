@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage import record
-from triggers.binding import BadBinding, Binding, validate
+from triggers.binding import AFFINITY, BadBinding, Binding, validate
 from triggers.follower import Definition, encode_definition
 from triggers.registry import Base, Problem
 from triggers.run import LoadFailed
@@ -141,6 +141,10 @@ class Loading:
             if binding.sandbox == "inproc" and not self._engine.options.may_inproc(base_path):
                 raise LoadFailed(
                     f'{binding.name}: sandbox = "inproc" is for directories an administrator listed'
+                )
+            if binding.key == AFFINITY and self._engine.options.affinity is None:
+                raise LoadFailed(
+                    f'{binding.name}: affinity groups are of a cluster\'s pools; write key = "dir" or "group:NAME" here'
                 )
             if binding.gang > self._engine.options.gang_max:
                 raise LoadFailed(

@@ -37,6 +37,9 @@ class Options(NamedTuple):
     gang_max: int = 256
     """Workers that one event may have here."""
 
+    affinity: Callable[[str], str] | None = None
+    """The affinity group of what lives in a directory, by its path from the root; None: the store has no pools."""
+
     node: str = ""
     shard: int = 0
     """The one whose commits the engine follows."""

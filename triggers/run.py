@@ -13,7 +13,7 @@ Does not know how events come about, nor what executes a handler. Source: docs/T
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -30,6 +30,7 @@ __all__ = [
     "EventKind",
     "Failed",
     "FailureKind",
+    "Frame",
     "LoadFailed",
     "LogLine",
     "Put",
@@ -182,6 +183,9 @@ class Run(msgspec.Struct, frozen=True):
     gang: int = 1
     """Workers that are to run it together."""
 
+    gpus: int = 0
+    """CUDA devices that its node must have."""
+
     rank: Rank = Rank()
     """What the worker that this is handed to is among them."""
 
@@ -198,6 +202,18 @@ class Stat(msgspec.Struct, frozen=True):
     size: int
     mode: int
     is_directory: bool = False
+
+
+class Frame(NamedTuple):
+    """One version of a file, not read yet. Times are microseconds since 1970."""
+
+    path: str
+    version: int
+    timestamp: int
+    event: int
+    """When what it tells of happened; the commit, where nobody said."""
+
+    size: int
 
 
 class Content:
@@ -278,6 +294,15 @@ class Cut(Protocol):
         """Versions of a name up to the cut, oldest first, the newest `limit` of them; deletions are left out."""
         ...
 
+    def scan(
+        self, glob: str, since: int | None, until: int | None, after: tuple[str, int], limit: int
+    ) -> list[Frame]:
+        """The versions, with a timestamp from `since` to `until`, of the files that match a pattern; by path and number.
+
+        `limit` of them at most, behind `after` (path, number): fewer are the last.
+        """
+        ...
+
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
 
@@ -351,6 +376,11 @@ class Done(msgspec.Struct, frozen=True):
     result: bytes = b""
     started_ns: int = 0
     duration_ns: int = 0
+    models: list[tuple[tuple[int, int], int]] = []
+    """What it used by `ctx.gpu`: identity of the content, bytes."""
+
+    node: str = ""
+    """Where it ran, if not on the node whose core asked for it."""
 
 
 class Failed(msgspec.Struct, frozen=True):

@@ -97,7 +97,7 @@ class Start:
             f"{told[0].id}~{told[0].attempt}" + (f"+{len(told) - 1}" if len(told) > 1 else ""),
             script, binding.handler, binding.name, told, timestamp, binding.batch > 1,
             binding.timeout_ms, binding.memory_bytes, binding.sandbox, binding.runtime,
-            binding.inflight, binding.emit, states, self._cut_directory(script, timestamp), binding.gang,
+            binding.inflight, binding.emit, states, self._cut_directory(script, timestamp), binding.gang, binding.gpus,
         )  # fmt: skip
         who = Identity(script.uid, script.gid, script.groups)
         cut = StoreCut(self._store, follower.base, timestamp, who)

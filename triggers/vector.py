@@ -163,15 +163,17 @@ class Sum:
 
         odd = -len(held) % self._dtype.itemsize  # a file need not end with a whole number
         values = np.frombuffer(bytearray(held) + bytes(odd), self._dtype)
-        wide = values.astype(np.float64) if self._dtype.kind == "i" else None
+        wide = values.astype(np.float64) if self._dtype.kind == "i" else values
+        bound = 2.0 ** (
+            8 * self._dtype.itemsize - 1
+        )  # of whole numbers; of long ones not to the last thousand
         for places, delta in self._adds:
             spots = _spots(places, self._dtype.itemsize, ranges) // self._dtype.itemsize
             np.add.at(values, spots, delta)
-            if wide is not None:
+            if self._dtype.kind == "i":
                 np.add.at(wide, spots, delta)
-        bound = 2.0 ** (8 * self._dtype.itemsize - 1)
-        if wide is not None and ((wide >= bound) | (wide < -bound)).any():
-            raise OverflowError(f"add: out of the range of {self._dtype.name}")
+                if ((wide[spots] >= bound) | (wide[spots] < -bound)).any():
+                    raise OverflowError(f"add: out of the range of {self._dtype.name}")
         return values.tobytes()[: len(held)]
 
 

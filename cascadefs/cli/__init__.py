@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cascadefs import __version__
-from cascadefs.cli import cluster, fsck, history, keeping, mount, serve, trigger
+from cascadefs.cli import cluster, fsck, history, keeping, mount, page, serve, trigger
 from cascadefs.cli.complaint import Complaint
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ history.register(app)
 trigger.register(app)
 keeping.register(app)
 serve.register(app)
+page.register(app)
 cluster.register(app)
 
 

@@ -34,6 +34,9 @@ FLUSH_SECONDS: Final = 120.0
 LAZY_SECONDS: Final = 1.0
 """The same after a lazy unmount, where it may have to go on for those who use it."""
 
+PAGE_SECONDS: Final = 0.05
+"""Between two looks whether the page is there."""
+
 _T = TypeVar("_T")
 
 Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", show_default=False)]
@@ -141,6 +144,20 @@ def mount(
             show_default=False,
         ),
     ] = None,
+    http: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve a page for browsers there, such as localhost:7480; the link is printed.",
+            show_default=False,
+        ),
+    ] = "",
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What the page says that things cost.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Mount a file system; return when it answers."""
     from cascadefs import daemon
@@ -167,6 +184,10 @@ def mount(
         raise typer.BadParameter(
             f"{cgroup} is no control group of version 2; make one below /sys/fs/cgroup and delegate it (cgroups(7))"
         )
+    if http and (data is None or read_only or "ro" in given):
+        raise typer.BadParameter(
+            "a page is a program: not with --volatile, --ro or --cluster (there nodes serve one, http in node.toml)"
+        )
     settings = daemon.Settings(
         mountpoint=_checked_mountpoint(mountpoint),
         data=None if data is None else Path(os.path.realpath(data)),
@@ -184,7 +205,11 @@ def mount(
         triggers=triggers,
         inproc=tuple(path.strip("/") for path in inproc or []),
         cgroup=None if cgroup is None else cgroup.absolute(),
+        http=http,
+        prices=None if prices is None else prices.absolute(),
     )
+    if http:
+        _check_page(http, settings.prices)
     _check_device()
     if settings.data is not None:
         _check_data(settings.data, settings.mountpoint, read_only=settings.read_only)
@@ -195,6 +220,38 @@ def mount(
             daemon.start_detached(settings, bar.update)
     except daemon.NotStarted as error:
         raise Complaint(str(error)) from error
+    if http:
+        _print_link(settings.mountpoint)
+
+
+def _check_page(http: str, prices: Path | None) -> None:
+    """What the page would complain of where nobody reads it."""
+    from cascadefs.page import Prices, loopback, parse_address
+    from storage.errors import Unusable
+
+    try:
+        if not loopback(parse_address(http)[0]):
+            raise ValueError(f"{http}: beyond this machine a page needs TLS; see `cascadefs page`")
+        if prices is not None:
+            Prices.load(prices)
+    except (Unusable, ValueError) as error:
+        raise Complaint(str(error)) from error
+
+
+def _print_link(mountpoint: Path) -> None:
+    """Say where the page is, as soon as it is there."""
+    import time
+
+    for _ in range(int(ANSWER_SECONDS / PAGE_SECONDS)):
+        told = json.loads((mountpoint / ".cascade/status").read_bytes())["page"] or {}
+        if told.get("trouble"):
+            break
+        if told.get("url"):
+            token = Path(told["token"]).read_text(encoding="ascii").strip()
+            typer.echo(f"{told['url']}?token={token}")
+            return
+        time.sleep(PAGE_SECONDS)
+    typer.echo(f"{mountpoint}: mounted, but there is no page; the log says why", err=True)
 
 
 def _checked_mountpoint(path: Path) -> Path:

@@ -76,7 +76,7 @@ def list_(place: Place = None, where: Where = Path()) -> None:
     """Show every binding of the mount: what it watches, how far it is, what went wrong."""
     status = status_of(place or where)
     console = _console()
-    console.print(_table(status))
+    console.print(_table(status, console.width))
     for base in status.get("bases", []):
         for name, problem in base["problems"].items():
             said = f"/{base['path']}: {name} is not active: {problem['message']}"
@@ -306,7 +306,8 @@ def top(
     place = place or where
     status = status_of(place)
     if once:
-        _console().print(_table(status))
+        console = _console()
+        console.print(_table(status, console.width))
         return
     try:
         from cascadefs.cli.board import Board
@@ -323,20 +324,37 @@ def _console() -> Console:
     return Console(markup=False, emoji=False, width=wide)
 
 
-def _table(status: dict[str, Any]) -> Table:
+_SPARED = ("memory", "p99 ms", "p50 ms", "running", "lag", "pending", "done")
+"""Columns that a narrow terminal is not shown, the first one first: half a column tells nothing."""
+
+_WATCH_COLUMNS = 16
+"""At least, for the patterns."""
+
+
+def _table(status: dict[str, Any], columns: int) -> Table:
     from rich.table import Table
 
-    table = Table(box=None)
     found = rows(status)
-    for at, heading in enumerate(HEADINGS):
-        longest = max((len(row.cells[at]) for row in found), default=0)
+    widths = {
+        heading: max(len(heading), *(len(row.cells[at]) for row in found), 0)
+        for at, heading in enumerate(HEADINGS)
+    }
+    *shown, last = HEADINGS
+    for heading in _SPARED:
+        if sum(widths[one] + 2 for one in shown) + _WATCH_COLUMNS <= columns:
+            break
+        shown.remove(heading)
+    table = Table(box=None)
+    for heading in shown:
+        # What commands take must be whole.
+        whole = widths[heading] if heading == "binding" else None
         table.add_column(
             heading,
             justify="right" if is_number(heading) else "left",
-            # What commands take must be whole; the patterns, last, take what room is left.
-            min_width=longest if heading == "binding" else 16 if heading == HEADINGS[-1] else None,
+            min_width=whole,
             overflow="fold",
         )
+    table.add_column(last, min_width=_WATCH_COLUMNS, overflow="fold")
     for row in found:
-        table.add_row(*row.cells)
+        table.add_row(*(row.cells[HEADINGS.index(heading)] for heading in (*shown, last)))
     return table

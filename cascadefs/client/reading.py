@@ -215,21 +215,8 @@ class Reading:
     def scan(self, call: calls.Scan) -> calls.Scanned:
         """The versions of all files a pattern matches."""
         cut = self.cut(self.instant(call.at))
-        found: list[tuple[str, int, int, int, int]] = []
-        for path in cut.files(call.glob):
-            if path < call.after[0]:
-                continue
-            *above, name = parts_of(path)
-            directory, _ = self.directory(above, call.at, path)
-            for stat in cut.history(path, since=call.since, until=call.until):
-                if (path, stat.version) <= call.after:
-                    continue
-                if len(found) >= call.limit:
-                    return calls.Scanned(found, more=True)
-                event = self._store.event_of(directory, name, stat.version)
-                when = stat.timestamp if event is None else event
-                found.append((path, stat.version, stat.timestamp, when, stat.size))
-        return calls.Scanned(found, more=False)
+        found = cut.scan(call.glob, call.since, call.until, call.after, call.limit)
+        return calls.Scanned([tuple(frame) for frame in found], more=len(found) == call.limit)
 
     def _attributes(self, inode: int, timestamp: int | None) -> Attributes | None:
         if timestamp is None:

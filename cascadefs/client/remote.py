@@ -87,7 +87,7 @@ class Remote:
         Args:
             transport: how to dial; with our identity in it.
             addresses: of nodes of one cluster, dialled in turns.
-            random: for the number this client is known by.
+            random: for the number this client is known by; not seeded, where the process may fork: children draw another.
             patience_s: how long a call waits while nobody can be reached.
         """
         self._transport = transport
@@ -270,7 +270,8 @@ class Remote:
                 pass  # asked again on the next connection
             except ValueError as error:
                 del self._open[request]
-                question.answer.put(OSError(errno.EMSGSIZE, str(error)))
+                why = f"{error}: write larger files through a mount"
+                question.answer.put(OSError(errno.EMSGSIZE, why))
 
     def _take(self, data: memoryview) -> None:
         message, parts = wire.decode(data)

@@ -144,7 +144,7 @@ class Writing:
         if outcome.reason is not None:
             raise Refused(outcome.reason)
         self._applied([*attempt.made.records, *attempt.removed])
-        return self._written(attempt.made)
+        return self._written(attempt)
 
     def _guards(self, made: Plan, removed: list[record.Unlink]) -> list[record.Expect]:
         """What the plan relies on in the shard it changes; what is on the way there in others is only looked at."""
@@ -258,18 +258,28 @@ class Writing:
             return None
         return entry[2].number
 
-    def _written(self, made: Plan) -> calls.Written:
+    def _written(self, attempt: _Attempt) -> calls.Written:
         """What was just committed; nobody has changed the store since."""
+        made = attempt.made
         sizes = [
             part.size if isinstance(part, record.Commit) else 0
             for part in made.records
             if not isinstance(part, record.Create)
         ]
-        commits = [part.inode for part in made.records if isinstance(part, record.Commit)]
-        attributes = self._store.attributes(commits[0]) if commits else None
-        timestamp = attributes.content_timestamp if attributes is not None else self._store.now()
+        timestamp = self._changed_at([*made.records, *attempt.removed])
         versions = [(*one, size) for one, size in zip(made.outputs, sizes, strict=True)]
         return calls.Written(versions, timestamp)
+
+    def _changed_at(self, records: Sequence[record.Create | record.Unlink | record.Commit]) -> int:
+        """When what was made took effect. Asks nobody: this is told by whoever applies it."""
+        for part in records:
+            if isinstance(part, record.Commit):
+                attributes = self._store.attributes(part.inode)
+                if attributes is not None:
+                    return attributes.content_timestamp
+            elif (row := self._store.attributes_row(part.parent)) is not None:
+                return row[0]
+        return self._store.now()
 
 
 def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:

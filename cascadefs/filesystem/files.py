@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.conditional import Conditional, OpenConditional
-from cascadefs.filesystem.draft import DRAFT_SPANS_MAX
+from cascadefs.filesystem.draft import DRAFT_SPANS_MAX, STAGE_BYTES_MIN
 from cascadefs.filesystem.interface import READ, Caller, FilesystemOptions, Opened, Stat
 from cascadefs.filesystem.node import Live, Node, Past, Served, Text
 from storage.attributes import REGULAR
@@ -307,11 +307,17 @@ class Files:
         if self._has_others and (file.appends if appends is None else appends):
             end = self._others.end(live, offset, appends=appends)
             offset = offset if end is None else end
-        draft = live.draft or self._inodes.draft(live)
+        draft = live.draft
+        if draft is None or live.is_busy:
+            draft = self._inodes.draft(live)
         if offset + len(data) > draft.size:
             self._inodes.check_room(live, offset + len(data))
         now_ns = self._clock.now_ns()
-        draft.write(self._store, live.number, offset, data, now_ns, appends=end is not None)
+        if self._has_others and len(data) >= STAGE_BYTES_MIN:
+            with self._inodes.alone(live):
+                draft.write(self._store, live.number, offset, data, now_ns, appends=end is not None)
+        else:
+            draft.write(self._store, live.number, offset, data, now_ns, appends=end is not None)
         file.dirty = True
         if len(draft.dirty) >= DRAFT_SPANS_MAX and live.claim is None:
             self._inodes.commit(live)
@@ -355,8 +361,7 @@ class Files:
         elif file.dirty:
             live = file.node
             assert type(live) is Live
-            if live.draft is not None:
-                self._inodes.commit(live)
+            self._inodes.save(live)
             file.dirty = file.pending = False
 
     def release(self, handle: int) -> None:
@@ -374,7 +379,7 @@ class Files:
         if live.draft is not None:
             self._inodes.discard_if_dead(live)
             if live.draft is not None and (file.dirty or file.pending or live.handles == 0):
-                self._inodes.commit(live)
+                self._inodes.save(live)
         if live.handles == 0:
             live.event_us = None
             self._inodes.drop_if_unused(live)
@@ -409,7 +414,7 @@ class Files:
         if file.lost:
             raise Refused(Reason.CONDITION_FAILED)
         if live.draft is not None and (live.claim is None or live.claim.file is file):
-            self._inodes.commit(live)
+            self._inodes.save(live)
         file.dirty = file.pending = False
         return live.number
 

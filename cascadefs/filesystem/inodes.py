@@ -6,6 +6,7 @@ thread at a time, like all of them.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.draft import Draft
@@ -18,7 +19,7 @@ from storage.limits import RECORD_INODE_MAX
 from storage.namespace import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cascadefs.filesystem.claims import Claim
     from cascadefs.filesystem.files import OpenFile
@@ -207,14 +208,23 @@ class Inodes:
                 raise Refused(Reason.DENIED)
             inode = attributes.parent
 
-    def propose(self, proposal: record.Record) -> None:
-        """Record a change, and raise the reason if it is refused."""
-        reason = self._store.propose(proposal).reason
+    def propose(self, proposal: record.Record, *, lets_go: bool = False) -> None:
+        """Record a change, and raise the reason if it is refused.
+
+        `lets_go`: others may have the file system until it is decided, and change what the caller has looked at.
+        """
+        if lets_go and self._has_others:
+            with self._store.letting_go():
+                reason = self._store.propose(proposal).reason
+        else:
+            reason = self._store.propose(proposal).reason
         if reason is not None:
             raise Refused(reason)
 
     def draft(self, live: Live, *, new: bool = False) -> Draft:
-        """The draft of an inode, begun if there is none; that of a `new` one is as old as the inode."""
+        """The draft of an inode, to be changed, begun if there is none; that of a `new` one is as old as the inode."""
+        if live.is_busy:
+            self._store.wait(lambda: not live.is_busy)
         draft = live.draft
         if draft is None:
             attributes = self._store.attributes(live.number)
@@ -229,8 +239,23 @@ class Inodes:
             self.drafts[live.number] = live
         return draft
 
+    @contextlib.contextmanager
+    def alone(self, live: Live) -> Iterator[None]:
+        """Let others have the file system while the draft is on its way, but nobody change that."""
+        if live.is_busy:
+            self._store.wait(lambda: not live.is_busy)
+        live.is_busy = True
+        try:
+            with self._store.letting_go():
+                yield
+        finally:
+            live.is_busy = False
+            self._store.tell()
+
     def follow(self, live: Live) -> None:
         """Others may have changed the content: what was appended to it and is not committed goes behind it."""
+        if live.is_busy:
+            return  # When that has come, or was refused, it is looked at again.
         if live.draft is not None and live.draft.behind is not None:
             attributes = self._store.attributes(live.number)
             if attributes is not None:
@@ -260,14 +285,33 @@ class Inodes:
             if room is not None and size - attributes.size > room:
                 raise Refused(Reason.OVER_QUOTA)
 
+    def save(self, live: Live) -> None:
+        """Commit the draft, if there is one, while others have the file system.
+
+        Raises:
+            Refused: as `commit`.
+            OSError: likewise; the draft stays.
+        """
+        if not self._has_others or live.claim is not None:
+            self.commit(live)
+            return
+        with self.alone(live):
+            self._commit(live, None)
+
     def commit(self, live: Live, link: record.Link | None = None) -> None:
         """Make the draft the next version, unless the file has no name left (then only its handles see it).
 
         `link` is the first name of a file made without one: name and content come to be in one record. What was only
         appended is behind what others have committed meanwhile, each time they were quicker.
         """
+        if live.is_busy:
+            self._store.wait(lambda: not live.is_busy)
+        self._commit(live, link)
+
+    def _commit(self, live: Live, link: record.Link | None) -> None:
         draft = live.draft
-        assert draft is not None
+        if draft is None:
+            return
         claim = live.claim
         if claim is not None and not self._store.holds(claim.expect):
             self.end_claim(live)
@@ -282,8 +326,9 @@ class Inodes:
             reason = self._propose_draft(live, draft, attributes, before)
         if reason is not None:
             raise Refused(reason)
-        live.draft = None
-        del self.drafts[live.number]
+        if live.draft is draft:  # Else its last name and handle went meanwhile.
+            live.draft = None
+            del self.drafts[live.number]
         self.versions_committed += 1
         if claim is not None:
             directory, name = claim.expect.directory, claim.expect.name
@@ -401,7 +446,7 @@ class Inodes:
         for live in list(self.drafts.values()):
             if live.draft is not None and is_due(live, live.draft):
                 try:
-                    self.commit(live)
+                    self.save(live)
                 except OSError as error:
                     failure = failure or error
                 except Refused as refusal:

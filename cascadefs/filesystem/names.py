@@ -48,7 +48,7 @@ class Names:
         self._absence_may_end = b"@" in name
         if parent < RECORD_INODE_MAX:
             binding = self._store.binding(parent, name)
-            if binding is None and b"@" not in name and self._store.refresh(parent):
+            if binding is None and b"@" not in name and self._refresh(parent):
                 binding = self._store.binding(parent, name)  # Others may have made it just now.
             if binding is not None:
                 live = self._inodes.nodes.live(binding.inode)
@@ -59,7 +59,7 @@ class Names:
                 node, timeout_s = self._lookup_special(parent, name)
             except Refused as refusal:
                 is_known = refusal.reason is not Reason.ABSENT or b"@" not in name
-                if is_known or not self._store.refresh(parent):
+                if is_known or not self._refresh(parent):
                     raise
                 node, timeout_s = self._lookup_special(parent, name)
         else:
@@ -71,6 +71,11 @@ class Names:
         if isinstance(node, Past) and self._inodes.is_narrower_now(node):
             stat.entry_timeout_s = stat.attribute_timeout_s = 0.0
         return stat
+
+    def _refresh(self, parent: int) -> bool:
+        """See `Store`; others have the file system meanwhile."""
+        with self._store.letting_go():
+            return self._store.refresh(parent)
 
     def _lookup_special(self, parent: int, name: bytes) -> tuple[Node, float]:
         if name == self._control_name and parent == ROOT:
@@ -163,7 +168,7 @@ class Names:
         if parent >= RECORD_INODE_MAX and self._remove_made(parent, name, directory=False):
             return
         binding = self._bound(parent, name)
-        self._inodes.propose(record.Unlink(parent, name))
+        self._inodes.propose(record.Unlink(parent, name), lets_go=True)
         self._inodes.after_unlink(binding)
 
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
@@ -207,7 +212,7 @@ class Names:
         target = self._store.binding(new_parent, new_name)
         if target is None:
             self.check_new_name(new_parent, new_name)
-        self._inodes.propose(record.Rename(parent, name, new_parent, new_name, flags))
+        self._inodes.propose(record.Rename(parent, name, new_parent, new_name, flags), lets_go=True)
         moved = self._inodes.nodes.get(inode)
         if type(moved) is Live:
             moved.alias = (new_parent, new_name)
@@ -273,7 +278,7 @@ class Names:
         gid, mode = self.inherited(parent, mode, caller)
         inode = self._store.allocate_inode(parent, name, mode)
         self._inodes.propose(
-            record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target)
+            record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target), lets_go=True
         )
         live = self._inodes.nodes.live(inode)
         live.alias = (parent, name)

@@ -76,9 +76,10 @@ class Live(Node):
     """An inode as it is now. `alias` is the name it was last reached by; `handles` counts open ones.
 
     `claim`: one of them writes on a condition (`claims`). `event_us`: when what they write happened, as one of them said.
+    `is_busy`: the draft is on its way, and nobody changes it before that has ended (`Inodes.alone`).
     """
 
-    __slots__ = ("alias", "claim", "draft", "event_us", "handles")
+    __slots__ = ("alias", "claim", "draft", "event_us", "handles", "is_busy")
 
     def __init__(self, inode: int) -> None:
         super().__init__(inode)
@@ -87,6 +88,7 @@ class Live(Node):
         self.claim: Claim | None = None
         self.event_us: int | None = None
         self.handles = 0
+        self.is_busy = False
 
     def key(self) -> tuple[object, ...]:
         """See `Node`."""

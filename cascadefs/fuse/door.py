@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pyfuse3 import PollHandle, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
     from cascadefs.filesystem import Filesystem, Opened, Stat
+    from storage.cluster.store import ClusterStore
 
 __all__ = ["Door", "MountRefused"]
 
@@ -218,6 +219,9 @@ class Door(pyfuse3.Operations):
             except RuntimeError as error:
                 raise MountRefused(_last_line(said) or str(error)) from error
         self._waiting = wakeup.install(monotonic)
+
+    def share(self, store: ClusterStore) -> None:
+        """See the other door: here whoever waits for the cluster keeps everybody waiting."""
 
     async def serve(self) -> None:
         """Answer requests until the mount is gone or `stop` is called.

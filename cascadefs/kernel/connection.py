@@ -36,6 +36,8 @@ from cascadefs.kernel.protocol import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cascadefs.kernel.handler import Handler
     from cascadefs.kernel.turnstile import Turnstile
 
@@ -77,8 +79,10 @@ class Connection:
         self.aborted = False
         """Whether the connection was cut rather than unmounted."""
 
-    def serve(self, reader: int = 0) -> None:
+    def serve(self, reader: int = 0, park: Callable[[], None] | None = None) -> None:
         """Handle requests in this thread until the connection is gone; reader 0 never steps aside.
+
+        `park` is called before each read, and may wait.
 
         Raises:
             OSError: the device failed in a way that is not an end.
@@ -96,6 +100,8 @@ class Connection:
         while True:
             if crowd >= CROWD:
                 time.sleep(ASIDE_SECONDS)
+            if park is not None:
+                park()
             try:
                 length = read(descriptor, into)
             except OSError as error:

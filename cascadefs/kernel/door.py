@@ -25,7 +25,9 @@ from cascadefs.kernel.mountpoint import MountRefused
 from cascadefs.kernel.names import Names
 from cascadefs.kernel.notify import Notifier
 from cascadefs.kernel.protocol import NO_REPLY, UNIQUE, Header, Opcode, Reply
+from cascadefs.kernel.spares import Spares
 from cascadefs.kernel.turnstile import Turnstile
+from storage.cluster.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem import Filesystem
     from cascadefs.kernel.negotiation import Agreement
     from cascadefs.kernel.notify import Invalidation
+    from storage.cluster.store import ClusterStore
 
 __all__ = ["Door", "MountRefused"]
 
@@ -69,6 +72,7 @@ class Door:
         self._token: trio.lowlevel.TrioToken | None = None
         self._waiting: trio.Nursery | None = None
         self._stopped: trio.Event | None = None
+        self._spares: Spares | None = None
         self._backing = Backing(filesystem, self._dispatch.lock)
         files = Files(
             filesystem,
@@ -141,12 +145,29 @@ class Door:
                 self._dispatch.close()
             waiting.cancel_scope.cancel()
 
+    def share(self, store: ClusterStore) -> None:
+        """Have requests that wait for the cluster let others have the file system, and read on meanwhile."""
+        turns = Turns(self._dispatch.lock)
+        spares = self._spares = Spares(self._read_in_place)
+        turns.on_rest, turns.on_back = spares.leave, spares.back
+        store.share(turns)
+
+    def _read_in_place(self, park: Callable[[], None]) -> None:
+        assert self._connection is not None
+        try:
+            self._connection.serve(0, park)
+        except OSError:
+            _log.critical("the device failed", exc_info=True)
+
     async def _read(
         self, connection: Connection, reader: int, limiter: trio.CapacityLimiter
     ) -> None:
-        await trio.to_thread.run_sync(
-            connection.serve, reader, abandon_on_cancel=True, limiter=limiter
-        )
+        def serve() -> None:
+            if self._spares is not None:
+                self._spares.enter()
+            connection.serve(reader)
+
+        await trio.to_thread.run_sync(serve, abandon_on_cancel=True, limiter=limiter)
         self.stop()  # the connection is gone: the other readers are about to see it too
 
     def stop(self) -> None:

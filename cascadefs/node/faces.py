@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from storage.clock import HybridClock
 from storage.cluster.face import Face
+from storage.cluster.turns import Turns
 from storage.distant import DistantLog
 from storage.errors import Corruption
 from storage.index import CLEAN, read_mark, why_not, write_mark
@@ -69,6 +70,8 @@ class Faces:
         self._boot_id = boot_id
         self._lock = threading.RLock()
         self._applied = threading.Condition(self._lock)
+        self.turns = Turns(self._lock, is_followed=True)
+        """How who waits lets go of the faces."""
         self._news = threading.Event()
         self._over = False
         self._tables: dict[int, tuple[Table, Position | None]] = {}
@@ -176,6 +179,7 @@ class Faces:
                 for shard, face in self._faces.items():
                     self._catch_up(shard, face, publish=not came)
                 self._applied.notify_all()
+                self.turns.tell()
 
     def _catch_up(self, shard: int, face: Face, *, publish: bool) -> None:
         try:
@@ -202,7 +206,7 @@ class Faces:
 
     def stop(self) -> None:
         """Have `follow` end soon. Any thread."""
-        self._over = True
+        self._over = self.turns.is_over = True
         self._news.set()
 
     def close(self) -> None:

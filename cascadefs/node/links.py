@@ -55,13 +55,13 @@ class Link:
         self.name = name
         self.connection: Connection | None = None
         self.dropped = 0
-        self._outbox: deque[tuple[Sequence[Buffer], int]] = deque()
+        self._outbox: deque[tuple[Sequence[Buffer], int, bool]] = deque()
         self._bytes = 0
         self._news = trio.Event()
         self._asked: dict[int, tuple[trio.Event, list[tuple[wire.Answer, list[memoryview]]]]] = {}
         self._request = 0
 
-    def post(self, message: Sequence[Buffer], size_bytes: int) -> None:
+    def post(self, message: Sequence[Buffer], size_bytes: int, *, bulk: bool = False) -> None:
         """Send, now or from the outbox; dropped if nobody is connected or too much waits."""
         connection = self.connection
         if connection is None or self._bytes + size_bytes > OUTBOX_BYTES_MAX:
@@ -69,13 +69,13 @@ class Link:
             return
         if not self._outbox:
             try:
-                connection.send_nowait(message)
+                connection.send_nowait(message, bulk=bulk)
                 return
             except trio.WouldBlock:
                 pass
             except Broken:
                 return
-        self._outbox.append((message, size_bytes))
+        self._outbox.append((message, size_bytes, bulk))
         self._bytes += size_bytes
         self._news.set()
 
@@ -85,9 +85,9 @@ class Link:
             await self._news.wait()
             self._news = trio.Event()
             while self._outbox:
-                message, size = self._outbox.popleft()
+                message, size, bulk = self._outbox.popleft()
                 self._bytes -= size
-                await connection.send(message)
+                await connection.send(message, bulk=bulk)
 
     def attach(self, connection: Connection) -> None:
         """A connection came to be; an older one ends."""
@@ -99,6 +99,7 @@ class Link:
     def detach(self, connection: Connection) -> None:
         """A connection is no more."""
         if self.connection is connection:
+            _log.info("node %s is not connected any more: %s", self.name, connection.broken())
             self.connection = None
             self._reset()
 
@@ -177,9 +178,11 @@ class Links:
             link = self._links[name] = Link(name)
         return link
 
-    def post(self, node: str, message: Sequence[Buffer], size_bytes: int) -> None:
+    def post(
+        self, node: str, message: Sequence[Buffer], size_bytes: int, *, bulk: bool = False
+    ) -> None:
         """See `storage.member.Post`."""
-        self.get(node).post(message, size_bytes)
+        self.get(node).post(message, size_bytes, bulk=bulk)
 
     def connected(self) -> list[str]:
         """Names of nodes there is a connection with."""
@@ -214,8 +217,9 @@ class Links:
                 try:
                     connection = await self._dial(nursery, name)
                 except Broken as error:
-                    if str(error) != said and isinstance(error, Rejected):
-                        _log.error("node %s: %s", name, error)
+                    if str(error) != said:
+                        level = logging.ERROR if isinstance(error, Rejected) else logging.INFO
+                        _log.log(level, "node %s: %s", name, error)
                         said = str(error)
                 else:
                     pause_s = DIAL_S

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cascadefs.client.service import Service, user_of
 from cascadefs.filesystem import Filesystem, FilesystemOptions
-from storage.cluster.home import home_of
+from storage.cluster.home import group_of, home_of
 from storage.cluster.store import ClusterStore
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Programs:
                 self._faces.hybrid,
                 choose=lambda path: home_of(self._view(), path),
             )
+            self._store.share(self._faces.turns)
         if face.namespace.shard == 0:
             filesystem = Filesystem(self._store, self._clock, FilesystemOptions())
             self._filesystem = filesystem
@@ -74,7 +75,7 @@ class Programs:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        with self._faces.exclusive():
+        with self._faces.exclusive(), self._faces.turns.letting_go():
             yield
 
     async def call(
@@ -100,6 +101,11 @@ class Programs:
         """The store over them, once there are any."""
         assert self._store is not None
         return self._store
+
+    def affinity(self, path: str) -> str:
+        """The affinity group of what lives in a directory, by its path from the root."""
+        group = group_of(self._view(), path.encode(errors="surrogateescape"))
+        return group.decode(errors="surrogateescape")
 
     def is_reserved(self, directory: int, name: bytes) -> bool:
         """Whether a name in a directory would be taken for history."""

@@ -210,7 +210,10 @@ class Scripts:
         whole = self._programs.store
         view = cast("Store", _View(whole, whole.faces[shard], self._faces))
         options = self._host.options._replace(
-            shard=shard, is_shared=True, reserved=self._programs.is_reserved
+            shard=shard,
+            is_shared=True,
+            reserved=self._programs.is_reserved,
+            affinity=self._programs.affinity,
         )
         held = self._faces.exclusive
         dispatcher = self._dispatchers[shard] = self._host.drive(view, held, options)

@@ -292,7 +292,7 @@ class Session:
         except (OSError, Corruption) as error:
             await self._fail(message.request, errno.EIO, str(error))
             return
-        await self._connection.send(wire.encode(wire.Answer(message.request), [found]))
+        await self._connection.send(wire.encode(wire.Answer(message.request), [found]), bulk=True)
 
     async def _mended(
         self, member: Member, address: int, read: Callable[[], memoryview | bytes]
@@ -317,7 +317,7 @@ class Session:
         except (OSError, Corruption) as error:
             await self._fail(message.request, errno.EIO, str(error))
             return
-        await self._connection.send(wire.encode(wire.Answer(message.request), [raw]))
+        await self._connection.send(wire.encode(wire.Answer(message.request), [raw]), bulk=True)
 
     async def _fail(self, request: int, number: int, why: str) -> None:
         await self._connection.send(wire.encode(wire.Answer(request, number, why)))

@@ -11,7 +11,7 @@ import errno
 import json
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import trio
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from cascadefs.page.timeline import Timeline
 
 __all__ = ["Answers"]
+
+_T = TypeVar("_T")
 
 AT_ONCE: Final = 4
 """Questions about the store on their way: threads, and work it does for the page at a time."""
@@ -114,10 +116,11 @@ class Answers:
         if path == "/raw":
             return await self._raw(asked)
         if path in self._questions:
-            return json_response(await self._in_thread(partial(self._questions[path], asked)))
+            question = self._questions[path]
+            return await self._in_thread(lambda: json_response(question(asked)))
         return failure(404, "there is nothing here")
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await trio.to_thread.run_sync(call, limiter=self._limiter)
 
     # --- questions, on worker threads --------------------------------------------------------------------------------
@@ -215,8 +218,8 @@ class Answers:
         )
         if len(data) == version.size:
             return Response(200, data, kind, headers)
-        headers = (*headers, ("Content-Length", str(version.size)))
-        return Response(200, self._blocks(version, data), kind, headers)
+        whole = (*headers, ("Content-Length", str(version.size)))
+        return Response(200, self._blocks(version, data), kind, whole)
 
     async def _blocks(self, version: Version, data: bytes) -> AsyncGenerator[bytes, None]:
         """The rest of a version, which never changes, block after block."""

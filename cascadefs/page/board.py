@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 from cascadefs.page.prices import Used
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cascadefs.page.prices import Prices
 
-__all__ = ["board", "mounted"]
+__all__ = ["board", "clustered", "mounted"]
 
 RUNS_MAX: Final = 200
 """Shown."""
@@ -49,6 +49,47 @@ def mounted(status: Mapping[str, Any], name: str) -> dict[str, Any]:
         "bytes": store.get("live_bytes", 0),
         "trouble": status.get("trouble"),
         "triggers": status.get("triggers", {"mode": "off"}),
+    }
+
+
+def clustered(statuses: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What nodes say of themselves, as one: each shard by whoever leads it, if it is among them, else by any that holds it."""
+    told = sorted(statuses, key=lambda status: status["revision"])
+    said: dict[int, dict[str, Any]] = {}
+    for status in told:
+        for figure in status["shards"]:
+            if figure["shard"] not in said or figure["role"] == "leader":
+                said[figure["shard"]] = figure
+    ends = [
+        (figure["shard"], figure["last_index"]) for status in told for figure in status["shards"]
+    ]
+    newest = told[-1]["cluster"] if told else {}
+    return {
+        "pools": newest.get("pools", []),
+        "shards": [
+            _shard(placed, said.get(placed["shard"], {}), ends)
+            for placed in newest.get("shards", [])
+        ],
+        "nodes": newest.get("nodes", []),
+        "trouble": None,
+        "triggers": {"mode": "off"},
+    }
+
+
+def _shard(
+    placed: Mapping[str, Any], figure: Mapping[str, Any], ends: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    lengths = [index for shard, index in ends if shard == placed["shard"]]
+    return {
+        "shard": placed["shard"],
+        "pool": placed["pool"],
+        "leader": placed["leader"],
+        "members": placed["members"],
+        "records": figure.get("committed"),
+        "behind": max(lengths) - min(lengths) if len(lengths) > 1 else None,
+        "frontier_lag_ms": figure.get("frontier_lag_ms"),
+        "disk_bytes": figure.get("log_bytes", 0),
+        "is": placed["is"] if not figure.get("failure") else str(figure["failure"]),
     }
 
 

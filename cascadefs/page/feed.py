@@ -27,7 +27,7 @@ LOOK_SECONDS: Final = 1.0
 STEPS: Final = 8
 """Of a timeline, taken in one look: more changes than that in a second are said to be more."""
 
-LATEST: Final = 30
+LATEST: Final = 100
 LOOKERS_MAX: Final = 16
 SWEEPS_MAX: Final = 4
 """Directories of sweeps looked at at the same time."""

@@ -70,7 +70,8 @@ async def serve(
         connected += 1
         try:
             await converse(await _secured(stream, listening.tls), answer)
-        except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError, OSError):
+        except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError, OSError) as error:
+            _log.debug("a connection broke: %s", error)
             await trio.aclose_forcefully(stream)
         finally:
             connected -= 1

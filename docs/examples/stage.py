@@ -8,9 +8,12 @@ stage.versions("alerts/07/0-2.json")
 
 import json
 import os
+import random
 import shutil
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 POLL_SECONDS = 0.05
@@ -32,7 +35,8 @@ class Stage:
             sys.exit(f"{self.path}: {error.strerror}; is it a mount with --triggers?")
         watch = self.path / ".cascade/watch"
         shutil.copytree(example / "watch", watch, ignore=shutil.ignore_patterns("__pycache__"))
-        while not self.bindings():
+        scripts = {path.name for path in watch.iterdir() if path.is_file()}
+        while {one["name"].partition(":")[0] for one in self.bindings().values()} != scripts:
             time.sleep(POLL_SECONDS)
             for base in self._status():
                 for script, problem in base["problems"].items():
@@ -56,18 +60,18 @@ class Stage:
                 return
             time.sleep(POLL_SECONDS)
 
-    def workers(self):
-        """The processes that run handlers: grandchildren of the mount's daemon, whose child forks them."""
+    def kill_worker(self):
+        """kill -9 of any process that runs handlers: a grandchild of the mount's daemon, whose child forks them."""
         parents = {}
         for entry in Path("/proc").glob("[0-9]*/stat"):
-            try:
+            with suppress(OSError):  # it has ended
                 parents[int(entry.parent.name)] = int(
                     entry.read_text().rpartition(")")[2].split()[1]
                 )
-            except OSError:  # it has ended
-                continue
         daemon = json.loads((self.path.parent / ".cascade/status").read_bytes())["pid"]
-        return [one for one, parent in parents.items() if parents.get(parent) == daemon]
+        workers = [one for one, parent in parents.items() if parents.get(parent) == daemon]
+        with suppress(ProcessLookupError, IndexError):
+            os.kill(random.choice(workers), signal.SIGKILL)
 
     def files(self, glob):
         """The files of a pattern, as paths from the stage, sorted."""

@@ -10,7 +10,8 @@ bytes are written again that were read before (`Shard.commit`, neighbours of ove
 
 The log is the node's own, appended to by whoever replicates it, or a `DistantLog`.
 
-A pause of the cluster is only a pause here: a proposer waits, and the shard's holder with it. `Unavailable` ends the wait, when
+A pause of the cluster is only a pause here: a proposer waits, and the shard's holder with it, unless it lets go of the shard
+meanwhile (`turns`). `Unavailable` ends the wait, when
 whoever made the sequencer closes it. The proposal may take effect all the same.
 """
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from storage.clock import Clock
+    from storage.cluster.turns import Turns
     from storage.distant import DistantLog
     from storage.extents import DirtyMap
     from storage.log import Log
@@ -113,8 +115,9 @@ class Face(Shard):
         """Proposals that nobody waits for, and who is told what becomes of them, by number."""
         self._told_index = self.applied_index = self._position.index
         """The last record that was applied, and told of. May be read by any thread."""
-        self.is_waiting = False
-        """Whether a proposer is applying what comes: nobody else need. May be read by any thread."""
+        self.turns: Turns | None = None
+        """How who waits lets go of the shard, where somebody may."""
+        self._waiting = 0
         self._inodes = range(0)
         self._steady_ns = steady_ns
 
@@ -122,6 +125,11 @@ class Face(Shard):
         """Numbers are given out by records: applying those again gives the same."""
         del reached
         return published
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a proposer is applying what comes: nobody else need. May be read by any thread."""
+        return self._waiting > 0
 
     # --- following -----------------------------------------------------------------------------------------------
 
@@ -214,6 +222,20 @@ class Face(Shard):
         """Apply what comes within a time; whether anything did. As `catch_up` otherwise."""
         return self._advance(timeout_s)
 
+    def wait_more(self, timeout_s: float) -> None:
+        """Wait until there is something to apply, or for so long; the shard need not be held."""
+        self._sequencer.wait_more(timeout_s)
+
+    def _pause(self, timeout_s: float) -> None:
+        """Wait for something to be applied, at most so long: by us, or by whoever has the shard meanwhile."""
+        turns = self.turns
+        if turns is None or not turns.lets_go:
+            self._advance(timeout_s)
+            return
+        turns.rest(self, timeout_s)
+        if self._failure is not None:
+            raise OSError(errno.EIO, self._failure)
+
     def _apply(self, one: Sequenced) -> None:
         self._execute(one)
         self.applied_index = one.index
@@ -300,7 +322,7 @@ class Face(Shard):
             OSError: as `propose`; nothing was proposed.
         """
         while len(self._begun) >= SUBMITTED_MAX:
-            self._advance(TAKE_SECONDS)
+            self._pause(TAKE_SECONDS)
         number = self._submit(proposal, payload)
         del self._seen[number]
         self._begun[number] = done
@@ -322,12 +344,12 @@ class Face(Shard):
             Rejected: the leader could not take it; nothing happened.
             OSError: the index cannot be brought up to the log; likewise as for `Unavailable`.
         """
-        self.is_waiting = True
+        self._waiting += 1
         try:
             while (seen := self._seen[number]) is None:
-                self._advance(TAKE_SECONDS)
+                self._pause(TAKE_SECONDS)
         finally:
-            self.is_waiting = False
+            self._waiting -= 1
             del self._seen[number]
             sequencer = self._sequencer
             if sequencer.on_more is not None and sequencer.last_index() > self.applied_index:
@@ -428,7 +450,7 @@ class Face(Shard):
             left_s = (deadline_ns - self._steady_ns()) / 1e9
             if left_s <= 0:
                 return False
-            self._advance(min(left_s, SETTLE_LOOK_SECONDS))
+            self._pause(min(left_s, SETTLE_LOOK_SECONDS))
 
     def refresh(self) -> None:
         """Apply everything that anybody has committed before this call.
@@ -437,9 +459,13 @@ class Face(Shard):
             Unavailable: the sequencer was closed.
             OSError: as `catch_up`.
         """
-        target = self._sequencer.certain_index()
+        certain_index, turns = self._sequencer.certain_index, self.turns
+        if turns is not None and turns.lets_go:
+            target = turns.apart(certain_index)
+        else:
+            target = certain_index()
         while self._position.index < target:
-            self._advance(TAKE_SECONDS)
+            self._pause(TAKE_SECONDS)
 
     def ask_frontier(self, timestamp: int) -> None:
         """See `Sequencer`, which may know already."""

@@ -9,7 +9,7 @@ from storage.placement import affinity_key, home_shard
 if TYPE_CHECKING:
     from storage.membership.values import Pool, View
 
-__all__ = ["home_of"]
+__all__ = ["group_of", "home_of"]
 
 
 def home_of(view: View, path: bytes) -> int | None:
@@ -26,6 +26,20 @@ def home_of(view: View, path: bytes) -> int | None:
     below = path[len(pool.path.encode().strip(b"/")) :].lstrip(b"/")
     key = affinity_key(below, pool.affinity, pool.spread) if below else b""
     return None if key is None else home_shard(pool.name, key, shards)
+
+
+def group_of(view: View, path: bytes) -> bytes:
+    """The affinity key of what lives in the directory at `path`; empty if its pool's own directory is home to it."""
+    pool = _pool_of(view, path)
+    if pool is None:
+        return b""
+    below = path[len(pool.path.encode().strip(b"/")) :].lstrip(b"/")
+    while below:  # without a key of its own a directory lives where its parent does
+        key = affinity_key(below, pool.affinity, pool.spread)
+        if key is not None:
+            return key
+        below = below.rpartition(b"/")[0]
+    return b""
 
 
 def _pool_of(view: View, path: bytes) -> Pool | None:

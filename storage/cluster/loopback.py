@@ -184,6 +184,15 @@ class LoopbackSequencer:
                 self._place = Place(last.index, last.address, last.checksum)
             return taken
 
+    def wait_more(self, timeout_s: float) -> None:
+        """See `Sequencer`."""
+        with self._changed:
+            self._changed.wait_for(self._has_news, timeout_s)
+
+    def _has_news(self) -> bool:
+        is_behind = len(self._order.records) > self._place.index
+        return is_behind or self._is_closed or self.rejected is not None
+
     def frontier(self) -> tuple[int, int]:
         """See `Sequencer`."""
         return self._order._frontier

@@ -13,6 +13,7 @@ One thread at a time, as for every `Store`: whoever holds it applies (`storage.c
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -31,12 +32,14 @@ from storage.record import Batch, Create, Unlink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from storage.attributes import Attributes
     from storage.binding import Binding, Tombstone
     from storage.clock import Clock, HybridClock
     from storage.cluster.face import Face
+    from storage.cluster.turns import Turns
     from storage.extents import DirtyMap
     from storage.namespace import Namespace, Outcome, Version
     from storage.namespace.deliveries import Deliveries
@@ -95,6 +98,8 @@ class ClusterStore:
         self._listener: Callable[[int, int, Record], None] | None = None
         self._on_others: Callable[[int, Record], None] | None = None
         self.keeps_past = self.has_others = True
+        self.turns: Turns | None = None
+        """How who waits lets go of the store, where somebody may: `share`."""
         self.recovery: list[str] = []
         self.scrub = None
         self.retention = Histories(
@@ -115,6 +120,28 @@ class ClusterStore:
         self._spaces[shard] = face.namespace
         self.retention.add(face)
         face.listener, face.on_others = self._listener, self._on_others
+        face.turns = self.turns
+
+    def share(self, turns: Turns) -> None:
+        """From now on the store is held by a lock that who waits may let go of."""
+        self.turns = turns
+        for face in self._faces.values():
+            face.turns = turns
+
+    def letting_go(self) -> AbstractContextManager[None]:
+        """See `Store`."""
+        return self.turns.letting_go() if self.turns is not None else contextlib.nullcontext()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """See `Store`."""
+        if self.turns is not None:
+            self.turns.wait(condition)
+        assert condition(), "nobody else has the store who could make it true"
+
+    def tell(self) -> None:
+        """See `Store`."""
+        if self.turns is not None:
+            self.turns.tell()
 
     @property
     def shards(self) -> Sequence[int]:

@@ -158,6 +158,11 @@ class Line:
                 raise Unavailable("the node is stopping")
         return self._taken()
 
+    def wait_more(self, timeout_s: float) -> None:
+        """See `Sequencer`."""
+        with self._news:
+            self._news.wait_for(self._has_news, timeout_s)
+
     def _has_news(self) -> bool:
         return self._closed or self.rejected is not None or self._is_behind()
 

@@ -78,8 +78,10 @@ assert RECORD_KIND == ENVELOPED
 class Post(Protocol):
     """The way to the other members."""
 
-    def __call__(self, node: str, message: Sequence[Buffer], size_bytes: int) -> None:
-        """Send, or drop if there is no connection or too much waits for it. Never waits."""
+    def __call__(
+        self, node: str, message: Sequence[Buffer], size_bytes: int, *, bulk: bool = False
+    ) -> None:
+        """Send (`bulk`: as `storage.transport.Connection`), or drop if there is no connection or too much waits for it. Never waits."""
         ...
 
 
@@ -505,14 +507,13 @@ class Member:
 
     def _send(self, node: str, message: Message) -> None:
         head, parts = split(message)
-        places = (
-            [self._place_of(frame) for frame in message.frames]
-            if isinstance(message, Append)
-            else []
-        )
+        frames = message.frames if isinstance(message, Append) else ()
+        places = [self._place_of(frame) for frame in frames]
         buffers = wire.encode(wire.Peer(self.shard, msgspec.Raw(head), places), parts)
         self.counts["sent"] += 1
-        self._post(node, buffers, sum(map(len, buffers)))
+        # What is committed already is for somebody who lags: no put waits for that.
+        fills = bool(frames) and frames[-1].index <= self.committed
+        self._post(node, buffers, sum(map(len, buffers)), bulk=fills)
 
     def _publish(self, committed: int, frontier: Frontier) -> None:
         # A replica that began anew may know an older frontier; what was promised stands.

@@ -145,8 +145,11 @@ class Connection(Protocol):
     # Where the peer is, for people.
     address: str
 
-    async def send(self, message: Sequence[Buffer]) -> None:
+    async def send(self, message: Sequence[Buffer], *, bulk: bool = False) -> None:
         """Send one message made of several buffers end to end; waits while the queue is full, else returns at once.
+
+        `bulk` says that it is long and nobody waits for it: then the peer may fetch it out of memory here when it comes to it
+        (verbs), instead of its being pushed. It keeps its place in the order. Other kinds push everything.
 
         The transport refers to the buffers until they have left: the caller never changes their bytes afterwards (small
         ones are copied, but do not count on it). Not a checkpoint while there is room, so that what is sent in one turn
@@ -160,7 +163,7 @@ class Connection(Protocol):
         """
         ...
 
-    def send_nowait(self, message: Sequence[Buffer]) -> None:
+    def send_nowait(self, message: Sequence[Buffer], *, bulk: bool = False) -> None:
         """As `send`, but raises instead of waiting.
 
         Raises:

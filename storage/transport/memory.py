@@ -202,8 +202,9 @@ class MemoryConnection:
         self._network.connections.add(self)
         nursery.start_soon(self._watch, name=f"watch {self.peer}")
 
-    async def send(self, message: Sequence[Buffer]) -> None:
+    async def send(self, message: Sequence[Buffer], *, bulk: bool = False) -> None:
         """As the contract."""
+        del bulk
         length = _length(message)
         if self._why is None and (self._line.locked() or not self._has_room(length)):
             async with self._line:
@@ -213,8 +214,9 @@ class MemoryConnection:
         else:
             self._put(message, length)
 
-    def send_nowait(self, message: Sequence[Buffer]) -> None:
+    def send_nowait(self, message: Sequence[Buffer], *, bulk: bool = False) -> None:
         """As the contract."""
+        del bulk
         length = _length(message)
         if self._why is None and (self._line.locked() or not self._has_room(length)):
             raise trio.WouldBlock

@@ -3,8 +3,7 @@
 `Wire` is a connected, non-blocking socket, plain or with TLS; `StreamConnection` is the contract over one. TLS is
 `ssl.SSLSocket` on the socket itself: against `trio.SSLStream` it saves two copies and a dozen coroutines per message.
 
-Who writes: a task that sleeps while nothing is queued. `send` wakes it, and it runs in the next turn of the loop, when all
-tasks that could run have queued what they have: so a turn's messages leave together. Who reads: the task that receives.
+Who writes: a task that sleeps while nothing is queued (`front`). Who reads: the task that receives.
 
 Silence: each side sends a heartbeat when it has sent nothing for a quarter of what the other bears. Bytes that lie unread
 count as heard. TCP_USER_TIMEOUT is not used: it also ends connections whose peer is well but slow to read (the kernel
@@ -26,15 +25,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from storage.limits import MESSAGE_BYTES_MAX
 from storage.transport.carrier import PLAIN, TCP
-from storage.transport.contract import Broken, Counters
+from storage.transport.contract import Broken
 from storage.transport.framing import Inbox, Kind, Outbox, control, goodbye
+from storage.transport.front import Front
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
 
     from storage.codec import Buffer
     from storage.transport.contract import Identity
@@ -124,7 +121,7 @@ class SecureWire:
             raise BlockingIOError from None
 
 
-class StreamConnection:
+class StreamConnection(Front):
     """`contract.Connection` over a wire whose peer is known and has welcomed us."""
 
     def __init__(
@@ -137,9 +134,8 @@ class StreamConnection:
         silence_ms: int,
         peer_silence_ms: int,
     ) -> None:
-        self.peer = peer
-        self.address = address
-        self.counters = Counters()
+        self._outbox = Outbox()
+        super().__init__(peer, address, self._outbox)
         self.carrier = (
             TCP  # what both sides agreed on; where it is another, this one is for control
         )
@@ -147,57 +143,18 @@ class StreamConnection:
         self._wire = wire
         self._silence_s = silence_ms / 1000
         self._beat_s = min(silence_ms, peer_silence_ms) / 4000
-        self._outbox = Outbox()
         self._inbox = Inbox()
-        # Why calls raise; set once. `_over`: the socket is closed too, which after a failed write it is not yet, since
-        # what the peer said last may still be there to be read.
-        self._why: Broken | None = None
+        # The socket is closed too, which after a failed write it is not yet, since what the peer said last may still be
+        # there to be read.
         self._over = trio.Event()
-        self._line = trio.Lock()  # senders waiting for room, in order
-        self._room = trio.lowlevel.ParkingLot()  # the first of them; and who waits for all to leave
-        self._writer = trio.lowlevel.ParkingLot()  # the writing task while nothing is queued
-        self._receiving = False
         nursery.start_soon(self._write, name=f"write to {peer}")
         nursery.start_soon(self._watch, name=f"watch {peer}")
 
     # --- Sending
 
-    async def send(self, message: Sequence[Buffer]) -> None:
-        """As the contract."""
-        length = self._length(message)
-        if self._why is None and (self._line.locked() or not self._outbox.room(length)):
-            async with self._line:
-                while self._why is None and not self._outbox.room(length):
-                    await self._room.park()
-                self._put(message, length)
-        else:
-            self._put(message, length)
-
-    def send_nowait(self, message: Sequence[Buffer]) -> None:
-        """As the contract."""
-        length = self._length(message)
-        if self._why is None and (self._line.locked() or not self._outbox.room(length)):
-            raise trio.WouldBlock
-        self._put(message, length)
-
     def queued(self) -> int:
         """As the contract."""
         return self._outbox.size
-
-    @staticmethod
-    def _length(message: Sequence[Buffer]) -> int:
-        length = sum(map(len, message))
-        if length > MESSAGE_BYTES_MAX:
-            raise ValueError(f"a message of {length} bytes; {MESSAGE_BYTES_MAX} is the most")
-        return length
-
-    def _put(self, message: Sequence[Buffer], length: int) -> None:
-        if self._why is not None:
-            raise self._again()
-        self._outbox.put(message, length)
-        self.counters.sent_messages += 1
-        self.counters.sent_bytes += length
-        self._writer.unpark()
 
     async def _write(self) -> None:
         outbox, counters, wire = self._outbox, self.counters, self._wire
@@ -221,17 +178,6 @@ class StreamConnection:
             self._stop_sending(self._lost(error))
 
     # --- Receiving
-
-    async def receive(self) -> list[memoryview]:
-        """As the contract."""
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._receiving = True
-        try:
-            return await self._receive()
-        finally:
-            self._receiving = False
 
     async def _receive(self) -> list[memoryview]:
         inbox, wire, waited = self._inbox, self._wire, False
@@ -265,8 +211,7 @@ class StreamConnection:
             self.counters.received_calls += 1
             messages = inbox.filled(count)
             if messages:
-                self.counters.received_messages += len(messages)
-                self.counters.received_bytes += sum(map(len, messages))
+                self._received(messages)
                 if not waited:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return messages
@@ -286,10 +231,6 @@ class StreamConnection:
             "broken": None if self._why is None else str(self._why),
         }
 
-    def broken(self) -> Broken | None:
-        """As the contract."""
-        return self._why
-
     def close(self, why: str = "closed") -> None:
         """As the contract."""
         self._end(Broken(f"connection to {self._who()}: {why}"))
@@ -306,21 +247,6 @@ class StreamConnection:
                 await trio.lowlevel.checkpoint()
         finally:
             self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            await self.aclose()
-        else:
-            self.close(f"closed after {error!r:.200}")
-            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _all_left(self) -> None:
         # A socket closed with bytes unread resets the connection, and with it what the other side's kernel has not
@@ -360,27 +286,10 @@ class StreamConnection:
                 self._end(Broken(f"{self._who()}: nothing heard for {self._silence_s:g} s"))
                 return
 
-    def _who(self) -> str:
-        return f"{self.peer} at {self.address}"
-
     def _lost(self, error: OSError) -> Broken:
         lost = Broken(f"{self._who()}: connection lost: {error.strerror or error}")
         lost.__cause__ = error
         return lost
-
-    def _again(self) -> Broken:
-        # A fresh exception each time: one raised twice would gather tracebacks.
-        why = self._why
-        assert why is not None
-        fresh = Broken(*why.args)
-        fresh.__cause__ = why.__cause__
-        return fresh
-
-    def _stop_taking(self, why: Broken) -> None:
-        if self._why is None:
-            self._why = why
-        self._room.unpark_all()
-        self._writer.unpark()
 
     def _stop_sending(self, why: Broken) -> None:
         self._outbox.clear()

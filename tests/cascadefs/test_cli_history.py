@@ -883,6 +883,7 @@ def test_diff_of_directories_says_what_came_went_and_changed(layout):
 def test_diff_with_what_was_not_there(layout):
     assert output("diff", "data/later", "-t", "-1h", expect=1) == "+ data/later\n"
     assert refusal("diff", "data/never", "-t", "-1h", expect=2).startswith("data/never")
+    assert "no version 99" in refusal("diff", "cfg.yaml@v99", expect=2)
 
 
 def test_restore_makes_a_file_what_it_was(layout):

@@ -101,3 +101,9 @@ def test_the_names_of_bindings_are_whole_on_a_narrow_terminal(run, monkeypatch):
         code, said, _ = run(*words)
         assert code == 0
         assert "recognise-cows.py:on_frame" in said
+        headings, values = said.splitlines()[:2]
+        assert headings.split() == ["directory", "binding", "state", "failed", "watch"]
+        assert "dairy/farm" in values
+        assert "frames/**/*.npy" in values
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "p99 ms" in run("trigger", "list")[1]

@@ -208,7 +208,7 @@ def test_modes(fs):
         else:
             with fs.open("lab/a", mode) as file:
                 file.write(text)
-    with fs.open("lab/a", encoding="utf-8") as file:
+    with fs.open("lab/a", "r", encoding="utf-8") as file:
         assert file.readlines() == ["eins\n", "zwei\n"]
     with pytest.raises(NotImplementedError):
         fs.open("lab/a", "r+b")

@@ -5,6 +5,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.cluster.fleet import Fleet
+from tests.cluster.wires import Wires
 from tests.cluster.world import World, inline_threads
 from tests.etcd import Etcd
 
@@ -32,6 +33,30 @@ def fleet(tmp_path_factory):
     node = {"scrub_mib_per_s": 256.0, "scrub_rest_s": 1.0}
     names = ("n1", "n2", "n3")
     with Etcd(directory) as etcd, Fleet(directory, etcd.endpoints, names, 4, node=node) as fleet:
+        fleet.etcd = etcd
+        fleet.start()
+        fleet.wait_well()
+        yield fleet
+
+
+@pytest.fixture(scope="package")
+def rdma_fleet(tmp_path_factory):
+    """Three nodes that reach each other by RDMA, two shards: in the guest (tests/guest.py), for all tests that leave them well."""
+    directory = tmp_path_factory.mktemp("rdma")
+    names = ("n1", "n2", "n3")
+    with (
+        Wires(names) as wires,
+        Etcd(directory) as etcd,
+        Fleet(
+            directory,
+            etcd.endpoints,
+            names,
+            2,
+            hosts=wires,
+            node={"triggers": "root"},
+            durability="memory",
+        ) as fleet,
+    ):
         fleet.etcd = etcd
         fleet.start()
         fleet.wait_well()

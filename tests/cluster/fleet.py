@@ -54,6 +54,8 @@ class Fleet(Processes):
     def settings(self, name):
         found = super().settings(name)
         etcd = msgspec.structs.replace(found.etcd, plain=self.hosts is not None)
+        if self.hosts is not None and (transport := self.hosts.transport(name)) is not None:
+            found = msgspec.structs.replace(found, transport=transport)
         return msgspec.structs.replace(found, etcd=etcd, **self._node)
 
     def command(self, name):

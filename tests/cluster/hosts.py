@@ -43,6 +43,9 @@ class Hosts:
     def address(self, name: str) -> str:
         return f"{self._network}.{self._numbers[name]}.2"
 
+    def transport(self, name: str) -> None:
+        """How a node there reaches others: as it is when nothing is said."""
+
     def inside(self, name: str) -> list[str]:
         """What to put before a command that is to run on a host."""
         return ["ip", "netns", "exec", self._spaces[name]]

@@ -13,6 +13,8 @@ import contextlib
 import subprocess
 from typing import TYPE_CHECKING
 
+from cascadefs.configuration import Transport
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -53,6 +55,10 @@ class Wires:
 
     def device(self, name: str) -> str:
         return f"rxe{self._numbers[name]}"
+
+    def transport(self, name: str) -> Transport:
+        """By RDMA, with the patience of a machine that stands still at times: half a second."""
+        return Transport("verbs", device=self.device(name), timeout_exponent=14, retry_count=6)
 
     def inside(self, name: str) -> list[str]:
         """All are in one network namespace."""
@@ -99,12 +105,7 @@ class Wires:
         finally:
             run("ip", "link", "set", port, "up")
 
-    @contextlib.contextmanager
-    def without_device(self, name: str) -> Iterator[None]:
-        """A node's RDMA device goes away, and comes back; its network interface stays."""
-        run("rdma", "link", "delete", self.device(name))
-        try:
-            yield
-        finally:
-            number = self._numbers[name]
-            run("rdma", "link", "add", self.device(name), "type", "rxe", "netdev", f"n{number}")
+    def give_device(self, name: str) -> None:
+        """A node has an RDMA device on its interface, whose own went away."""
+        number = self._numbers[name]
+        run("rdma", "link", "add", self.device(name), "type", "rxe", "netdev", f"n{number}")

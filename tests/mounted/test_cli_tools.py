@@ -215,6 +215,7 @@ def test_bisect_finds_the_first_bad_version(top):
     done = cascadefs("bisect", *ends, "f.txt", "sh", "-c", "! grep -q bug $0")
     assert done.stdout.startswith("first bad: f@v27.txt\n")
     assert done.stderr.count("trying") <= 6
+    assert cascadefs("bisect", "f.txt", "--", "sh", "-c", "! grep -q bug {}").stdout == done.stdout
     assert "it is not bad" in cascadefs("bisect", "f.txt", "true", expect=2).stderr
     assert "it is not good" in cascadefs("bisect", "f.txt", "false", expect=2).stderr
     assert "cannot be run" in cascadefs("bisect", "f.txt", "./no such", expect=2).stderr

@@ -1,4 +1,4 @@
-"""On a mount, the examples of docs/ do what they say, and killed workers are no one's loss.
+"""On a mount, the examples of docs/ do what they say; whole pipelines are in test_pipelines.py.
 
 Method: copy an example's scripts into `.cascade/watch/` as its README says, write files with ordinary programs, wait for the
 results. Nothing is timed; the test's own limit is the only one.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -72,54 +70,3 @@ def test_a_shell_script_makes_thumbnails(install):
     wait_for(lambda: is_idle(base, "cow.png", 1))
     assert os.listdir(base / "thumbs") == ["cow.png"]
     assert '"dead"' not in (base / ".cascade/events").read_text()
-
-
-def processes_below(pid: int) -> set[int]:
-    """All descendants of a process."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(fields[1])
-    found, last = {pid}, set()
-    while found != last:
-        last = set(found)
-        found |= {child for child, parent in parents.items() if parent in found}
-    return found - {pid}
-
-
-def test_a_dairy_keeps_one_record_per_frame_while_its_workers_are_killed(install):
-    base = install("dairy")
-    daemon = json.loads((base.parent / ".cascade/status").read_bytes())["pid"]
-    frames = 30
-    farm = [sys.executable, str(EXAMPLES / "dairy/farm.py"), str(base), "--frames", f"{frames}"]
-    with subprocess.Popen(farm) as writer:
-        killed = 0
-        while writer.poll() is None or not is_idle(base, "frames/", frames):
-            time.sleep(0.3)
-            # The zygote is the daemon's child; the workers are the zygote's.
-            zygotes = {pid for pid in processes_below(daemon) if parent_of(pid) == daemon}
-            workers = sorted(processes_below(daemon) - zygotes)
-            if workers and killed < 8:
-                os.kill(workers[killed % len(workers)], signal.SIGKILL)
-                killed += 1
-    assert writer.returncode == 0
-    assert killed > 0
-    seen = os.listdir(base / "cows-seen")
-    assert 0 < len(seen) <= frames
-    records = [
-        json.loads(Path(f"{path}@v{version}").read_bytes())
-        for path in (base / "health").iterdir()
-        for version in range(1, 1 + int(os.getxattr(path, "user.cascade.version")))
-    ]
-    assert len(records) == len({record["frame"] for record in records}) == len(seen)
-
-
-def parent_of(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-    except OSError:
-        return 0

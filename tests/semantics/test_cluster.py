@@ -6,6 +6,7 @@ as it has followed; what it would tell its kernel is looked at.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from random import Random
@@ -13,6 +14,7 @@ from random import Random
 import pytest
 
 from cascadefs.vpath import format_time
+from storage.cluster.turns import Turns
 from storage.errors import Reason, Refused
 from storage.namespace import ROOT
 from storage.record import Close
@@ -401,6 +403,147 @@ def test_a_pause_of_the_leader_is_a_pause_for_programs(mounts, cluster) -> None:
     thread.join()
     two.follow()
     assert two.cat("f") == b"after"
+
+
+class Shared:
+    """A mount asked by several threads, as the kernel asks one: each call holds it, and lets go where it waits."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.lock = threading.Lock()
+        self.threads: list[threading.Thread] = []
+        self.failures: list[Exception] = []
+        tree.store.share(Turns(self.lock))
+
+    def call(self, name: str, *arguments):
+        with self.lock:
+            return getattr(self.tree, name)(*arguments)
+
+    def begin(self, name: str, *arguments) -> None:
+        def run() -> None:
+            try:
+                self.call(name, *arguments)
+            except Exception as error:
+                self.failures.append(error)
+
+        self.threads.append(threading.Thread(target=run))
+        self.threads[-1].start()
+
+    def end(self) -> None:
+        for thread in self.threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        self.tree.store.turns = None
+        for face in self.tree.store.faces.values():
+            face.turns = None
+
+
+def until(condition) -> None:
+    for _ in range(30_000):
+        if condition():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("not within 30 s")
+
+
+def test_who_waits_for_the_cluster_keeps_nobody_else_waiting(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    names = [f"f{number}" for number in range(5)]
+    for name in names:
+        one.put(name, "before")
+    one.mkdir("d1")
+    files = [one.open(name, os.O_WRONLY | os.O_TRUNC) for name in names]
+    reading = one.open("f0@v1")
+    for name, file in zip(names, files, strict=True):
+        one.write(file, name.encode())
+    shared = Shared(one)
+    orders[0].pause()
+    for file in files:
+        shared.begin("close", file)
+    sequencer = orders[0]._faces[0]
+    until(lambda: len(sequencer.pending) == len(names))
+    until(lambda: one.store.turns.resting == len(names))
+    assert shared.call("read", reading) == b"before"
+    shared.call("put", "d1/f", "in a shard that has a leader")
+    assert two.cat("d1/f") == b"in a shard that has a leader"
+    orders[0].resume()
+    shared.end()
+    assert not shared.failures
+    two.follow()
+    assert [two.cat(name) for name in names] == [name.encode() for name in names]
+    assert {len(two.versions(name)) for name in names} == {2}
+
+
+def test_what_is_on_its_way_is_changed_by_nobody(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    one.put("f", "0123456789")
+    one.put("g", "x")
+    first, second, large = (one.open(name, os.O_RDWR) for name in ("f", "f", "g"))
+    one.write(first, b"AB", 0)
+    shared = Shared(one)
+    orders[0].pause()
+    sequencer = orders[0]._faces[0]
+    shared.begin("close", first)
+    until(lambda: len(sequencer.pending) == 1)
+    shared.begin("write", second, b"CD", 4)
+    shared.begin("write", large, b"L" * 100_000, 0)
+    until(lambda: len(sequencer.pending) == 2)
+    shared.begin("close", large)
+    until(lambda: one.store.turns.resting == 4)
+    assert shared.call("read", second) == b"AB23456789", "as it will be"
+    orders[0].resume()
+    shared.end()
+    assert not shared.failures
+    one.close(second)
+    two.follow()
+    assert [two.cat(name) for name in ("f@v2", "f@v3")] == [b"AB23456789", b"AB23CD6789"]
+    assert two.cat("g@v2") == b"L" * 100_000
+    assert one.fs.inodes.drafts == {}
+
+
+def test_a_file_that_loses_its_last_name_while_it_is_on_its_way(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    one.put("f", "old")
+    file = one.open("f", os.O_WRONLY | os.O_TRUNC)
+    one.write(file, b"new")
+    shared = Shared(one)
+    orders[0].pause()
+    sequencer = orders[0]._faces[0]
+    shared.begin("close", file)
+    until(lambda: len(sequencer.pending) == 1)
+    shared.begin("unlink", "f")
+    until(lambda: len(sequencer.pending) == 2)
+    orders[0].resume()
+    shared.end()
+    assert not shared.failures
+    assert one.errno("stat", "f") == "ENOENT"
+    two.follow()
+    assert two.cat("f@v2") == b"new"
+    assert one.fs.inodes.drafts == {}
+
+
+def test_a_cluster_that_refuses_refuses_each_who_waits(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    files = [one.open(name, os.O_CREAT | os.O_WRONLY) for name in ("f", "g")]
+    for file in files:
+        one.write(file, b"too much")
+    shared = Shared(one)
+    orders[0].pause()
+    for file in files:
+        shared.begin("close", file)
+    until(lambda: len(orders[0]._faces[0].pending) == 2)
+    orders[0].is_full = True
+    orders[0].resume()
+    shared.end()
+    assert [error.errno for error in shared.failures] == [errno.ENOSPC] * 2
+    orders[0].is_full = False
+    for file in files:
+        one.close(file)
+    assert [two.cat(name) for name in ("f", "g")] == [b"too much"] * 2
 
 
 def test_what_is_let_go_is_gone_on_every_mount(mounts) -> None:

@@ -20,6 +20,7 @@ from storage.extents import (
     clip,
     mergeable,
     overlay,
+    overlay_all,
     pack,
     split_by_chunk,
     unpack,
@@ -70,6 +71,24 @@ def test_overlay_and_clip_are_assignment(steps) -> None:
         assert bytes_stored(row) == sum(source is not None for source in twin)
         assert unpack(pack(row)) == row
         assert len(pack(row)) == 20 * len(row)
+
+
+@given(st.lists(PIECE, max_size=12), st.lists(PIECE, max_size=12), st.booleans())
+def test_many_pieces_laid_at_once_are_one_after_the_other(before, added, apart) -> None:
+    row: list[tuple[int, int, int, int]] = []
+    for piece in before:
+        row = overlay(row, piece)
+    if apart:  # ascending and disjoint, as the pages of a vector are
+        rest: list[tuple[int, int, int, int]] = []
+        for piece in added:
+            rest = overlay(rest, piece)
+        added = rest
+    expected = row
+    for piece in added:
+        expected = overlay(expected, piece)
+    kept = list(row)
+    assert overlay_all(row, added) == expected
+    assert row == kept
 
 
 def test_a_range_cut_in_two_and_joined_again_is_one_piece() -> None:

@@ -142,6 +142,11 @@ class Session:
         return bytes(self.twin)
 
 
+def read_ranges(shard: Shard, inode: int, timestamp: int, ranges) -> bytes:
+    attributes = shard.namespace.attributes_at(inode, timestamp)[1]
+    return shard.read_ranges(inode, attributes, timestamp, ranges)
+
+
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(STEPS, st.integers(0, 1 << 30), st.booleans())
@@ -182,6 +187,10 @@ def check_versions(shard: Shard, inode: int, versions: list[bytes]) -> None:
         n = random.randrange(1, 70_000)
         assert read(shard, inode, version.timestamp, at, n) == expected[at : at + n]
         assert read(shard, inode, version.timestamp, len(expected) + 5) == b""
+        ends = sorted(random.sample(range(len(expected) + 1), min(8, len(expected) // 2 * 2)))
+        ranges = list(zip(ends[::2], ends[1::2], strict=True))
+        found = read_ranges(shard, inode, version.timestamp, ranges)
+        assert found == b"".join(expected[start:end] for start, end in ranges)
 
 
 def check_bounded(shard: Shard, live: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from storage import record
 from storage.namespace import ROOT
 from triggers.access import Identity
 from triggers.effects import Conflict, EffectRefused, plan
+from triggers.handler.effects import addition
 from triggers.run import Add, Append, Delete, Put, PutIf
 from triggers.testing import Cascade
 
@@ -88,6 +90,30 @@ def test_add_lays_numbers_over_numbers():
     vector = array.array("d")
     vector.frombytes(cascade.get("v"))
     assert list(vector) == [1.5, -0.5, -2.0, 0.0, 1.5, -2.0]
+
+
+def test_many_adds_of_one_run_are_one_version_that_writes_what_they_touch():
+    cascade = Cascade()
+    draw = np.random.default_rng(1)
+    cascade.put("w", bytes(1 << 20))
+    twin = np.zeros(1 << 18, np.float32)
+    for count in (100, 3000):  # what fits the record's own frame, and what does not
+        adds = []
+        for _ in range(5):
+            places, delta = draw.integers(0, 1 << 18, count), draw.integers(-9, 9, count)
+            np.add.at(twin, places, delta.astype(np.float32))
+            adds.append(addition("w", places, delta, "float32"))
+        twin[7:9] += 1
+        adds.append(addition("w", 7, [1, 1], "float32"))
+        planned = plan(cascade.store, ROOT, WHO, adds, 5)
+        (written,) = planned.records
+        pages = len(
+            np.unique(np.concatenate([np.frombuffer(a.indices, "<i8") for a in adds]) // 256)
+        )
+        assert sum(length for _, length, _, _ in written.extents) <= (pages + 1) * 1024
+        assert cascade.store.propose(record.Batch([written]), planned.payload).reason is None
+        assert cascade.get("w") == twin.tobytes()
+    assert cascade.version("w") == 3
 
 
 @pytest.mark.parametrize(

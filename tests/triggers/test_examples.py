@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import struct
-import subprocess
 import sys
 import time
 import zlib
@@ -36,6 +35,25 @@ def install(cascade: Cascade, example: str, base: str = "") -> None:
         if path.is_file() and path.suffix in (".py", ".sh"):
             name = str(path.relative_to(watch))
             cascade.script(name, path.read_text(), base=base, mode=path.stat().st_mode & 0o755)
+
+
+def module_of(example: str, name: str):
+    """A module of an example; nothing of it stays behind that others would take for theirs."""
+    path, known = list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(EXAMPLES / example))
+    spec = importlib.util.spec_from_file_location(
+        name.strip("_"), EXAMPLES / example / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = path
+        for own in set(sys.modules) - known:
+            origin = getattr(sys.modules[own], "__file__", None) or ""
+            if own.partition(".")[0] == "watch" or origin.startswith(str(EXAMPLES)):
+                del sys.modules[own]
+    return module
 
 
 @asynccontextmanager
@@ -119,17 +137,8 @@ async def test_words_counts_what_texts_say_now():
 
 @pytest.fixture(scope="module")
 def farm_module():
-    """farm.py as a module; it leaves no `lib` behind that others would take for theirs."""
-    spec = importlib.util.spec_from_file_location("farm", EXAMPLES / "dairy/farm.py")
-    module = importlib.util.module_from_spec(spec)
-    path = list(sys.path)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = path
-        for name in ("lib", "lib.herd"):
-            sys.modules.pop(name, None)
-    return module
+    """farm.py as a module."""
+    return module_of("dairy", "farm")
 
 
 class Dairy:
@@ -254,15 +263,27 @@ async def test_killed_workers_leave_exactly_one_record_per_frame(farm_module):
         assert len(records) == len({record["frame"] for record in records}) == len(seen)
 
 
-@pytest.mark.slow
-def test_farm_writes_a_farm(tmp_path):
-    command = [sys.executable, EXAMPLES / "dairy/farm.py", tmp_path, "--frames", "3"]
-    subprocess.run(command, check=True, timeout=50)
-    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
-    assert names == [
-        "frames/000000.npy",
-        "frames/000001.npy",
-        "frames/000002.npy",
-        "milk.csv",
-        "models/identify.npz",
-    ]
+# --- intersection -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_forecast_is_of_one_instant_and_would_not_be_of_what_is_newest():
+    street, main = module_of("intersection", "street"), module_of("intersection", "__main__")
+    ghosts = []
+    for at in ('"cut"', '"latest"'):
+        cascade = Cascade()
+        install(cascade, "intersection")
+        script = (EXAMPLES / "intersection/watch/intersection.py").read_text()
+        assert script.count("here = ctx.get(path)") == 1
+        changed = script.replace("here = ctx.get(path)", f"here = ctx.get(path, at={at})")
+        cascade.script("intersection.py", changed)
+        await cascade.run_until_idle()
+        scene = street.Scene(seed=1)
+        for number in range(12):
+            cascade.put("cam/1/frame.npy", scene.frame(number))
+        await cascade.run_until_idle()
+        assert cascade.failed == []
+        forecasts = [json.loads(one) for one in cascade.versions("forecasts/1.json")]
+        assert len(forecasts) == 12
+        ghosts.append(main.ghosts(forecasts))
+    assert ghosts[0] == 0
+    assert ghosts[1] > 0

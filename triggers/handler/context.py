@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 import msgspec
 
 from triggers.handler.effects import Staged
+from triggers.handler.prefetch import AsyncPrefetch, Prefetch
 from triggers.run import LogLine
 from triggers.spelling import Decoder, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     import numpy as np
 
@@ -96,7 +97,10 @@ class Base:
         self._services = services
         self._staged = Staged(cut, run.timestamp, services.copies)
         self._states: dict[str, dict[str, Any]] = {}
+        self._prefetches: list[Prefetch] = []
         self.lines: list[LogLine] = []
+        self.models: dict[tuple[int, int], int] = {}
+        """What was asked for by `gpu`: bytes, by the identity of the content."""
         self.failed: dict[str, str] = {}
         self._stop = False
         self._deadline_ns = services.steady_ns() + run.timeout_ms * 1_000_000
@@ -204,6 +208,7 @@ class Base:
         content = self._cut.get(path) if held is None else self._recheck(path, held)
         if content is None:
             raise FileNotFoundError(f"gpu: there is no {path} at the cut")
+        self.models[content.identity] = content.size
         return device.get(
             path, content.identity, lambda: self._services.copies.joined(content.parts)
         )
@@ -212,6 +217,11 @@ class Base:
         # A cut in another process need not send bytes that are here already.
         check = getattr(self._cut, "get_unless", None)
         return self._cut.get(path) if check is None else check(path, held)
+
+    def _prefetch(self, paths: Iterable[str], batch: int | None, ahead: int) -> Prefetch:
+        made = Prefetch(self._staged.begin, paths, batch, ahead)
+        self._prefetches.append(made)
+        return made
 
     # --- say ----------------------------------------------------------------------------------------------------------
 
@@ -248,6 +258,11 @@ class Base:
     def reject(self, reason: object = "") -> NoReturn:
         """End this run without effects; the event goes to `.cascade/failed/` now."""
         raise Rejected(str(reason))
+
+    def close(self) -> None:
+        """The run has ended: nobody waits for anything any more."""
+        for prefetch in self._prefetches:
+            prefetch.close()
 
     @property
     def deadline(self) -> float:
@@ -289,6 +304,21 @@ class Context(Base):
         """The files that match a pattern, sorted; with those this run staged."""
         return self._staged.files(glob)
 
+    def prefetch(
+        self, paths: Iterable[str], *, batch: int | None = None, ahead: int = 2
+    ) -> Prefetch:
+        """The files of these paths at the cut, in this order, each as `get` gives it; the next ones are read meanwhile.
+
+        Args:
+            paths: taken as they are asked for, so it may be long.
+            batch: lists of so many files at a time; None: one file, and no list.
+            ahead: batches asked for that are not wanted yet (64 files at most).
+
+        Raises:
+            OSError, ValueError: of a file, when its turn comes.
+        """
+        return self._prefetch(paths, batch, ahead)
+
     def history(
         self,
         path: str,
@@ -318,6 +348,12 @@ class AsyncContext(Base):
     async def list(self, glob: str) -> Paths:
         """See `Context.list`."""
         return self._staged.files(glob)
+
+    def prefetch(
+        self, paths: Iterable[str], *, batch: int | None = None, ahead: int = 2
+    ) -> AsyncPrefetch:
+        """See `Context.prefetch`; for `async for`."""
+        return AsyncPrefetch(self._prefetch(paths, batch, ahead))
 
     async def history(
         self,

@@ -47,6 +47,11 @@ class DeviceCache:
         kept = self._kept.get(path)
         return None if kept is None else kept[0]
 
+    @property
+    def identities(self) -> list[tuple[int, int]]:
+        """The contents that are here."""
+        return [identity for identity, _, _ in self._kept.values()]
+
     def get(self, path: str, identity: tuple[int, int], read: Callable[[], memoryview]) -> Any:
         """The array, or for a `.npz` the arrays by name, of a file's content; `read` is called if it is not here."""
         kept = self._kept.get(path)

@@ -7,11 +7,13 @@ nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from triggers.handler.blob import File
+from triggers.handler.prefetch import Asked, Whenever
 from triggers.run import Add, Append, Delete, Put, PutIf, Stat
 from triggers.vector import DTYPES, Sum, gathered, indices_of
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from triggers.handler.copies import Copies
+    from triggers.handler.prefetch import Reply
     from triggers.run import Buffer, Cut, Effect
 
 __all__ = ["Staged", "addition", "encode"]
@@ -82,6 +85,13 @@ class Staged:
         else:
             content = self._cut.get(path, latest=latest)
         return None if content is None else File.of(content, self._copies)
+
+    def begin(self, path: str) -> Reply:
+        """Ask for a file at the cut, where there is somebody who reads it meanwhile; with what is staged now."""
+        begin_get = getattr(self._cut, "begin_get", None)
+        if path in self._by_path or begin_get is None:
+            return Whenever(partial(self.get, path, latest=False, version=None))
+        return Asked(begin_get(path), self._copies)
 
     def pull(self, path: str, index: Any, dtype: str, latest: bool) -> np.ndarray[Any, Any]:
         """Numbers of a file, in the shape of `index`.

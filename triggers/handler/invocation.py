@@ -74,6 +74,7 @@ class Invocation:
 
     def done(self, returned: object) -> Done | Failed:
         """The result. Returning bytes or text makes it the run's `result`; anything else is ignored."""
+        self.context.close()
         try:
             states = self.context.changed_states()
         except TypeError as error:
@@ -92,6 +93,7 @@ class Invocation:
             result=result if isinstance(result, bytes) else b"",
             started_ns=self._started_ns,
             duration_ns=self._duration_ns(),
+            models=list(self.context.models.items()),
         )
 
     def failed(self, error: BaseException) -> Failed:
@@ -111,6 +113,7 @@ class Invocation:
     def _failure(
         self, kind: FailureKind, message: str, text: str = "", after_ms: int | None = None
     ) -> Failed:
+        self.context.close()
         return Failed(
             kind=kind,
             message=message,

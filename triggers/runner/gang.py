@@ -36,6 +36,12 @@ __all__ = ["Crew", "Gangs", "Yard"]
 PORT_FIRST, PORTS = 20_000, 10_000
 """In a network of the crew's own: another one for each run, as the last one's may still be closing."""
 
+LAST_WORDS_SECONDS = 0.1
+"""Between the first failure of a rank and the end of the others: what they say meanwhile may name the cause better."""
+
+DEATHS = ("death", "memory", "signal", "exit")
+KILLED = "ended by request"
+
 
 class Yard(Protocol):
     """Where workers come from: what a pool lends to its gangs."""
@@ -77,6 +83,7 @@ class Crew:
         self.workers: list[Worker] = []
         self.mode = ""
         self.runs = 0
+        self._killed: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -104,19 +111,31 @@ class Crew:
                 return
             message = f"rank {number} of {run.gang}: {outcome.message}"
             failures.append(msgspec.structs.replace(outcome, message=message))
-            nursery.cancel_scope.cancel()
+            deadline = nursery.cancel_scope.deadline
+            soon = trio.current_time() + LAST_WORDS_SECONDS
+            nursery.cancel_scope.deadline = min(deadline, soon)
 
         async with trio.open_nursery() as nursery:
             for number, worker in enumerate(self.workers):
                 nursery.start_soon(one, number, worker)
         with suppress(OSError):
             os.unlink(store)
-        if failures:  # the first is the cause, others its consequence
+        if failures:
             await self.end()
-            return failures[0]
+            if self._killed == run.id:
+                return msgspec.structs.replace(failures[0], kind="killed", message=KILLED)
+            # Who died is the cause; that a connection to it was lost may be known before.
+            return min(failures, key=lambda failure: failure.kind not in DEATHS)
         done = [result for result in results if result is not None]
         assert len(done) == run.gang, "without a failure all ranks came back"
         return union(done)
+
+    def kill(self, run_id: str) -> bool:
+        """Make a run end as "killed"; whether it runs here."""
+        killed = [worker.kill(run_id) for worker in self.workers]
+        if any(killed):
+            self._killed = run_id
+        return any(killed)
 
     async def end(self) -> None:
         """Kill all of it, and wait until that is so."""
@@ -155,6 +174,10 @@ class Gangs:
             return await crew.run(run, cut)
         finally:
             self._release(crew)
+
+    def kill(self, run_id: str) -> bool:
+        """Make a run end as "killed"; whether there was one."""
+        return any(crew.kill(run_id) for crew in self._crews)
 
     def retire(self, script_id: str) -> None:
         """End the idle crews of a script's version."""

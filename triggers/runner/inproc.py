@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import queue
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from triggers.handler.collector import Collector
-    from triggers.run import Cut, Done, Run, Script
+    from triggers.run import Content, Cut, Done, Run, Script
 
 __all__ = ["InprocRunner"]
 
@@ -143,6 +144,13 @@ class FromThread:
 
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
+        self._token = trio.lowlevel.current_trio_token()
+
+    def begin_get(self, path: str) -> Begun:
+        """Ask for what `get` answers, and go on."""
+        begun = Begun()
+        self._token.run_sync_soon(begun.read, self._cut, path)
+        return begun
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._cut, name)
@@ -151,6 +159,32 @@ class FromThread:
             return trio.from_thread.run_sync(functools.partial(call, *arguments, **options))
 
         return in_trio_thread
+
+
+class Begun:
+    """See `triggers.handler.prefetch.Pending`."""
+
+    def __init__(self) -> None:
+        self._answers: queue.SimpleQueue[Content | Exception | None] = queue.SimpleQueue()
+        self._is_wanted = True
+
+    def read(self, cut: Cut, path: str) -> None:
+        """Read it, in the store's thread."""
+        try:
+            self._answers.put(cut.get(path) if self._is_wanted else None)
+        except Exception as error:
+            self._answers.put(error)
+
+    def take(self) -> Content | None:
+        """See `Pending`."""
+        answer = self._answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def abandon(self) -> None:
+        """See `Pending`."""
+        self._is_wanted = False
 
 
 def captured_print(*values: object, **options: Any) -> None:

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
+from triggers.allocation import Habits, Model, bits_of, kind_of
 from triggers.handler.copies import Copies
-from triggers.run import Failed, LoadFailed
+from triggers.run import Done, Failed, LoadFailed
 from triggers.runner.executable import Executables
 from triggers.runner.gang import Gangs
 from triggers.runner.inproc import InprocRunner
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from typing import TypeAlias
 
-    from triggers.run import Cut, Done, Run, Script
+    from triggers.run import Cut, Run, Script
     from triggers.runner.gang import Crew
 
-__all__ = ["PoolRunner", "Settings", "State", "open_pool"]
+__all__ = ["PoolRunner", "Settings", "State", "models_of", "open_pool"]
 
 SURPLUS_SECONDS = 10
 IDLE_SECONDS = 600
@@ -77,6 +78,7 @@ class PoolRunner:
         os.chmod(self._directory, 0o711)
         self.spawner = Spawner(nursery, self._directory, settings.cgroup, settings.mountpoint)
         self._coroutines: dict[str, frozenset[str]] = {}
+        self._habits = Habits()
         self._count = 0
         self._freed = trio.Event()
         self._gangs = Gangs(self, self._directory, settings.workers_max)
@@ -122,7 +124,10 @@ class PoolRunner:
         try:
             if run.handler not in self._known(worker):
                 return Failed("load", f"{run.script.name} registers no handler {run.handler}")
-            return await worker.run(run, cut, mode)
+            outcome = await worker.run(run, cut, mode)
+            if isinstance(outcome, Done):
+                self._habits.used(kind_of(run), models_of(outcome))
+            return outcome
         finally:
             worker.promised -= 1
             self._is_idle(worker)
@@ -130,8 +135,12 @@ class PoolRunner:
     def kill(self, run_id: str) -> bool:
         """See `Runner.kill`."""
         everybody = [worker for workers in self.workers.values() for worker in workers]
-        killed = [worker.kill(run_id) for worker in everybody]  # all ranks of a gang
-        return any(killed) or self._executables.kill(run_id) or self._inproc.kill(run_id)
+        return (
+            self._gangs.kill(run_id)
+            or any(worker.kill(run_id) for worker in everybody)
+            or self._executables.kill(run_id)
+            or self._inproc.kill(run_id)
+        )
 
     async def retire(self, script_id: str) -> None:
         """See `Runner.retire`. Runs that go on are not disturbed."""
@@ -194,6 +203,14 @@ class PoolRunner:
             resident = sum(_resident_bytes(worker.process.pid) for worker in list(workers))
             found[script_id] = found.get(script_id, 0) + resident
         return found
+
+    def resident(self) -> int:
+        """Bitmap of what workers hold: models, and the versions of scripts. From any thread."""
+        bitmap = bits_of((script_id,) for script_id, *_ in list(self.workers))
+        for workers in list(self.workers.values()):
+            for worker in list(workers):
+                bitmap |= worker.resident
+        return bitmap
 
     def shrink(self, now_ns: int) -> int:
         """End workers idle for too long at a time of the steady clock; how many."""
@@ -274,8 +291,21 @@ class PoolRunner:
             for worker in self.workers.get(key, ())
             if not worker.is_doomed and worker.mode in (None, mode) and worker.promised < most
         ]
-        # Idle before busy, then the one that ran last: its caches are warm.
-        return min(fitting, key=lambda w: (w.promised, -w.idle_since_ns), default=None)
+        # Idle before busy, then who holds what it will use, then the one that ran last: its caches are warm.
+        models = self._habits.of(kind_of(run))
+
+        def lacks(worker: Worker) -> int:
+            return sum(
+                model.size_bytes
+                for model in models
+                if not worker.resident & bits_of([model.identity])
+            )
+
+        return min(
+            fitting,
+            key=lambda worker: (worker.promised, lacks(worker), -worker.idle_since_ns),
+            default=None,
+        )
 
     def _will_be_free(self, key: Key, run: Run) -> bool:
         """Whether a worker that fits is only busy: better to wait for it than to end somebody else's warm one."""
@@ -436,6 +466,11 @@ class PoolRunner:
 
     def _limits_of(self, run: Run) -> Limits:
         return self._limits(run.memory_bytes or self.settings.memory_bytes)
+
+
+def models_of(done: Done) -> tuple[Model, ...]:
+    """What a run used."""
+    return tuple(Model(identity, size_bytes) for identity, size_bytes in done.models)
 
 
 def _resident_bytes(pid: int) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from triggers.allocation import BITS
 from triggers.run import Done, Failed, FailureKind, LoadFailed
 from triggers.worker.channel import Channel, Closed
 from triggers.worker.message import (
@@ -44,6 +45,9 @@ EAGER_BYTES_MAX = 1 << 20
 """An event's content up to this is sent with the run; more is sent when the handler looks at it."""
 
 OUTPUT_BYTES_MAX = 64 * 1024
+
+MODELS_MAX = 256
+"""Of one run that are remembered."""
 
 
 class Running:
@@ -88,6 +92,8 @@ class Worker:
         self.has_ended = False
         self.idle_since_ns = 0
         self.runs = 0
+        self.resident = 0
+        """Bitmap of the models that it holds."""
         self._channel: Channel[FromWorker] = Channel(end, FromWorker)
         self._output_fd = output_fd
         self._inputs = inputs
@@ -350,6 +356,8 @@ class Worker:
                 message.started_ns,
                 message.duration_ns,
             )
+        if message.resident is not None:
+            self.resident = int.from_bytes(message.resident[: BITS // 8], "little")
         memory = map_sealed(fds[0]) if fds else memoryview(b"")
         return Done(
             decode_effects(message.effects, memory),
@@ -360,6 +368,7 @@ class Worker:
             message.result,
             message.started_ns,
             message.duration_ns,
+            message.models[:MODELS_MAX],
         )
 
 

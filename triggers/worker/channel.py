@@ -48,8 +48,8 @@ class Channel(Generic[Incoming]):
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Incoming] = msgspec.msgpack.Decoder(incoming)
 
-    def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
-        """Send one message; the descriptors stay the caller's.
+    def send(self, message: msgspec.Struct, fds: Sequence[int] = (), *, wait: bool = True) -> None:
+        """Send one message; the descriptors stay the caller's. `wait`: as of `receive`.
 
         Raises:
             Closed: nobody will receive it.
@@ -70,18 +70,21 @@ class Channel(Generic[Incoming]):
             own = seal([data], "message")
             datagram, fds = [long], [*fds, own]
         try:
+            flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
             if fds:
-                socket.send_fds(self.socket, datagram, list(fds), socket.MSG_NOSIGNAL)
+                socket.send_fds(self.socket, datagram, list(fds), flags)
             else:
-                self.socket.sendmsg(datagram, [], socket.MSG_NOSIGNAL)
+                self.socket.sendmsg(datagram, [], flags)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise Closed from error
         finally:
             if own >= 0:
                 os.close(own)
 
-    def receive(self) -> tuple[Incoming, list[int]]:
+    def receive(self, *, wait: bool = True) -> tuple[Incoming, list[int]]:
         """The next message, and the descriptors that came with it, which are the caller's now.
+
+        `wait` is for a socket that blocks: False raises BlockingIOError instead.
 
         Raises:
             Closed: there will be none.
@@ -90,7 +93,10 @@ class Channel(Generic[Incoming]):
         """
         try:
             data, fds, flags, _ = socket.recv_fds(
-                self.socket, DATAGRAM_BYTES_MAX + 1, FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                self.socket,
+                DATAGRAM_BYTES_MAX + 1,
+                FDS_MAX,
+                socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT),
             )
         except ConnectionResetError as error:
             raise Closed from error

@@ -207,6 +207,12 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     leftover: bool = False
     """Whether the handler has left processes behind."""
 
+    models: list[tuple[tuple[int, int], int]] = []
+    """What the run used by `ctx.gpu`: identity, bytes ..."""
+
+    resident: bytes | None = None
+    """... and, if it used any, the bitmap of all that the worker holds now (`triggers.allocation`), little endian."""
+
 
 FromWorker: TypeAlias = Ask | Loaded | NotLoaded | Finished
 

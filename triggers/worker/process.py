@@ -21,10 +21,12 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from triggers import run as runs
+from triggers.allocation import BITS, bits_of
 from triggers.handler.context import Services
 from triggers.handler.copies import Copies
 from triggers.handler.device import find_device
@@ -38,6 +40,7 @@ from triggers.handler.invocation import (
 )
 from triggers.worker.channel import Channel, Closed
 from triggers.worker.message import (
+    Answer,
     Cancel,
     Finished,
     Load,
@@ -73,8 +76,8 @@ class Worker:
         self._output_fd = output_fd
         self._desk = Desk(self._channel)
         self._copies = Copies()
-        device = functools.cache(find_device)
-        self._services = Services(time.time_ns, time.monotonic_ns, device, self._copies)
+        self._device = functools.cache(find_device)
+        self._services = Services(time.time_ns, time.monotonic_ns, self._device, self._copies)
         self._script: runs.Script | None = None
         self._collector: Collector | None = None
         self._cancels: dict[str, Callable[[], object]] = {}
@@ -126,7 +129,7 @@ class Worker:
             sys.stderr.flush()
             self._finish(message.id, outcome, self._take_output())
             del invocation, handler, outcome
-            message, fds = self._channel.receive()
+            message, fds = self._desk.next()
 
     def _serve_trio(self, message: Any, fds: list[int]) -> None:
         import trio
@@ -152,7 +155,8 @@ class Worker:
                 self._pass_on(message, fds)
                 while True:
                     await trio.lowlevel.wait_readable(self._channel.socket)
-                    self._pass_on(*self._channel.receive())
+                    with suppress(BlockingIOError):  # a run that waited for an answer was quicker
+                        self._pass_on(*self._channel.receive(wait=False))
 
         trio.run(main)
 
@@ -189,7 +193,9 @@ class Worker:
 
         def readable() -> None:
             try:
-                self._pass_on(*self._channel.receive())
+                self._pass_on(*self._channel.receive(wait=False))
+            except BlockingIOError:
+                pass  # a run that waited for an answer was quicker
             except BaseException as error:
                 loop.remove_reader(self._channel.socket)
                 if not closed.done():
@@ -210,6 +216,8 @@ class Worker:
                 cancel = self._cancels.get(message.run_id)
                 if cancel is not None:
                     cancel()
+            elif isinstance(message, Answer):
+                self._desk.answered(message, fds)
             else:
                 raise AssertionError(f"unexpected: {type(message).__name__}")
 
@@ -264,6 +272,8 @@ class Worker:
                 duration_ns=outcome.duration_ns,
                 copies=self._copies.taken(),
                 leftover=not self._cancels and has_children(),
+                models=outcome.models,
+                resident=self._resident() if outcome.models else None,
             )
         else:
             message = Finished(
@@ -284,6 +294,9 @@ class Worker:
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def _resident(self) -> bytes:
+        return bits_of(self._device().identities).to_bytes(BITS // 8, "little")
 
     def _take_output(self) -> bytes:
         """What was written to standard output and error by their descriptors since the last run."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from triggers.run import Content
@@ -30,11 +31,12 @@ ERRORS: dict[str, type[Exception]] = {
 
 
 class Desk:
-    """Where a worker's questions are asked. `pass_on` takes what arrives and is no answer."""
+    """Where a worker's questions are asked; they are answered in order. `pass_on` takes what arrives and is no answer."""
 
     def __init__(self, channel: Channel[ToWorker]) -> None:
         self._channel = channel
         self._lock = threading.Lock()
+        self._asked: deque[Asked] = deque()
         self.thread: int | None = None
         """The only thread that may ask, where an event loop reads the channel; None: any."""
         self.pass_on: Callable[[Any, list[int]], None] = _nobody
@@ -46,19 +48,100 @@ class Desk:
             RuntimeError: a thread that may not.
             PermissionError, IsADirectoryError, ValueError, OSError: as the daemon's cut raised.
         """
+        self._check_thread()
+        with self._lock:
+            return self._wait_for(self._post(question))
+
+    def begin(self, question: Ask) -> Asked:
+        """Ask, and go on; `wait_for` what it gives, or `abandon` it."""
+        self._check_thread()
+        with self._lock:
+            return self._post(question)
+
+    def wait_for(self, asked: Asked) -> tuple[Answer, list[int]]:
+        """As `ask`, of what was asked before."""
+        self._check_thread()
+        with self._lock:
+            return self._wait_for(asked)
+
+    def abandon(self, asked: Asked) -> None:
+        """Nobody will wait for it."""
+        asked.is_wanted = False
+        for fd in asked.fds:
+            os.close(fd)
+        asked.fds = []
+
+    def answered(self, answer: Answer, fds: list[int]) -> None:
+        """An answer came; to the oldest question that has none."""
+        asked = self._asked.popleft()
+        asked.answer, asked.fds = answer, fds
+        if not asked.is_wanted:
+            self.abandon(asked)
+
+    def next(self) -> tuple[Any, list[int]]:
+        """The next message that is no answer, waited for."""
+        while True:
+            message, fds = self._channel.receive()
+            if not isinstance(message, Answer):
+                return message, fds
+            self.answered(message, fds)
+
+    def _check_thread(self) -> None:
         if self.thread is not None and self.thread != threading.get_ident():
             raise RuntimeError("ctx reads in the thread of the event loop only")
-        with self._lock:
-            self._channel.send(question)
-            while True:
-                message, fds = self._channel.receive()
-                if isinstance(message, Answer):
-                    break
-                self.pass_on(message, fds)
-        if message.error is not None:
-            name, text = message.error
+
+    def _post(self, question: Ask) -> Asked:
+        while True:
+            try:
+                # With answers under way, waiting here and the daemon waiting there for room would be for ever.
+                self._channel.send(question, wait=not self._asked)
+                break
+            except BlockingIOError:
+                self._hear()
+        self._asked.append(asked := Asked())
+        return asked
+
+    def _hear(self) -> None:
+        message, fds = self._channel.receive()
+        if isinstance(message, Answer):
+            self.answered(message, fds)
+        else:
+            self.pass_on(message, fds)
+
+    def _wait_for(self, asked: Asked) -> tuple[Answer, list[int]]:
+        while asked.answer is None:
+            self._hear()
+        if asked.answer.error is not None:
+            name, text = asked.answer.error
             raise ERRORS.get(name, OSError)(text)
-        return message, fds
+        fds, asked.fds = asked.fds, []
+        return asked.answer, fds
+
+
+class Asked:
+    """A question on its way, or answered; the descriptors of the answer are its own until somebody takes them."""
+
+    def __init__(self) -> None:
+        self.answer: Answer | None = None
+        self.fds: list[int] = []
+        self.is_wanted = True
+
+
+class Begun:
+    """See `triggers.handler.prefetch.Pending`."""
+
+    def __init__(self, desk: Desk, asked: Asked) -> None:
+        self._desk = desk
+        self._asked = asked
+
+    def take(self) -> Content | None:
+        """See `Pending`."""
+        answer, fds = self._desk.wait_for(self._asked)
+        return None if answer.content is None else content_of(answer.content, fds)
+
+    def abandon(self) -> None:
+        """See `Pending`."""
+        self._desk.abandon(self._asked)
 
 
 class RemoteCut:
@@ -80,6 +163,10 @@ class RemoteCut:
     def get(self, path: str, *, latest: bool = False) -> Content | None:
         """See `Cut.get`."""
         return self._content(Ask(self._run_id, "get", path, latest))
+
+    def begin_get(self, path: str) -> Begun:
+        """Ask for what `get` answers, and go on."""
+        return Begun(self._desk, self._desk.begin(Ask(self._run_id, "get", path)))
 
     def get_unless(self, path: str, held: tuple[int, int]) -> Content | None:
         """As `get`, but without bytes if the content is the one held."""

@@ -13,12 +13,13 @@ from storage.transport import Broken, Role, TcpTransport
 from storage.transport.certificates import Credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from storage.membership.values import Presence, View
     from storage.transport import Transport
 
-__all__ = ["figures"]
+__all__ = ["figures", "figures_at"]
 
 ANSWER_S = 3.0
 """A node that says nothing for so long is shown as one."""
@@ -43,6 +44,29 @@ async def figures(view: View, credentials: Path | None, now_ns: int) -> dict[str
     return found
 
 
+async def figures_at(
+    addresses: Sequence[str], credentials: Path, now_ns: int
+) -> list[dict[str, Any]]:
+    """The same of nodes at addresses, whatever they are called."""
+    ours = Credentials.load(credentials, now_ns=now_ns)
+    transport = TcpTransport(ours.identity, ours.contexts())
+    found: dict[str, dict[str, Any]] = {}
+
+    async def ask(address: str) -> None:
+        with trio.move_on_after(ANSWER_S):
+            try:
+                async with trio.open_nursery() as nursery:
+                    found[address] = await _answer(nursery, transport, address, None)
+                    nursery.cancel_scope.cancel()
+            except* (Broken, OSError, ValueError, IndexError, wire.Malformed, msgspec.MsgspecError):
+                pass  # others may answer
+
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            nursery.start_soon(ask, address)
+    return list(found.values())
+
+
 async def _ask(transport: Transport, presence: Presence, found: dict[str, dict[str, Any]]) -> None:
     with trio.move_on_after(ANSWER_S):
         for address in presence.addresses:
@@ -57,7 +81,7 @@ async def _ask(transport: Transport, presence: Presence, found: dict[str, dict[s
 
 
 async def _answer(
-    nursery: trio.Nursery, transport: Transport, address: str, name: str
+    nursery: trio.Nursery, transport: Transport, address: str, name: str | None
 ) -> dict[str, Any]:
     connection = await transport.connect(nursery, address, role=Role.NODE, name=name)
     async with connection:

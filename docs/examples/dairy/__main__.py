@@ -8,7 +8,6 @@ the truth. Ends with status 1 if that is worse than it has to be.
 import argparse
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -36,8 +35,8 @@ def run(stage, cows, frames):
         (stage.path / f"frames/{number:06}.npy").write_bytes(shots[-1].frame)
         if number == frames // 2:
             model.write_bytes(cows.model(first=NEW_NAMES))
-        if number % FRAMES_PER_KILL == FRAMES_PER_KILL - 1 and (workers := stage.workers()):
-            os.kill(workers[number % len(workers)], signal.SIGKILL)
+        if number % FRAMES_PER_KILL == FRAMES_PER_KILL - 1:
+            stage.kill_worker()
     stage.wait_done("filter_empty", frames)
     stage.wait_done("identify", len(stage.files("cows-seen/*")))
     seen = sum(map(stage.count, stage.files("cows/*/frame.npy")))

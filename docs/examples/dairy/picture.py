@@ -9,7 +9,7 @@ from watch.lib import herd
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-SHOWN = 8
+SHOWN = 7
 BLUE, RED = "#4477aa", "#d62728"
 
 
@@ -23,7 +23,7 @@ def draw(told, shots, file):
     for column, one in enumerate(upper.subplots(2, SHOWN).T):
         cow(one, *told[len(told) * column // SHOWN][:3])
     rises(lower.subplots(), told, numbers, len(shots) // 2)
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=90)
     plt.close(figure)
 
 

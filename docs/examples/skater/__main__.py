@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Follow a skater's hands: `python docs/examples/skater MOUNTPOINT [--picture FILE]`.
 
-A camera overwrites one file a hundred times, and its versions are the film: a tensor of time, rows, columns and layers, of
-which only what is looked at is read. Ends with status 1 if the hands are not where they were, or an error is not found.
+A camera overwrites one file a hundred times, and its versions are the film. When the take is over its hands are followed, by
+a handler that reads the film as a tensor. Ends with status 1 if they are not where they were, or an error is not found.
 """
 
 import argparse
@@ -12,18 +12,35 @@ from pathlib import Path
 
 import numpy as np
 import rink
-import tracker
 
-import cascadefs
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+from stage import Stage  # noqa: E402
 
 
-def shoot(path):
-    """Write the film, a version a frame."""
-    path.parent.mkdir(parents=True)
+def shoot(stage):
+    """Write the film, a version a frame, then say that the take is over; wait until the hands were followed."""
+    (stage.path / "ice").mkdir()
     for frame in rink.film():
         file = io.BytesIO()
         np.save(file, frame)
-        path.write_bytes(file.getvalue())
+        (stage.path / "ice/frame.npy").write_bytes(file.getvalue())
+    (stage.path / "takes").mkdir()
+    (stage.path / "takes/1").write_text("over\n")
+    stage.wait_done("follow", 1)
+
+
+def judge(stage, path, is_error):
+    """Compare with the truth."""
+    injected = np.zeros_like(is_error)
+    injected[rink.WOBBLE, 0] = True
+    farthest = float(np.linalg.norm(path - rink.truth(), axis=-1).max())
+    stage.say("versions of the film", stage.count("ice/frame.npy"))
+    stage.demand("farthest from the truth, in pixels", farthest, most=1)
+    stage.say("frames at which an error was injected", int(injected.sum()))
+    stage.demand(
+        "errors not found, or found where none is", int((is_error != injected).sum()), most=0
+    )
 
 
 def main():
@@ -32,23 +49,17 @@ def main():
     parser.add_argument("mountpoint", type=Path)
     parser.add_argument("--picture", type=Path, help="a PNG of what came out")
     chosen = parser.parse_args()
-    shoot(chosen.mountpoint / "skater/frame.npy")
-    with cascadefs.connect(chosen.mountpoint) as store:
-        film = store.tensor("skater/frame.npy")
-        path = tracker.follow(film)
-    off_course, is_error = tracker.errors(path)
-
-    wrong = np.zeros_like(is_error)
-    wrong[rink.WOBBLE, 0] = True
-    worst = float(np.linalg.norm(path - rink.truth(), axis=-1).max())
-    print(f"versions in the film                 {film.shape[0]:8}")
-    print(f"farthest from the truth, in pixels   {worst:8.3f}")
-    print(f"errors found at frames               {np.flatnonzero(is_error[:, 0])}")
+    stage = Stage(chosen.mountpoint, HERE)
+    shoot(stage)
+    path, off_course, is_error = (
+        np.load(stage.path / f"hands/1-{name}.npy") for name in ("path", "off", "error")
+    )
+    judge(stage, path, is_error)
     if chosen.picture:
         import picture
 
         picture.draw(path, off_course, is_error, chosen.picture)
-    return int(worst > 1 or not np.array_equal(is_error, wrong))
+    return stage.end()
 
 
 if __name__ == "__main__":

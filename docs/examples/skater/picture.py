@@ -3,7 +3,7 @@
 import matplotlib as mpl
 import numpy as np
 import rink
-import tracker
+from watch.lib import tracker
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

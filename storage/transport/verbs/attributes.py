@@ -45,6 +45,7 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, tag=1):
     credit_address: int  # where the credits for what this side sends are written
     key: int  # of both (rkey)
     sequence: int  # 32 bits, of the first frame this side will write
+    fetches: bool  # whether messages may be offered to this side
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from storage.limits import MESSAGE_BYTES_MAX
-from storage.transport.contract import Broken, Counters
+from storage.transport.contract import Broken
+from storage.transport.front import Front
 from storage.transport.verbs.attributes import Farewell, Misfit, decode, encode
-from storage.transport.verbs.device import FLUSHED, UNANSWERED, PyverbsError, explain
+from storage.transport.verbs.fabric import Unusable
+from storage.transport.verbs.fetching import Fetching, Staging
+from storage.transport.verbs.library import FLUSHED, UNANSWERED, PyverbsError, explain
 from storage.transport.verbs.ring import (
     CREDIT,
     Bell,
@@ -35,13 +37,11 @@ from storage.transport.verbs.ring import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from storage.codec import Buffer
-    from storage.transport.contract import Connection, Identity
+    from storage.transport.contract import Connection
     from storage.transport.verbs.attributes import Attributes
-    from storage.transport.verbs.device import Endpoint
+    from storage.transport.verbs.endpoint import Endpoint
     from storage.transport.verbs.fabric import Fabric
 
 __all__ = ["VerbsConnection"]
@@ -55,8 +55,11 @@ FENCED_LINGER_S = 2.0
 FAREWELL_S = 3.0
 """How long a careful end may take."""
 
+FETCHED_LOOK_S = 0.002
+"""So often a careful end looks whether the peer has fetched what was offered to it."""
 
-class VerbsConnection:
+
+class VerbsConnection(Front):
     """`contract.Connection` on a connected endpoint; `mtu_bytes` is what both agreed on."""
 
     def __init__(
@@ -69,31 +72,26 @@ class VerbsConnection:
         mtu_bytes: int,
         fabric: Fabric,
     ) -> None:
-        self.peer: Identity = control.peer
-        self.address = control.address
-        self.counters = Counters()
+        size = min(mine.ring_bytes, its.ring_bytes)  # offsets are the same in a ring and its mirror
+        self._outgoing = Outgoing(endpoint.mirror[:size], mine.sequence)
+        super().__init__(control.peer, control.address, self._outgoing)
         self.sleeps = 0  # how often somebody waited for the device
         self._control = control
         self._endpoint = endpoint
         self._mine, self._its = mine, its
         self._mtu_bytes = mtu_bytes
         self._fabric = fabric
-        size = min(mine.ring_bytes, its.ring_bytes)  # offsets are the same in a ring and its mirror
-        self._outgoing = Outgoing(endpoint.mirror[:size], mine.sequence)
         self._incoming = Incoming(endpoint.ring[:size], its.sequence)
+        self._staging = Staging(endpoint, fabric.fetch_bytes if its.fetches else 0)
+        self._fetching = Fetching(endpoint)
         self._early: list[memoryview] = []  # came while we were still probing
         self._its_end: int | None = None  # how far the peer will have written
-        # Why calls raise; set once. `_over`: nothing moves any more. `_ours`: by our own doing, so nothing is given either.
-        self._why: Broken | None = None
+        # Nothing moves any more. `_ours`: by our own doing, so nothing is given either.
         self._over = trio.Event()
         self._ours = False
         self._failure: int | None = None  # of the queue pair: the status that a work completion had
         self._released = trio.Event()
-        self._line = trio.Lock()  # senders waiting for room, in order
-        self._room = trio.lowlevel.ParkingLot()  # the first of them; and who waits for all to leave
-        self._writer = trio.lowlevel.ParkingLot()  # the writing task while nothing is queued
         self._events = trio.lowlevel.ParkingLot()  # who waits for the device
-        self._receiving = False
         nursery.start_soon(self._write, name=f"write to {self.peer}")
         nursery.start_soon(self._wake, name=f"completions of {self.peer}")
         nursery.start_soon(self._hear, name=f"control of {self.peer}")
@@ -101,42 +99,18 @@ class VerbsConnection:
 
     # --- Sending
 
-    async def send(self, message: Sequence[Buffer]) -> None:
-        """As the contract."""
-        length = self._length(message)
-        if self._why is None and (self._line.locked() or not self._outgoing.room(length)):
-            async with self._line:
-                while self._why is None and not self._outgoing.room(length):
-                    await self._room.park()
-                self._put(message, length)
-        else:
-            self._put(message, length)
-
-    def send_nowait(self, message: Sequence[Buffer]) -> None:
-        """As the contract."""
-        length = self._length(message)
-        if self._why is None and (self._line.locked() or not self._outgoing.room(length)):
-            raise trio.WouldBlock
-        self._put(message, length)
-
     def queued(self) -> int:
         """As the contract."""
         return self._outgoing.queued()
 
-    @staticmethod
-    def _length(message: Sequence[Buffer]) -> int:
-        length = sum(map(len, message))
-        if length > MESSAGE_BYTES_MAX:
-            raise ValueError(f"a message of {length} bytes; {MESSAGE_BYTES_MAX} is the most")
-        return length
-
-    def _put(self, message: Sequence[Buffer], length: int) -> None:
-        if self._why is not None:
-            raise self._again()
-        self._outgoing.put(message, length)
-        self.counters.sent_messages += 1
-        self.counters.sent_bytes += length
-        self._writer.unpark()
+    def _offer(self, message: Sequence[Buffer], length: int) -> bool:
+        """See `Front`."""
+        offer = self._staging.offer(message, length)
+        if offer is None:
+            return False
+        data = offer.encode()
+        self._outgoing.put([data], len(data), Kind.OFFER)
+        return True
 
     async def _write(self) -> None:
         outgoing = self._outgoing
@@ -165,31 +139,22 @@ class VerbsConnection:
             self._lose(error)
 
     def _grant(self, *, rang: bool) -> None:
+        fetched = self._outgoing.credit.fetched
         try:
             self._outgoing.grant(Credit(*CREDIT.unpack(self._endpoint.credit)), rang=rang)
         except Malformed as error:
             self._end(Broken(f"{self._who()} sent nonsense: {error}"))
+        else:
+            self._staging.let_go(self._outgoing.credit.fetched - fetched)
 
     # --- Receiving
-
-    async def receive(self) -> list[memoryview]:
-        """As the contract."""
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._receiving = True
-        try:
-            return await self._receive()
-        finally:
-            self._receiving = False
 
     async def _receive(self) -> list[memoryview]:
         polls, waited = 0, False
         while not self._ours:
             messages = self._take()
             if messages:
-                self.counters.received_messages += len(messages)
-                self.counters.received_bytes += sum(map(len, messages))
+                self._received(messages)
                 if not waited:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return messages
@@ -210,8 +175,21 @@ class VerbsConnection:
         self._poll()
         try:
             messages = self._incoming.take()
+            while self._incoming.offer is not None and not self._over.is_set():
+                fetched = self._fetching.fetch(self._incoming.offer)
+                if fetched is None:
+                    break
+                self._incoming.landed()
+                messages += [fetched, *self._incoming.take()]
         except Malformed as error:
             self._end(Broken(f"{self._who()} sent what is no message: {error}"))
+            return []
+        except Unusable as error:
+            self._endpoint.fetches_no_more()  # the next connection is told so
+            self._end(Broken(f"{self._who()} offered a long message: {error}"))
+            return []
+        except PyverbsError as error:
+            self._lose(error)
             return []
         if self._endpoint.has_room() and (given := self._incoming.give()) is not None:
             self._write_credit(*given)
@@ -224,7 +202,7 @@ class VerbsConnection:
             return
         word = Bell(is_credit=True, waits=False, position=0).encode() if rings else None
         try:
-            self._endpoint.write_credit(credit.encode(), self._its, word)
+            self._endpoint.write_credit(credit, self._its, word)
         except PyverbsError as error:
             self._lose(error)
 
@@ -298,6 +276,8 @@ class VerbsConnection:
             while True:
                 for message in await self._control.receive():
                     self.told(message)
+                with trio.move_on_after(FAREWELL_S):
+                    await self._settle()
         except Broken as why:
             with trio.move_on_after(FAREWELL_S):
                 await self._settle()
@@ -314,14 +294,15 @@ class VerbsConnection:
             self._its_end = said.position
 
     async def _settle(self) -> None:
-        """What the peer says it has written is here, or was never to come."""
+        """What the peer says it has written is here, and what it offered fetched, or that was never to come."""
         while self._poll():
             pass
-        while (
-            self._its_end is not None
-            and self._incoming.arrived < self._its_end
-            and not self._over.is_set()
-        ):
+        while self._its_end is not None and not self._over.is_set():
+            self._early += self._take()
+            if self._early:
+                self._events.unpark_all()  # somebody may be waiting to receive
+            if self._incoming.read >= self._its_end and self._incoming.offer is None:
+                return
             await self._completion()
 
     # --- Life
@@ -363,10 +344,6 @@ class VerbsConnection:
                 await self._completion()
         return self._endpoint.done >= self._endpoint.posts
 
-    def broken(self) -> Broken | None:
-        """As the contract."""
-        return self._why
-
     def close(self, why: str = "closed") -> None:
         """As the contract."""
         self._ours = True
@@ -396,11 +373,18 @@ class VerbsConnection:
                 with trio.move_on_after(FAREWELL_S):
                     await self._all_arrived()
                     await self._control.send([encode(Farewell(self._outgoing.pushed))])
+                    await self._all_fetched()
                     await self._control.aclose()
             else:
                 await trio.lowlevel.checkpoint()
         finally:
             self.close()
+
+    async def _all_fetched(self) -> None:
+        while self._outgoing.credit.fetched < self._outgoing.offered and not self._over.is_set():
+            with trio.move_on_after(FETCHED_LOOK_S):  # that credit does not ring
+                await self._over.wait()
+            self._grant(rang=False)
 
     async def _all_arrived(self) -> None:
         while self._outgoing.queued() and not self._over.is_set():
@@ -412,21 +396,6 @@ class VerbsConnection:
         self._write_credit(self._incoming.given, False)
         while not self._over.is_set() and self._endpoint.done < self._endpoint.posts:
             await self._completion()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            await self.aclose()
-        else:
-            self.close(f"closed after {error!r:.200}")
-            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _beat(self) -> None:
         posts = -1
@@ -462,33 +431,23 @@ class VerbsConnection:
             "ring_bytes": min(self._mine.ring_bytes, self._its.ring_bytes),
             "posts": endpoint.posts,
             "doorbells": endpoint.doorbells,
-            "copied_bytes": self._outgoing.copied_bytes + self._incoming.copied_bytes,
+            "polls": endpoint.polls,
+            "arms": endpoint.arms,
+            "wakes": endpoint.wakes,
+            "copied_bytes": self._outgoing.copied_bytes
+            + self._incoming.copied_bytes
+            + self._staging.copied_bytes,
+            "offered": self._outgoing.offered,
+            "fetched_bytes": self._fetching.fetched_bytes,
             "queued_bytes": self._outgoing.queued(),
             "sleeps": self.sleeps,
             "broken": None if self._why is None else str(self._why),
         }
 
-    def _who(self) -> str:
-        return f"{self.peer} at {self.address}"
-
     def _lose(self, error: PyverbsError) -> None:
         lost = Broken(f"{self._who()}: the RDMA device does not take work: {error}")
         lost.__cause__ = error
         self._end(lost)
-
-    def _again(self) -> Broken:
-        # A fresh exception each time: one raised twice would gather tracebacks.
-        why = self._why
-        assert why is not None
-        fresh = Broken(*why.args)
-        fresh.__cause__ = why.__cause__
-        return fresh
-
-    def _stop_taking(self, why: Broken) -> None:
-        if self._why is None:
-            self._why = why
-        self._room.unpark_all()
-        self._writer.unpark()
 
     def _end(self, why: Broken, *, lingers: bool = False) -> None:
         if self._over.is_set():

@@ -47,6 +47,10 @@ class Fabric:
     ring_bytes: int = 1024 * 1024
     """Of memory the peer writes into, and as much again for what we send: twice this is registered for a connection."""
 
+    fetch_bytes: int = 4 * 1024 * 1024
+    """Of memory where messages lie that a peer fetches (catch-up, payloads asked for); registered when it is first needed. 0: all
+    is pushed, both ways."""
+
     timeout_exponent: int = 14
     retry_count: int = 3
     """A packet is sent again after 4.096 us * 2**timeout_exponent (67 ms), so often; then the connection is broken."""
@@ -63,6 +67,8 @@ class Fabric:
             raise Unusable(
                 f"ring_bytes = {size}: use a power of two from {RING_BYTES_MIN} to {RING_BYTES_MAX}"
             )
+        if not 0 <= self.fetch_bytes <= RING_BYTES_MAX:
+            raise Unusable(f"fetch_bytes = {self.fetch_bytes}: use 0 to {RING_BYTES_MAX}")
         if not 0 <= self.retry_count <= 6:
             # Soft-RoCE takes 7 as "for ever", and so a dead peer would never be noticed.
             raise Unusable(f"retry_count = {self.retry_count}: use 0 to 6")

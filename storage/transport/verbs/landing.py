@@ -8,13 +8,16 @@ at one, Python knows: a bytearray that is shown by a memoryview (or anything mad
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["KEPT_BYTES_MAX", "KEPT_MAX", "Landings"]
 
 KEPT_MAX: Final = 4
 KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of a connection, in use or not; what is longer is not kept."""
+"""Of a connection, in use or not; what is longer than half of it is not kept."""
 
 STEP_BITS: Final = 3
 """Lengths are rounded up by an eighth at most, so that messages of nearly one length share memory."""
@@ -27,29 +30,41 @@ class Landings:
         made: Pieces of fresh memory so far.
     """
 
-    __slots__ = ("_kept", "_kept_bytes", "made")
+    __slots__ = ("_forget", "_kept", "_kept_bytes", "made")
 
-    def __init__(self) -> None:
+    def __init__(self, forget: Callable[[bytearray], None] = lambda piece: None) -> None:
+        """Nothing is kept; `forget` is told of each piece that was kept and is no more."""
+        self._forget = forget
         self._kept: deque[bytearray] = deque()  # the one used last is the last
         self._kept_bytes = 0
         self.made = 0
 
     def take(self, length: int) -> memoryview:
         """Writable memory of that length, any bytes in it; the caller's until its last view is gone."""
+        return memoryview(self.piece(length))[:length]
+
+    def piece(self, length: int) -> bytearray:
+        """As `take`: memory of at least that length, free until somebody views it."""
         size = _rounded(length)
         for place, piece in enumerate(self._kept):
             if size <= len(piece) <= 2 * size and _is_free(piece):
                 del self._kept[place]
                 self._kept.append(piece)
-                return memoryview(piece)[:length]
+                return piece
         self.made += 1
         piece = bytearray(size)
         if size <= KEPT_BYTES_MAX // 2:
             self._kept.append(piece)
             self._kept_bytes += size
             while len(self._kept) > KEPT_MAX or self._kept_bytes > KEPT_BYTES_MAX:
-                self._kept_bytes -= len(self._kept.popleft())
-        return memoryview(piece)[:length]
+                oldest = self._kept.popleft()
+                self._kept_bytes -= len(oldest)
+                self._forget(oldest)
+        return piece
+
+    def keeps(self, piece: bytearray) -> bool:
+        """Whether a piece is kept to be used again."""
+        return any(kept is piece for kept in self._kept)
 
 
 def _rounded(length: int) -> int:

@@ -42,6 +42,7 @@ __all__ = [
     "Incoming",
     "Kind",
     "Malformed",
+    "Offer",
     "Outgoing",
     "Push",
 ]
@@ -53,8 +54,10 @@ LENGTH_BITS = 28
 LENGTH_MASK = 2**LENGTH_BITS - 1
 SEQUENCE_MASK = 2**32 - 1
 
-CREDIT = struct.Struct("<QQ")
+CREDIT = struct.Struct("<QQQ")
 CREDIT_BYTES: Final = CREDIT.size
+
+OFFER = struct.Struct("<QIIQQ")
 
 RING_BYTES_MIN: Final = 64 * 1024
 RING_BYTES_MAX: Final = 1 << 30
@@ -88,6 +91,7 @@ class Kind(enum.IntEnum):
 
     MESSAGE = 0
     PROBE = 1  # bytes of no meaning, to see whether they arrive
+    OFFER = 2  # where the message lies that has this place in the order
 
 
 class Malformed(Exception):
@@ -119,10 +123,38 @@ class Credit(NamedTuple):
 
     read: int  # bytes
     doorbells: int
+    fetched: int  # offers: their memory may be used again
 
     def encode(self) -> bytes:
-        """Two words, each of which may be read by itself: both only grow, and an old one is only too careful."""
+        """Words each of which may be read by itself: all only grow, and an old one is only too careful."""
         return CREDIT.pack(*self)
+
+
+class Offer(NamedTuple):
+    """A message that lies in the sender's memory, to be read from there (`stage`)."""
+
+    address: int
+    key: int  # rkey
+    length: int  # bytes
+    checksum: int  # XXH3, 64 bits, of them
+
+    def encode(self) -> bytes:
+        """What an OFFER frame holds."""
+        return OFFER.pack(self.address, self.key, 0, self.length, self.checksum)
+
+    @classmethod
+    def decode(cls, data: memoryview) -> Offer:
+        """The other way.
+
+        Raises:
+            Malformed: No version offers that.
+        """
+        if len(data) != OFFER.size:
+            raise Malformed(f"an offer of {len(data)} bytes, which no version has")
+        address, key, zero, length, checksum = OFFER.unpack(data)
+        if zero or not 0 < length <= MESSAGE_BYTES_MAX:
+            raise Malformed(f"an offer of {length} bytes")
+        return cls(address, key, length, checksum)
 
 
 class Push(NamedTuple):
@@ -156,6 +188,7 @@ class Outgoing:
         "backlog_bytes",
         "copied_bytes",
         "credit",
+        "offered",
         "pushed",
         "rung",
         "tail",
@@ -173,7 +206,8 @@ class Outgoing:
         self.tail = 0  # laid into the mirror
         self.pushed = 0  # handed out by `push`
         self.rung = 0  # doorbells
-        self.credit = Credit(0, 0)
+        self.offered = 0
+        self.credit = Credit(0, 0, 0)
         self._waits = False  # we said so, and no credit rang since
         self.copied_bytes = 0
 
@@ -196,6 +230,7 @@ class Outgoing:
         """Add a message whose buffers have this length together."""
         sequence = self._sequence
         self._sequence = sequence + 1 & SEQUENCE_MASK
+        self.offered += kind is Kind.OFFER
         need = HEAD_BYTES + padded(length)
         end = self.credit.read + self._size
         short = need <= EAGER_BYTES_MAX
@@ -300,6 +335,8 @@ class Outgoing:
             raise Malformed(f"a credit for byte {credit.read} of {self.pushed}")
         if not self.credit.doorbells <= credit.doorbells <= self.rung:
             raise Malformed(f"a credit for doorbell {credit.doorbells} of {self.rung}")
+        if not self.credit.fetched <= credit.fetched <= self.offered:
+            raise Malformed(f"a credit for offer {credit.fetched} of {self.offered}")
         self.credit = credit
 
     def clear(self) -> None:
@@ -320,6 +357,7 @@ class Incoming:
         "_filled",
         "_long",
         "_needs",
+        "_offering",
         "_ring",
         "_sequence",
         "_size",
@@ -327,8 +365,10 @@ class Incoming:
         "arrived",
         "copied_bytes",
         "doorbells",
+        "fetched",
         "given",
         "landings",
+        "offer",
         "probed",
         "read",
     )
@@ -342,12 +382,17 @@ class Incoming:
         self.arrived = 0
         self.read = 0
         self.doorbells = 0
-        self.given = Credit(0, 0)
+        self.given = Credit(0, 0, 0)
         self._waited = False  # the sender waits for a credit that rings
         # A message that is gathered in its own memory: one that has not come whole, or is long, or goes around the end.
         self._long: memoryview | None = None
         self._filled = 0
         self._needs = 0  # bytes of its frame that are still to be read, padding and all
+        self._offering = False  # it is an offer
+        self.offer: Offer | None = (
+            None  # to be fetched and `landed`; nothing behind it is taken before
+        )
+        self.fetched = 0
         self.probed = 0  # bytes of probes that have come
         self.copied_bytes = 0
         self.landings = Landings()
@@ -368,16 +413,22 @@ class Incoming:
 
     def inside_message(self) -> bool:
         """Whether the stream may not end here."""
-        return self._long is not None
+        return self._long is not None or self.offer is not None
+
+    def landed(self) -> None:
+        """The offer was fetched."""
+        assert self.offer is not None
+        self.offer = None
+        self.fetched += 1
 
     def take(self) -> list[memoryview]:
-        """All messages that are whole, read-only and copied out of the ring.
+        """All messages that are whole, read-only and copied out of the ring; up to an offer, which `offer` then is.
 
         Raises:
             Malformed: What is there is no message; those before it are lost.
         """
         messages: list[memoryview] = []
-        while self.arrived > self.read:
+        while self.arrived > self.read and self.offer is None:
             if self._long is not None:
                 self._gather()
             else:
@@ -386,7 +437,10 @@ class Incoming:
                 if self.read == before:  # the next is not for a run
                     self._begin()
             if self._long is not None and not self._needs:
-                messages.append(self._long.toreadonly())
+                if self._offering:
+                    self.offer = Offer.decode(self._long)
+                else:
+                    messages.append(self._long.toreadonly())
                 self._long = None
         return messages
 
@@ -431,7 +485,9 @@ class Incoming:
             self.read += padded(length)
             self.probed += length
             return
-        if kind != Kind.MESSAGE or length > MESSAGE_BYTES_MAX:
+        self._offering = kind == Kind.OFFER
+        longest = OFFER.size if self._offering else MESSAGE_BYTES_MAX
+        if kind not in (Kind.MESSAGE, Kind.OFFER) or length > longest:
             raise Malformed(f"a frame of kind {kind} with {length} bytes, which no version has")
         self._long = self.landings.take(length)
         self._filled, self._needs = 0, padded(length)
@@ -451,15 +507,17 @@ class Incoming:
     def give(self) -> tuple[Credit, bool] | None:
         """The credit to send now, and whether it must ring; None while it is not worth a WRITE.
 
-        At a quarter of the ring or of the doorbells, or as soon as there is anything for a sender who waits.
+        At a quarter of the ring or of the doorbells, when something was fetched, or as soon as there is anything for a
+        sender who waits.
         """
-        credit = Credit(self.read, self.doorbells)
+        credit = Credit(self.read, self.doorbells, self.fetched)
         if credit == self.given:
             return None
         rings = self._waited
         if not rings and not (
             credit.read - self.given.read >= self._size // 4
             or credit.doorbells - self.given.doorbells >= DOORBELLS_MAX // 4
+            or credit.fetched > self.given.fetched
         ):
             return None
         self.given = credit

@@ -28,7 +28,8 @@ from storage.transport.verbs.attributes import (
     encode,
 )
 from storage.transport.verbs.connection import VerbsConnection
-from storage.transport.verbs.device import Device, Endpoint
+from storage.transport.verbs.device import Device
+from storage.transport.verbs.endpoint import Endpoint
 from storage.transport.verbs.fabric import Fabric, Unusable
 
 if TYPE_CHECKING:

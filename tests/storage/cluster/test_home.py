@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.cluster.home import home_of
+from storage.cluster.home import group_of, home_of
 from storage.membership.values import Pool, Shard, View
 
 
@@ -31,6 +31,17 @@ def test_what_the_rule_finds_is_kept_together() -> None:
     assert len(homes) == 1
     assert {home_of(VIEW, b"data/cameras/x/cam%d" % n) for n in range(50)} == {2, 3}
     assert home_of(VIEW, b"data/cameras/plain") is None
+
+
+def test_what_lives_together_is_one_group() -> None:
+    for path in (b"data/cameras/1/cam7", b"data/cameras/2/cam7/frames/late"):
+        assert group_of(VIEW, path) == b"cam7"
+    assert group_of(VIEW, b"data/cameras/1") == b""
+    assert group_of(VIEW, b"d1/below/it") == b"d1", "a level of the root's pool"
+    assert group_of(VIEW, b"") == b""
+    for number in range(30):
+        path = b"data/cameras/x/cam%d" % number
+        assert home_of(VIEW, path) == home_of(VIEW, b"data/cameras/" + group_of(VIEW, path))
 
 
 @pytest.mark.parametrize("empty", [View(), view(ROOT, shards={})])

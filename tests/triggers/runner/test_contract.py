@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.triggers.cuts import DictCut
 from tests.triggers.runner.conftest import run_of, script
-from triggers.run import Append, Delete, Done, Failed, LoadFailed, Put
+from triggers.run import Add, Append, Delete, Done, Failed, LoadFailed, Put
 from triggers.runner.inproc import InprocRunner
 from triggers.runner.pool import open_pool
 
@@ -87,6 +88,41 @@ def model(event, ctx):
     first = ctx.gpu("model")
     ctx.put("same", str(first is ctx.gpu("model")) + str(first.sum()))
 
+@watch("ahead/*")
+def ahead(event, ctx):
+    ctx.put("own", b"mine")
+    paths = (path for path in [*ctx.list("part/*"), "none", "own"])
+    seen = []
+    for batch in ctx.prefetch(paths, batch=3, ahead=1):
+        seen += [None if file is None else [file.path, file.version, file.text()] for file in batch]
+    for file in ctx.prefetch(["secret", "model", "part/1"], ahead=3):
+        break  # what else was asked for is nobody's
+    ctx.put("seen", seen)
+
+@watch("ahead-trio/*")
+async def ahead_in_trio(event, ctx):
+    ctx.put("seen", [None if file is None else file.text() async for file in ctx.prefetch(some_paths(), ahead=30)])
+
+def some_paths():
+    return [f"part/{number}" for number in range(40)]
+
+@watch("vector/*")
+def vector(event, ctx):
+    first = ctx.pull("w", [3, 0, 3, 900_000], dtype="int32")
+    ctx.add("w", [1, 1, 2], [10, 20, 30], dtype="int32")
+    ctx.add("w", 0, [5], dtype="int32")
+    mine = ctx.pull("w", range(4), dtype="int32")
+    now = ctx.pull("w2", [[0], [1]], dtype="int32", at="latest")
+    try:
+        ctx.pull("nothing", 0)
+    except FileNotFoundError as error:
+        ctx.log(str(error))
+    ctx.put("pulled", [first, mine, now])
+
+@watch("vector-trio/*")
+async def vector_in_trio(event, ctx):
+    ctx.put("pulled", (await ctx.pull("w", [3, 0], dtype="int32")).tolist())
+
 @watch("late/*")
 async def late(event, ctx):
     import trio
@@ -127,7 +163,7 @@ async def test_every_runner_says_and_does_the_same(runner, cut):
         "timeout": "5s",
         "handler": "plain",
     }
-    assert len(tables) == 10
+    assert len(tables) == 14
 
     async def go(handler, path, **fields):
         return await runner.run(run_of(SCRIPT, handler, cut.event(path), **fields), cut)
@@ -185,6 +221,43 @@ async def test_every_runner_says_and_does_the_same(runner, cut):
 
     done = await go("model", "gpu/1")
     assert done.effects == [Put("same", b"True%d" % sum(b"two!"))]
+
+
+async def test_files_ahead_are_those_that_get_gives_one_by_one(runner, cut):
+    await runner.load(SCRIPT)
+    cut.files_["ahead/1"] = [b""]
+    for number in range(40):
+        cut.files_[f"part/{number}"] = [b"old", f"{number}".encode() * 20_000, b"too new"]
+    for _ in range(2):  # what one run leaves unread does not come to the next
+        done = await runner.run(run_of(SCRIPT, "ahead", cut.event("ahead/1")), cut)
+        assert isinstance(done, Failed)
+        assert "PermissionError: secret" in done.message
+    cut.forbidden = set()
+    done = await runner.run(run_of(SCRIPT, "ahead", cut.event("ahead/1")), cut)
+    assert isinstance(done, Done), done
+    seen = msgspec.json.decode(done.effects[-1].data)
+    assert [one and one[0] for one in seen] == [*sorted(cut.files("part/*")), None, "own"]
+    assert seen[0] == ["part/0", 2, "0" * 20_000]
+    assert seen[-1] == ["own", 0, "mine"]
+    done = await runner.run(run_of(SCRIPT, "ahead_in_trio", cut.event("ahead/1")), cut)
+    assert isinstance(done, Done), done
+    assert msgspec.json.decode(done.effects[0].data) == [f"{n}" * 20_000 for n in range(40)]
+
+
+async def test_numbers_in_a_file_are_looked_at_and_added_to(runner, cut):
+    await runner.load(SCRIPT)
+    cut.files_["vector/1"] = [b""]
+    cut.files_["w"] = [b"", np.array([1, 2, 3, 4], "<i4").tobytes(), b"too new"]
+    cut.files_["w2"] = [b"", b"", np.array([8, 9], "<i4").tobytes()]
+    done = await runner.run(run_of(SCRIPT, "vector", cut.event("vector/1")), cut)
+    assert isinstance(done, Done), done
+    *adds, pulled = done.effects
+    assert msgspec.json.decode(pulled.data) == [[4, 1, 4, 0], [6, 32, 33, 4], [[8], [9]]]
+    assert [type(add) for add in adds] == [Add, Add]
+    assert np.frombuffer(adds[0].indices, "<i8").tolist() == [1, 1, 2]
+    assert [line.message for line in done.log] == ["pull: there is no nothing at the cut"]
+    done = await runner.run(run_of(SCRIPT, "vector_in_trio", cut.event("vector/1")), cut)
+    assert msgspec.json.decode(done.effects[0].data) == [4, 1]
 
 
 async def test_a_batch_reads_each_version_and_marks_single_ones(runner, cut):

@@ -40,7 +40,7 @@ from cascadefs.triggers import watch
 import json, os, signal, socket, time
 
 def everybody(ctx, said):
-    """Each rank's word, by rank: a gather and a broadcast."""
+    """Each rank's word, by rank: a gather and a broadcast. Once a run, as the port is one."""
     address = ("127.0.0.1", int(os.environ["MASTER_PORT"]))
     if ctx.rank == 0:
         with socket.create_server(address) as door:
@@ -317,7 +317,8 @@ def fragile(event, ctx):
     ctx.add("sum", 0, [1.0])
     if event.attempt == 1 and ctx.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    everybody(ctx, ctx.rank)
+    elif event.attempt == 1:
+        time.sleep(3600)
 """
 
 

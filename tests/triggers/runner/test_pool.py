@@ -5,6 +5,7 @@ Method: a pool of real processes; forks and copies are counted, nothing is timed
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import trio
 
@@ -164,6 +166,37 @@ async def test_idle_workers_end_all_but_one_soon_and_that_one_later(pool, cut):
     while pool.state().workers:
         await trio.lowlevel.checkpoint()
     assert isinstance(await pool.run(run_of(NOOP, "f", cut.event("a")), cut), Done)
+
+
+MODELS = handlers("""
+@watch("a")
+def f(event, ctx):
+    ctx.gpu(f"models/{event.key}.npy")
+    if event.version == 1:
+        time.sleep(0.3)
+    return str(os.getpid())
+""")
+
+
+async def test_a_run_goes_to_the_worker_that_holds_its_model(pool):
+    file = io.BytesIO()
+    np.save(file, np.zeros(20_000))
+    model = file.getvalue()
+    cut = DictCut({"a": [b"", b""], "models/x.npy": [model], "models/y.npy": [model]})
+    pids = {}
+
+    async def go(key, version):
+        run = run_of(MODELS, "f", cut.event("a", version, key=key), id=f"{key}{version}")
+        done = await pool.run(run, cut)
+        assert [size for _, size in done.models] == [len(model)]
+        assert pids.setdefault(key, done.result) == done.result
+
+    async with trio.open_nursery() as nursery:
+        for key in "xy":
+            nursery.start_soon(go, key, 1)
+    for key in "xyyxxxyx":
+        await go(key, 2)
+    assert len(set(pids.values())) == pool.spawner.forks == 2
 
 
 async def test_a_retired_version_ends_and_another_takes_its_place(pool, cut):

@@ -49,6 +49,8 @@ def bisect(
 
     Example: cascadefs bisect train.py python {} --quick
     """
+    if command[0] == "--" and len(command) > 1:
+        command = command[1:]  # Between a command and another's arguments people put it by habit.
     place = locate(os.fsencode(path))
     if place.spec is not None or place.rest:
         raise Refusal(place.path, "a history is searched as a whole", "use --good and --bad")

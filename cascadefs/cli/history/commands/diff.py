@@ -19,6 +19,7 @@ from cascadefs.cli.history.place import Place, locate
 from cascadefs.cli.history.progress import progress
 from cascadefs.cli.history.refusal import refusing
 from cascadefs.cli.history.tree import DiskTree, Node, join, node_at, type_name
+from cascadefs.vpath import Tag, Version, VersionBack
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -87,10 +88,11 @@ def _sides(a: str, b: str | None, when: str | None, moment: Moment) -> tuple[Pla
 
 
 def _tops(old: Place, new: Place, *, both: bool) -> tuple[Node | None, Node | None]:
-    """What is there on both sides. Then or now one of them may be missing, of two given paths none."""
+    """What is there on both sides. Then or now one of them may be missing, of two given paths, a version or a label none."""
     nodes = node_at(old.path), node_at(new.path)
     for place, node in zip((old, new), nodes, strict=True):
-        if node is None and (both or nodes == (None, None)):
+        is_named = isinstance(place.spec, Version | VersionBack | Tag)
+        if node is None and (both or is_named or nodes == (None, None)):
             raise explained(place, FileNotFoundError(2, os.strerror(2)))
     return nodes
 

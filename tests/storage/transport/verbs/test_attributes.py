@@ -30,6 +30,7 @@ MINE = Attributes(
     credit_address=0x7F00_0010_0000,
     key=0x1234,
     sequence=9,
+    fetches=True,
 )
 
 

@@ -20,7 +20,9 @@ import trio.testing
 
 from storage.transport import Broken, Rejected, Role
 from storage.transport.verbs import Fabric, Unusable
-from storage.transport.verbs.device import RECEIVES_MAX, SENDS_MAX, Device, device_names, verbs
+from storage.transport.verbs.device import Device, device_names
+from storage.transport.verbs.endpoint import RECEIVES_MAX, SENDS_MAX
+from storage.transport.verbs.library import verbs
 from storage.transport.verbs.ring import DOORBELLS_MAX, RING_BYTES_MIN, Bell, Push
 from storage.transport.verbs.transport import VerbsTransport
 from tests.storage.transport.kinds import pause, take
@@ -57,7 +59,8 @@ async def test_a_long_message_is_copied_once_a_side():
         before, far_before = near.status(), far.status()
         await near.send([message[:3], message[3:]])
         assert await take(far, 1) == [message]
-        assert near.status()["copied_bytes"] - before["copied_bytes"] == len(message)
+        # But for the small buffer in front, which waited with the long one for its turn.
+        assert near.status()["copied_bytes"] - before["copied_bytes"] == len(message) + 3
         assert far.status()["copied_bytes"] - far_before["copied_bytes"] == len(message)
         assert near.status()["doorbells"] - before["doorbells"] <= 5
 
@@ -373,7 +376,7 @@ def test_too_little_memory_may_be_locked():
 
 def test_the_devices_descriptor_is_found_among_others():
     own = transport("n1", 0)
-    from storage.transport.verbs.device import Endpoint
+    from storage.transport.verbs.endpoint import Endpoint
 
     endpoints = [Endpoint(own.device, own.device.gid(None)) for _ in range(3)]
     assert len({endpoint.descriptor for endpoint in endpoints}) == 3

@@ -48,7 +48,7 @@ class Pair:
         self.incoming = Incoming(self.ring, sequence)
         self.writes: deque = deque()  # (spans, word)
         self.credits: deque = deque()  # (bytes, rings)
-        self.memory = Credit(0, 0).encode()
+        self.memory = Credit(0, 0, 0).encode()
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
 
@@ -226,7 +226,7 @@ def test_to_the_byte():
     assert push.bell.encode() == 3
     assert Bell(is_credit=False, waits=True, position=24).encode() == 3 | 1 << 30
     assert Bell(is_credit=True, waits=False, position=0).encode() == 1 << 31
-    assert Credit(24, 1).encode() == struct.pack("<QQ", 24, 1)
+    assert Credit(24, 1, 2).encode() == struct.pack("<QQQ", 24, 1, 2)
 
 
 @given(st.booleans(), st.booleans(), st.integers(0, 2**60))
@@ -258,7 +258,9 @@ def frame(word: int, sequence: int, body: bytes = b"") -> bytes:
     [
         (frame(5, 1, b"abcde"), "frame 0 was to come, here is 1"),
         (frame(MESSAGE_BYTES_MAX + 1, 0), "kind 0"),
-        (frame(2 << 28, 0), "kind 2"),
+        (frame(2 << 28, 0), "an offer of 0 bytes"),
+        (frame(2 << 28 | 40, 0), "kind 2"),
+        (frame(3 << 28, 0), "kind 3"),
         (frame(15 << 28 | 3, 0, b"abc"), "kind 15"),
         (frame(1 << 28 | 4096, 0, b"abc"), "half a probe"),
         (frame(1 << 28 | 2 * SIZE, 0, b"abc"), "kind 1"),
@@ -283,13 +285,21 @@ def test_a_doorbell_for_more_than_there_is_room_for_is_refused():
 
 
 @pytest.mark.parametrize(
-    "credit", [Credit(24, 1), Credit(8, 2), Credit(4, 1), Credit(0, 1), Credit(2**64 - 1, 1)]
+    "credit",
+    [
+        Credit(24, 1, 0),
+        Credit(8, 2, 0),
+        Credit(4, 1, 0),
+        Credit(0, 1, 0),
+        Credit(2**64 - 1, 1, 0),
+        Credit(8, 1, 1),
+    ],
 )
 def test_a_credit_that_cannot_be_is_refused(credit):
     pair = Pair()
     pair.send(8)
     pair.deliver()
-    pair.outgoing.grant(Credit(8, 0), rang=False)
+    pair.outgoing.grant(Credit(8, 0, 0), rang=False)
     with pytest.raises(Malformed, match="credit"):
         pair.outgoing.grant(credit, rang=False)
 

@@ -1,0 +1,107 @@
+// One file: its versions, and of the one at the chosen instant its content, how it differs from another, and where it comes from.
+
+import { h, icon, show } from "./dom.js";
+import { difference } from "./difference.js";
+import { origin } from "./origin.js";
+import { content } from "./preview.js";
+import { address as urlOf, ask } from "./store.js";
+import { clock, count, date, name, size } from "./words.js";
+
+const TABS = { content: "Content", difference: "Difference", origin: "Origin" };
+
+export class FilePanel {
+  #key = "";
+  #ending = new AbortController();
+
+  constructor(turn, address) {
+    this.turn = turn;
+    this.address = address;
+    this.title = h("h2", { class: "title" });
+    this.facts = h("p", { class: "facts" });
+    this.download = h("a", { class: "button", download: "" }, icon("down"), "Download");
+    this.back = h("a", { class: "button quiet back" }, icon("earlier"), "Files");
+    this.versions = h("ol", { class: "versions", "aria-label": "Versions" });
+    this.tabs = h("div", { class: "tabs", role: "tablist" });
+    this.body = h("div", { class: "body", role: "tabpanel", tabindex: "-1" });
+    this.element = h("article", { class: "file" }, h("header", {}, this.back, h("div", { class: "head" }, this.title, this.facts), this.download), this.versions, this.tabs, this.body);
+  }
+
+  leave() {
+    this.#key = "";
+    this.#ending.abort();
+  }
+
+  async open({ full, at, entry, tab, compare, now }) {
+    const number = entry?.version ?? 0;
+    const key = JSON.stringify([full, number, tab, compare, at === null ? null : at]);
+    if (key === this.#key) return;
+    const same = this.#key && JSON.parse(this.#key).slice(0, 4).join("\n") === [full, number, tab, compare].join("\n");
+    this.#key = key;
+    this.#paintHead(full, at, entry, tab);
+    if (!same) {
+      this.#ending.abort();
+      this.#ending = new AbortController();
+    }
+    const signal = this.#ending.signal;
+    const found = await ask("versions", { path: full, at: at ?? undefined }, signal).catch((error) => (error.name === "AbortError" ? null : { versions: [] }));
+    if (!found || key !== this.#key) return;
+    this.#paintVersions(found.versions, number, tab);
+    if (same) return;
+    if (!number) {
+      show(this.body, h("p", { class: "note" }, at === null ? "There is no such file now." : "This file was not there then."));
+      return;
+    }
+    try {
+      const shown = await this.#body(tab, full, number, compare, found.versions, signal);
+      if (key === this.#key || !signal.aborted) show(this.body, shown);
+    } catch (error) {
+      if (error.name !== "AbortError") show(this.body, h("p", { class: "note bad" }, error.message));
+    }
+  }
+
+  #body(tab, path, number, compare, versions, signal) {
+    if (tab === "difference") return difference(path, number, compare, versions, (other) => this.turn({ compare: other }), signal);
+    if (tab === "origin") return origin(path, number, (where) => this.address(where), signal);
+    return content(path, number, signal);
+  }
+
+  #paintHead(full, at, entry, tab) {
+    show(this.title, name(full));
+    show(this.facts, entry?.version ? [h("span", { class: "version" }, `v${entry.version}`), h("span", {}, size(entry.size)), h("span", {}, `${date(entry.timestamp)}, ${clock(entry.timestamp)}`)] : h("span", {}, "not there"));
+    this.download.hidden = !entry?.version;
+    if (entry?.version) this.download.setAttribute("href", urlOf("/raw", { path: full, version: entry.version }));
+    this.back.setAttribute("href", this.address({ file: null }));
+    show(
+      this.tabs,
+      Object.entries(TABS).map(([key, label]) =>
+        h("a", {
+          role: "tab", href: this.address({ tab: key }), "data-focus": key, "data-key": key[0], "aria-selected": String(key === tab),
+        }, label),
+      ),
+    );
+  }
+
+  #paintVersions(versions, number, tab) {
+    let chosen = null;
+    const newest = versions.at(-1)?.version ?? 0;
+    show(
+      this.versions,
+      versions.map((one) => {
+        const is = one.version === number;
+        const link = h(
+          "a", {
+            href: this.address({ at: one.version === newest ? null : one.timestamp, tab, compare: null }), "data-focus": `v${one.version}`, "aria-current": is ? "true" : null,
+            class: one.version > number ? "later" : null, title: `${date(one.timestamp)}, ${clock(one.timestamp)}, ${size(one.size)}`,
+          },
+          h("b", {}, `v${one.version}`), h("span", {}, clock(one.timestamp)),
+        );
+        const item = h("li", {}, link);
+        if (is) chosen = item;
+        return item;
+      }),
+    );
+    this.versions.hidden = versions.length === 0;
+    this.versions.setAttribute("aria-label", `${count(versions.length)} versions`);
+    if (chosen) this.versions.scrollLeft = chosen.offsetLeft - this.versions.clientWidth / 2;
+  }
+}

@@ -1,0 +1,173 @@
+// The files of a store at any time: a directory, and beside it a file of it.
+
+import { h, icon, show } from "./dom.js";
+import { FilePanel } from "./file.js";
+import { ask, live } from "./store.js";
+import { TimeBar } from "./time.js";
+import { ago, clock, grouped, name, plural, size } from "./words.js";
+
+export function files(main, signal, { go, place }) {
+  let state = { path: "", at: null, file: null, tab: "content", compare: null };
+  let entries = [];
+  let before = new Map();
+  let moments = null;
+  let asked = null;
+  let stale = 0;
+
+  const address = (changes) => {
+    const next = { ...state, ...changes };
+    return place("files", next.path, {
+      at: next.at, file: next.file,
+      tab: next.file && next.tab !== "content" ? next.tab : null, with: next.file && next.tab === "difference" ? next.compare : null,
+    });
+  };
+  const turn = (changes, how) => go(address(changes), how);
+  const bar = new TimeBar((at, how) => turn({ at }, how));
+  const crumbs = h("nav", { class: "crumbs", "aria-label": "Directory" });
+  const list = h("ul", { class: "entries", "data-key": "l", onkeydown: walk });
+  const note = h("p", { class: "note", role: "status" });
+  const panel = new FilePanel(turn, address);
+  const beside = h("section", { class: "beside", "aria-label": "File" });
+  const tree = h("section", { class: "tree", "aria-label": "Files" }, crumbs, list, note);
+  main.append(bar.element, h("div", { class: "files" }, tree, beside));
+
+  function walk(event) {
+    const links = [...list.querySelectorAll("a")];
+    const at = links.indexOf(document.activeElement);
+    const steps = { ArrowDown: 1, ArrowUp: -1, Home: -links.length, End: links.length };
+    if (event.key in steps) {
+      event.preventDefault();
+      links[Math.max(0, Math.min(links.length - 1, at + steps[event.key]))]?.focus();
+    } else if (event.key === "Backspace" && state.path) {
+      event.preventDefault();
+      turn({ path: state.path.slice(0, Math.max(0, state.path.lastIndexOf("/"))), file: null });
+    }
+  }
+
+  function paintCrumbs() {
+    const parts = state.path ? state.path.split("/") : [];
+    const links = [h("a", { href: address({ path: "", file: null }) }, "/")];
+    parts.forEach((part, at) => {
+      const path = parts.slice(0, at + 1).join("/");
+      const properties = at === parts.length - 1 ? { "aria-current": "true" } : {};
+      links.push(h("a", { href: address({ path, file: null }), ...properties }, part));
+      if (at < parts.length - 1) links.push(h("span", { "aria-hidden": "true" }, "/"));
+    });
+    show(crumbs, links);
+  }
+
+  function row(entry) {
+    const full = state.path ? `${state.path}/${entry.name}` : entry.name;
+    const where = entry.is_directory ? address({ path: full, file: null }) : address({ file: entry.name, compare: null });
+    const old = before.get(entry.name);
+    const moved = before.size > 0 && (old === undefined || old !== entry.version) && !entry.is_directory;
+    const now = moments?.now ?? entry.timestamp;
+    return h(
+      "li", { class: `${entry.is_directory ? "directory" : "plain"}${moved ? " moved" : ""}` },
+      h(
+        "a", { href: where, "data-focus": entry.name, "aria-current": entry.name === state.file ? "true" : null },
+        icon(entry.is_directory ? "folder" : "file"),
+        h("span", { class: "name" }, entry.name),
+        entry.version ? h("span", { class: "version" }, `v${entry.version}`) : null,
+        h("span", { class: "size" }, entry.is_directory ? "" : size(entry.size)),
+        h("span", { class: "when", title: entry.timestamp ? `${clock(entry.timestamp)}` : "" }, entry.timestamp && !entry.is_directory ? ago(entry.timestamp, state.at ?? now) : ""),
+      ),
+    );
+  }
+
+  function paintEntries(found) {
+    show(list, found.entries.map(row));
+    const seen = found.entries.length;
+    note.textContent = seen ? (found.left_out ? `${plural(found.left_out, "name")} more` : "") : state.at === null ? "Nothing is here." : "Nothing was here then.";
+    before = new Map(found.entries.map((entry) => [entry.name, entry.version]));
+  }
+
+  function paintBeside() {
+    const entry = entries.find((one) => one.name === state.file);
+    document.documentElement.classList.toggle("reading-file", Boolean(state.file));
+    if (!state.file) {
+      panel.leave();
+      show(beside, recent());
+      return;
+    }
+    show(beside, panel.element);
+    const full = state.path ? `${state.path}/${state.file}` : state.file;
+    panel.open({ ...state, full, entry, now: moments?.now });
+  }
+
+  function recent() {
+    const latest = grouped(live.board?.latest ?? []);
+    const now = live.board?.now ?? 0;
+    return h(
+      "div", { class: "recent" },
+      h("h2", {}, "Latest changes"),
+      latest.length
+        ? h("ol", {}, latest.slice(0, 14).map((one) => h(
+            "li", { class: one.kind },
+            h("a", { "data-focus": `${one.path}@${one.version}`, href: address({ path: one.path.slice(0, Math.max(0, one.path.lastIndexOf("/"))), file: name(one.path), at: one.timestamp, tab: "content" }) },
+              h("span", { class: "name" }, one.path),
+              h("span", { class: "times" }, one.times > 1 ? `${one.times} changes` : ""),
+              h("span", { class: "version" }, one.kind === "delete" ? "deleted" : `v${one.version}`),
+              h("span", { class: "when" }, ago(one.timestamp, now)),
+            ),
+          )))
+        : h("p", { class: "note" }, "Nothing has changed yet. What happens shows up here as it does."),
+    );
+  }
+
+  // Ask once for all that is between two frames; what a newer question has overtaken is dropped.
+  async function load() {
+    asked?.abort();
+    const mine = (asked = new AbortController());
+    const path = state.path;
+    const at = state.at ?? undefined;
+    const ruler = state.file ? `${path ? path + "/" : ""}${state.file}` : path;
+    try {
+      const [found, when] = await Promise.all([ask("tree", { path, at }, mine.signal), ask("moments", { path: ruler, at }, mine.signal)]);
+      if (mine !== asked) return;
+      entries = found.entries;
+      moments = when;
+      bar.know(when);
+      paintEntries(found);
+    } catch (error) {
+      if (error.name === "AbortError" || mine !== asked) return;
+      entries = [];
+      before = new Map();
+      show(list);
+      note.textContent = error.status === 404 ? (state.at === null ? "There is no such directory." : "This directory was not there then.") : error.message;
+      const when = await ask("moments", { path: "", at }, mine.signal).catch(() => null);
+      if (when && mine === asked) bar.know((moments = when));
+    }
+    paintBeside();
+  }
+
+  live.listen((news) => {
+    if (!state.file) paintBeside();
+    if (state.at !== null) return;
+    const below = state.path ? `${state.path}/` : "";
+    const newest = Math.max(0, ...news.latest.filter((one) => one.path.startsWith(below)).map((one) => one.timestamp));
+    if (newest > stale) {
+      stale = newest;
+      load();
+    } else if (moments) {
+      moments = { ...moments, now: news.now };
+      bar.know(moments);
+    }
+  }, signal);
+  signal.addEventListener("abort", () => document.documentElement.classList.remove("reading-file", "past"));
+
+  return ({ path, asked: told }) => {
+    const next = {
+      path: path.replace(/\/+$/, ""),
+      at: told.at ? Number(told.at) : null,
+      file: told.file ?? null,
+      tab: ["difference", "origin"].includes(told.tab) ? told.tab : "content",
+      compare: told.with ? Number(told.with) : null,
+    };
+    if (next.path !== state.path) before = new Map();
+    state = next;
+    bar.set(state.at);
+    paintCrumbs();
+    load();
+  };
+}
