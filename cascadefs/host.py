@@ -122,11 +122,24 @@ class Host:
         options: Options,
         hurry: Callable[[bool], None] = lambda _busy: None,
         watcher: Watcher | None = None,
+        runner: Runner | None = None,
     ) -> Dispatcher:
-        """An engine over a store, and what drives it, to be run. `open` must be entered."""
-        assert self._shared is not None
+        """An engine over a store, and what drives it, to be run. `open` must be entered.
+
+        `runner`: what does its runs, if it is not this host's own.
+        """
         engine = Engine(store, self._clock, self._random, options, watcher=watcher)
-        return Dispatcher(engine, self._shared, held, hurry)
+        return Dispatcher(engine, runner or self.shared, held, hurry)
+
+    @property
+    def shared(self) -> Shared:
+        """The runner that all engines of this process share. `open` must be entered."""
+        assert self._shared is not None
+        return self._shared
+
+    def resident(self) -> int:
+        """Bitmap of what the workers hold (`triggers.allocation`). From any thread."""
+        return self._pool.resident() if self._pool is not None else 0
 
     def workers(self) -> dict[str, Any] | None:
         """How the workers are, JSON-able; None before there are any."""
@@ -137,16 +150,18 @@ class Shared:
     """A `Runner` for several dispatchers: so many runs at a time of all together. Who opened the other one closes it."""
 
     def __init__(self, runner: Runner, workers: int) -> None:
-        self._runner = runner
-        self._room = trio.Semaphore(workers)
+        self.inner = runner
+        self.workers = workers
+        self.room = trio.Semaphore(workers)
+        """For who waits before it decides that it is to run here."""
         self.load = runner.load
         self.kill = runner.kill
         self.retire = runner.retire
 
     async def run(self, run: Run, cut: Cut) -> Done | Failed:
         """See `Runner`."""
-        async with self._room:
-            return await self._runner.run(run, cut)
+        async with self.room:
+            return await self.inner.run(run, cut)
 
     async def close(self) -> None:
         """See `Runner`: others go on."""

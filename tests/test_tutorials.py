@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.mounted, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs/tutorials").glob("[0-9]*.md"))
-PORTS = ("2379", "2380", "7401", "7402", "7403")
+PORTS = ("2379", "2380", "7401", "7402", "7403", "7404", "7405")
 SECONDS = 100
 COLUMNS = 80
 ATTEMPTS, PAUSE_SECONDS = 150, 0.2
@@ -125,7 +125,8 @@ class Shell:
         while MARK.encode() not in self._said:
             self._said += self._read(command)
         said, _, self._said = self._said.partition(MARK.encode())
-        lines = said.decode(errors="replace").replace(str(self._home), "/home/you").splitlines()
+        text = said.decode(errors="replace").replace("\r\n", "\n")
+        lines = text.replace(str(self._home), "/home/you").splitlines()
         # As a terminal has it; and what bash says of jobs in the background is told otherwise there.
         lines = [
             re.sub(r"^bash: line \d+: (?! *\d+ (Killed|Term))", "bash: ", one) for one in lines
@@ -135,7 +136,9 @@ class Shell:
     def _read(self, command: str) -> bytes:
         left = max(self._deadline - time.monotonic(), 0)
         ready, _, _ = select.select([self._terminal], [], [], left)
-        data = os.read(self._terminal, 65536).replace(b"\r\n", b"\n") if ready else b""
+        data = b""
+        with contextlib.suppress(OSError):  # EIO: nobody is at the other end any more
+            data = os.read(self._terminal, 65536) if ready else b""
         assert data, f"$ {command}\nit does not end; it has said so far:\n{self._said.decode()}"
         return data
 

@@ -30,6 +30,7 @@ __all__ = [
     "Binding",
     "Start",
     "decode",
+    "duration_ms",
     "encode",
     "validate",
 ]
@@ -124,7 +125,12 @@ _UNITS_BYTES = {
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
 
 
-def _duration(value: object) -> int:
+def duration_ms(value: object) -> int:
+    """A duration as it is written: "5s", "250ms", "24h", "7d", or a number of seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
         if math.isfinite(seconds) and seconds >= 0:
@@ -202,7 +208,7 @@ def _kinds(value: object) -> tuple[str, ...]:
 def _settle(value: object) -> int:
     if value == "commit":
         return 0
-    return AT_CLOSE if value == "close" else _duration(value)
+    return AT_CLOSE if value == "close" else duration_ms(value)
 
 
 def _start(value: object) -> Start:
@@ -258,18 +264,18 @@ KEYS: Mapping[str, tuple[str, Callable[[Any], object]]] = {
     "concurrency": ("concurrency", _count(1, 4096)),
     "inflight": ("inflight", _count(1, 4096)),
     "batch": ("batch", _count(1, 10_000)),
-    "wait": ("wait_ms", _duration),
+    "wait": ("wait_ms", duration_ms),
     "gang": ("gang", _count(1, GANG_MAX)),
     "gpu": ("gpus", _gpus),
-    "timeout": ("timeout_ms", _duration),
+    "timeout": ("timeout_ms", duration_ms),
     "attempts": ("attempts", _count(1, 1000)),
-    "backoff": ("backoff_ms", _duration),
+    "backoff": ("backoff_ms", duration_ms),
     "on_fail": ("on_fail", _one_of("dead", "block")),
     "hops": ("hops", _count(1, 10_000)),
     "loop": ("loop", _flag),
     "rate": ("rate", _rate),
-    "cut_wait": ("cut_wait_ms", _duration),
-    "max_lag": ("max_lag_ms", _duration),
+    "cut_wait": ("cut_wait_ms", duration_ms),
+    "max_lag": ("max_lag_ms", duration_ms),
     "runtime": ("runtime", _one_of("trio", "asyncio")),
     "sandbox": ("sandbox", _one_of("strict", "normal", "inproc")),
     "memory": ("memory_bytes", _bytes),

@@ -93,6 +93,14 @@ class StoreCut:
         self.read_bytes = 0
         """Of contents, so far."""
 
+    def where(self) -> int:
+        """The base: what a cut of the same on another replica needs."""
+        return self._base
+
+    def noted(self, reads: list[tuple[str, int, bool]]) -> None:
+        """These were read, on another replica."""
+        self.reads.update(dict.fromkeys(Read(*read) for read in reads))
+
     # --- Cut ---------------------------------------------------------------------------------------------------
 
     def event_content(self, event: Event) -> Content | None:

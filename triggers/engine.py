@@ -81,6 +81,8 @@ class Engine:
         self.report = Report(clock, self.options.traced)
         self.schedule = Schedule()
         self.running: dict[str, Started] = {}
+        self.workers = self.options.workers
+        """Runs at a time; may be changed."""
         self.wake: Callable[[], None] = lambda: None
         """Called, from any thread, when somebody asked for something that `start` should know of at once."""
         self.told: Callable[[], None] = lambda: None
@@ -215,14 +217,14 @@ class Engine:
         """The runs that may begin now; each must come back with `finish`."""
         started: list[Started] = []
         now_ms = self.now_ms()
-        while len(self.running) < self.options.workers:
+        while len(self.running) < self.workers:
             if self.schedule.next(lambda key: self._start(key, now_ms, started)) is None:
                 break
         return started
 
     def next_ms(self) -> int | None:
         """When `start` may have something that it has not now, by the wall clock; None: only after a change."""
-        if len(self.running) >= self.options.workers:
+        if len(self.running) >= self.workers:
             return None
         now_ms = self.now_ms()
         times = [
@@ -233,7 +235,7 @@ class Engine:
         return min((time for time in times if time is not None), default=None)
 
     def _is_busy(self, follower: Follower) -> bool:
-        limit = follower.queue.binding.concurrency or self.options.workers
+        limit = follower.queue.binding.concurrency or self.workers
         return follower.queue.running >= limit
 
     def _start(self, key: object, now_ms: int, started: list[Started]) -> bool | None:

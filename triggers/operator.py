@@ -264,6 +264,7 @@ class Operator:
                     "binding": one.follower.text,
                     "base": engine.base_path(one.follower.base, engine.store.now()),
                     "paths": [event.path for event in one.run.events[:RUNNING_PATHS_MAX]],
+                    "timestamp": one.run.events[0].timestamp,
                 }
                 for run_id, one in engine.running.items()
                 if only in (None, one.follower.base)

@@ -23,6 +23,7 @@ from triggers.run import (
     Content,
     Event,
     Failed,
+    Frame,
     LoadFailed,
     Put,
     PutIf,
@@ -124,6 +125,23 @@ class MountCut:
         ]
         return (found if limit is None else found[:limit])[::-1]
 
+    def scan(
+        self, glob: str, since: int | None, until: int | None, after: tuple[str, int], limit: int
+    ) -> list[Frame]:
+        """See `triggers.run.Cut`."""
+        found = [
+            self._frame(stat)
+            for path in self.files(glob)
+            if path >= after[0]
+            for stat in self.history(path, since=since, until=until)
+            if (path, stat.version) > after
+        ]
+        return found[:limit]
+
+    def _frame(self, stat: Stat) -> Frame:
+        event = _instant_us(self._now / f"{stat.path}@v{stat.version}", "event_time")
+        return Frame(stat.path, stat.version, stat.timestamp, event, stat.size)
+
     def _content(self, path: str, suffix: str, top: Path | None = None) -> Content | None:
         where = (top or self._now) / f"{path}{suffix}"
         try:
@@ -145,8 +163,12 @@ class MountCut:
         if where.is_dir():
             return Stat(path, 0, 0, 0, mode, is_directory=True)
         version = int(os.getxattr(where, "user.cascade.version"))
-        written = datetime.fromisoformat(os.getxattr(where, "user.cascade.commit_time").decode())
-        return Stat(path, version, round(written.timestamp() * 1e6), found.st_size, mode)
+        return Stat(path, version, _instant_us(where, "commit_time"), found.st_size, mode)
+
+
+def _instant_us(where: Path, name: str) -> int:
+    text = os.getxattr(where, f"user.cascade.{name}").decode()
+    return round(datetime.fromisoformat(text).timestamp() * 1e6)
 
 
 def versions_of(path: Path) -> Iterator[Path]:

@@ -69,8 +69,8 @@ MANY_BYTES = 1024 * 1024
 PULLED = 1024 * 1024
 """Numbers asked for at a time."""
 
-SCAN_VERSIONS = 100_000
-"""Asked for at a time; some 10 MB on the way."""
+SCAN_VERSIONS = 10_000
+"""Asked for at a time: the store is held for some 20 us each."""
 
 
 class Executor(Protocol):

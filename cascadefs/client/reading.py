@@ -216,7 +216,8 @@ class Reading:
         """The versions of all files a pattern matches."""
         cut = self.cut(self.instant(call.at))
         found = cut.scan(call.glob, call.since, call.until, call.after, call.limit)
-        return calls.Scanned([tuple(frame) for frame in found], more=len(found) == call.limit)
+        rows = [(one.path, one.version, one.timestamp, one.event, one.size) for one in found]
+        return calls.Scanned(rows, more=len(found) == call.limit)
 
     def _attributes(self, inode: int, timestamp: int | None) -> Attributes | None:
         if timestamp is None:

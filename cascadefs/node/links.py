@@ -110,9 +110,12 @@ class Link:
             event.set()
 
     async def ask(
-        self, question: Callable[[int], wire.Message]
+        self,
+        question: Callable[[int], wire.Message],
+        parts: Sequence[Buffer] = (),
+        seconds: float = ANSWER_S_MAX,
     ) -> tuple[wire.Answer, list[memoryview]]:
-        """Ask with a number of ours and wait for the answer.
+        """Ask with a number of ours and wait for the answer, for so long.
 
         Raises:
             Unreachable: there is no connection, it ended, or no answer came in time.
@@ -125,9 +128,9 @@ class Link:
         request = self._request
         event, answers = self._asked.setdefault(request, (trio.Event(), []))
         try:
-            buffers = wire.encode(question(request))
+            buffers = wire.encode(question(request), parts)
             self.post(buffers, sum(map(len, buffers)))
-            with trio.move_on_after(ANSWER_S_MAX):
+            with trio.move_on_after(seconds):
                 await event.wait()
         finally:
             del self._asked[request]

@@ -53,6 +53,11 @@ if TYPE_CHECKING:
     ]
     """Executes an operation of a client (`wire.Call`)."""
 
+    Errands = Callable[
+        [Identity, str, Sequence[memoryview]], Awaitable[tuple[bytes, Sequence[Buffer]]]
+    ]
+    """Does what another node asks for (`wire.Call`, its operation)."""
+
 __all__ = ["Node"]
 
 LEASE_S: Final = 3.0
@@ -124,6 +129,8 @@ class Node:
         self.authority = authority
         self.members: dict[int, Member] = {}
         self.call = call
+        self.errands: Errands | None = None
+        """Set before `run`, on a node that does runs for others; None: refused."""
         self.links = Links(name, transport, authority, self._serve, improve)
         self.mender = Mender(name, self.links, authority)
         self.lines = Lines(
@@ -176,7 +183,9 @@ class Node:
         async with trio.open_nursery() as nursery:
             listener = await self._transport.listen(nursery, self._address)
             self.addresses = self._advertise or (listener.address,)
-            self._presence = msgspec.structs.replace(self._presence, addresses=self.addresses)
+            self._presence = msgspec.structs.replace(
+                self._presence, addresses=self.addresses, runs=self.errands is not None
+            )
             async with self.authority.hold(self._presence, self._lease_s) as lease:
                 self._lease = lease
                 nursery.start_soon(self._accept, nursery, listener)

@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from cascadefs.host import make_control
+from cascadefs.node.exchange import Exchange
+from cascadefs.node.spread import Observer, Spread
 from storage.cluster.view import ShardView
 from storage.sequencer import Unavailable
+from triggers.allocation import Standing
 from triggers.engine import Deposed
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from cascadefs.host import Host
     from cascadefs.node.faces import Faces
+    from cascadefs.node.node import Node
     from cascadefs.node.programs import Programs
     from storage.cluster.face import Face
     from storage.cluster.store import ClusterStore
@@ -76,21 +80,29 @@ class _View(ShardView):
 class Scripts:
     """See the module."""
 
-    def __init__(
-        self, host: Host, faces: Faces, programs: Programs, leads: Callable[[], set[int]]
-    ) -> None:
-        """Nothing runs before `run`.
+    def __init__(self, host: Host, faces: Faces, programs: Programs, node: Node) -> None:
+        """Nothing runs before `run`. In the loop of the network.
 
         Args:
             host: of this node.
             faces: whose lock is held by whoever asks or proposes.
             programs: has the store over them.
-            leads: the shards that are led here, now; any thread.
+            node: says which shards are led here, and has links with others.
         """
         self._host = host
+        self._exchange = Exchange(
+            node, self._standing, self._view_of, faces.exclusive, host.options.may_run_as
+        )
+        self._observer = Observer(
+            self._exchange, node.name, self._standing, lambda: set(self._dispatchers)
+        )
+        self._spreads: dict[int, Spread] = {}
         self._faces = faces
         self._programs = programs
-        self._leads = leads
+        self._leads = node.leads
+        self._exchange.listen()
+        node.errands = self._exchange.serve
+        node.on_epoch = self.wake
         self._token: trio.lowlevel.TrioToken | None = None
         self._news = trio.Event()
         self._all = trio.CancelScope()
@@ -98,6 +110,9 @@ class Scripts:
         self._ended = threading.Event()
         self._at_work: dict[int, trio.CancelScope] = {}
         self._dispatchers: dict[int, Dispatcher] = {}
+        self._views: dict[int, ShardView] = {}
+        """Of the shards whose scripts run here, or ran; and of those that runs are done in for others."""
+        self._guests: dict[int, ShardView] = {}
         self.trouble: dict[int, str] = {}
         """Why scripts of a shard that is led here do not run, by shard."""
         self._wanted: dict[int, int | None] = {}
@@ -140,7 +155,32 @@ class Scripts:
             "problems": self._problems,
             "trouble": {str(shard): why for shard, why in list(self.trouble.items())},
             "workers": self._host.workers(),
+            "elsewhere": self._exchange.status(),
+            "reads": self._reads(),
         }
+
+    def _reads(self) -> dict[str, int]:
+        """Contents read from the shards that the scripts are of, and from others."""
+        views = [*list(self._views.values()), *list(self._guests.values())]
+        return {
+            "own": sum(view.reads_own for view in views),
+            "others": sum(view.reads_others for view in views),
+        }
+
+    def _standing(self) -> Standing:
+        """How this node is, for those that may give it runs. Any thread."""
+        observer, options = self._observer, self._host.options
+        waiting = observer.running - observer.away + self._exchange.under_way
+        return Standing(options.workers, waiting, self._host.resident(), options.cuda_devices())
+
+    def _view_of(self, shard: int) -> Store | None:
+        """A shard's replica, for runs that its leader asks for."""
+        if shard not in self._programs.shards:
+            return None
+        if shard not in self._guests:
+            whole = self._programs.store
+            self._guests[shard] = ShardView(whole, whole.faces[shard])
+        return cast("Store", self._guests[shard])
 
     # --- a thread of its own ---
 
@@ -159,6 +199,8 @@ class Scripts:
             if self._over:
                 return
             async with self._host.open(), trio.open_nursery() as nursery:
+                self._exchange.open(self._host.shared)
+                nursery.start_soon(self._observer.run)
                 while True:
                     led = self._leads() & self._programs.shards
                     for shard in self._at_work.keys() - led:
@@ -166,6 +208,11 @@ class Scripts:
                     for shard in sorted(led - self._at_work.keys()):
                         self._at_work[shard] = trio.CancelScope()
                         nursery.start_soon(self._drive, shard, self._at_work[shard])
+                    for shard, dispatcher in self._dispatchers.items():
+                        slots = self._spreads[shard].slots()
+                        if dispatcher.engine.workers != slots:
+                            dispatcher.engine.workers = slots
+                            dispatcher.wake()
                     self._look_for_problems()
                     self._wanted = {
                         shard: one.engine.lag.wanted_since()
@@ -208,7 +255,8 @@ class Scripts:
 
     async def _drive_or_raise(self, shard: int) -> None:
         whole = self._programs.store
-        view = cast("Store", _View(whole, whole.faces[shard], self._faces))
+        seen = self._views[shard] = _View(whole, whole.faces[shard], self._faces)
+        view = cast("Store", seen)
         options = self._host.options._replace(
             shard=shard,
             is_shared=True,
@@ -216,7 +264,9 @@ class Scripts:
             affinity=self._programs.affinity,
         )
         held = self._faces.exclusive
-        dispatcher = self._dispatchers[shard] = self._host.drive(view, held, options)
+        spread = self._spreads[shard] = Spread(self._observer, self._host.shared, view, shard)
+        dispatcher = self._host.drive(view, held, options, runner=spread)
+        self._dispatchers[shard] = dispatcher
         if shard == 0:
             with held():
                 make_control(view)

@@ -284,9 +284,7 @@ def _scripts(
         steady_ns=time.monotonic_ns,
         node=settings.name,
     )
-    scripts = Scripts(host, faces, programs, node.leads)
-    node.on_epoch = scripts.wake
-    return scripts
+    return Scripts(host, faces, programs, node)
 
 
 async def _run_scripts(scripts: Scripts) -> None:

@@ -64,6 +64,7 @@ ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
         wire.Rejected,
         wire.ReadFrame,
         wire.Answer,
+        wire.Call,
         wire.Peer,
     ),
     Role.MOUNT: _OBSERVER,
@@ -261,12 +262,17 @@ class Session:
             self._answering.release()
 
     async def _call(self, request: int, message: wire.Call, parts: list[memoryview]) -> None:
-        call = self._node.call
-        if call is None:
+        node, peer = self._node, self._connection.peer
+        if (node.errands if peer.role is Role.NODE else node.call) is None:
             await self._fail(request, errno.EOPNOTSUPP, "this node executes no operations")
             return
         try:
-            answer, buffers = await call(self._connection.peer, message.arguments, parts)
+            if peer.role is Role.NODE:
+                assert node.errands is not None
+                answer, buffers = await node.errands(peer, message.operation, parts)
+            else:
+                assert node.call is not None
+                answer, buffers = await node.call(peer, message.arguments, parts)
         except msgspec.DecodeError as error:
             await self._fail(request, errno.EPROTO, f"not a call: {error}")
             return

@@ -98,7 +98,7 @@ def board(
     prices: Prices | None,
     *,
     now: int,
-    versions_per_s: float,
+    versions_per_s: float | None,
     is_more: bool,
     latest: list[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def board(
         standing: what a source answers.
         prices: what things cost, if anybody has said.
         now: in microseconds.
-        versions_per_s: counted since the last look.
+        versions_per_s: counted since the last look; None: there was none.
         is_more: whether there were more than were counted.
         latest: the newest changes, the newest first.
     """
@@ -139,7 +139,7 @@ def board(
     )
     return {
         "now": now,
-        "versions_per_s": round(versions_per_s, 1),
+        "versions_per_s": None if versions_per_s is None else round(versions_per_s, 1),
         "is_more": is_more,
         "latest": latest,
         "pools": standing.get("pools", []),

@@ -24,7 +24,7 @@ __all__ = ["converse"]
 
 HEAD_BYTES_MAX: Final = 16 * 1024
 BODY_BYTES_MAX: Final = 64 * 1024
-RECEIVE_BYTES: Final = 64 * 1024
+RECEIVE_BYTES: Final = 4096
 IDLE_SECONDS: Final = 30.0
 """For a request to come, and for a piece of an answer to be taken."""
 

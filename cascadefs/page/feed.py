@@ -110,7 +110,9 @@ class Feed:
 
     def _board(self, now_s: float) -> dict[str, Any]:
         is_all = self._timeline.advance(STEPS)
-        told, rate = self._timeline.told, 0.0
+        if not is_all:
+            self._timeline.leap()
+        told, rate = self._timeline.told, None
         if self._before is not None and now_s > self._before[0]:
             rate = (told - self._before[1]) / (now_s - self._before[0])
         self._before = now_s, told

@@ -24,7 +24,10 @@ PAST_STEPS: Final = 16
 CHANGES_MAX: Final = STEP_CHANGES * PAST_STEPS
 """Remembered; the newest."""
 
-BUCKETS: Final = 240
+NEAR_MAX: Final = 100
+"""Instants told before, and after, the one that is shown."""
+
+BUCKETS: Final = 144
 """Of a picture of the past."""
 
 
@@ -44,7 +47,7 @@ class Timeline:
         """From when on all changes are known; None: always."""
 
     def advance(self, steps: int) -> bool:
-        """Look what has changed; whether that is all.
+        """Look what has changed; whether that is all there was.
 
         Raises:
             OSError: the store cannot be asked.
@@ -54,15 +57,21 @@ class Timeline:
                 self._begin()
                 return True
             for _ in range(steps):
-                found, token = self._client.look("**", self._token, limit=STEP_CHANGES)
-                is_end, self._token = token == self._token, token
+                found, self._token = self._client.look("**", self._token, limit=STEP_CHANGES)
                 self._take(found)
                 self.told += len(found)
-                if is_end:
+                if len(found) < STEP_CHANGES:
                     return True
-            # More happens than a page looks at: go on with what is new.
-            self._leap()
             return False
+
+    def leap(self) -> None:
+        """Go on with what is new: more happens than a page looks at.
+
+        Raises:
+            OSError: the store cannot be asked.
+        """
+        with self._lock:
+            self._leap()
 
     def _begin(self) -> None:
         _, end = self._client.look("**", "", limit=1)
@@ -78,7 +87,7 @@ class Timeline:
         self._leap()
 
     def _leap(self) -> None:
-        """From now on; what was between is not known."""
+        """What was between is not known."""
         self._changes.clear()
         _, self._token = self._client.look("**", "", limit=1)
         self._since = self._client.now()
@@ -107,7 +116,7 @@ class Timeline:
         ]
 
     def moments(self, path: str, at: int | None, now: int) -> dict[str, Any]:
-        """When something changed at or below a path: how often, in equal pieces of the time up to `now`, and next to an instant."""
+        """When something changed at or below a path: how often, in equal pieces of the time up to `now`, and around an instant."""
         with self._lock:
             below = f"{path}/" if path else ""
             times = sorted(
@@ -121,14 +130,14 @@ class Timeline:
         counts = [0] * BUCKETS
         for time in times:
             counts[min((time - start) * BUCKETS // length, BUCKETS - 1)] += 1
+        instants = sorted(set(times))
         shown = now if at is None else at
-        before = bisect_left(times, shown)
-        after = bisect_right(times, shown)
+        before, after = bisect_left(instants, shown), bisect_right(instants, shown)
         return {
             "first": start,
             "now": now,
             "since": since,
             "counts": counts,
-            "before": times[before - 1] if before else None,
-            "after": times[after] if after < len(times) else None,
+            "near": instants[max(0, before - NEAR_MAX) : after + NEAR_MAX],
+            "is_last": after + NEAR_MAX >= len(instants),
         }

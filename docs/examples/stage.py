@@ -1,9 +1,11 @@
 """Where an example plays: a directory on a mount, with the example's scripts in place.
 
-stage = Stage(Path("/mnt"), Path("docs/examples/intersection"))
-(stage.path / "cam/07/frame.npy").write_bytes(...)
-stage.wait_done("detect", 1)
-stage.versions("alerts/07/0-2.json")
+    stage = Stage(Path("/mnt"), Path("docs/examples/intersection"))
+    (stage.path / "cam/07/frame.npy").write_bytes(...)
+    stage.wait_done("detect", 1)
+    stage.versions("alerts/07/0-2.json")
+
+It knows a mount by its files alone: docs/TRIGGERS.md 11.
 """
 
 import json
@@ -33,9 +35,17 @@ class Stage:
             sys.exit(f"{self.path} is there already; take it away, or give another mount")
         except OSError as error:
             sys.exit(f"{self.path}: {error.strerror}; is it a mount with --triggers?")
-        watch = self.path / ".cascade/watch"
-        shutil.copytree(example / "watch", watch, ignore=shutil.ignore_patterns("__pycache__"))
-        scripts = {path.name for path in watch.iterdir() if path.is_file()}
+        self._install(example / "watch", self.path / ".cascade/watch")
+
+    def _install(self, source, watch):
+        if (source / "lib").exists():  # first: a script is looked at as soon as it is there
+            shutil.copytree(
+                source / "lib", watch / "lib", ignore=shutil.ignore_patterns("__pycache__")
+            )
+        watch.mkdir(exist_ok=True)
+        scripts = {path.name for path in source.iterdir() if path.is_file()}
+        for script in scripts:
+            shutil.copy(source / script, watch)
         while {one["name"].partition(":")[0] for one in self.bindings().values()} != scripts:
             time.sleep(POLL_SECONDS)
             for base in self._status():

@@ -14,7 +14,17 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from benchmarks import chart, cluster, doors, machine, pipeline, table, transports, triggers
+from benchmarks import (
+    chart,
+    cluster,
+    doors,
+    examples,
+    machine,
+    pipeline,
+    table,
+    transports,
+    triggers,
+)
 from benchmarks.bench import FULL, QUICK, Bench, prepare_work
 from benchmarks.client import Client
 from benchmarks.experiments import EXPERIMENTS, chosen
@@ -34,6 +44,8 @@ DOORS_DOCUMENT = ROOT / "docs/KERNEL_DOOR.md"
 TRIGGERS_BEGIN = "<!-- table: scripts/bench --triggers -->\n"
 DOORS_BEGIN = "<!-- table: scripts/bench --doors -->\n"
 CLUSTER_BEGIN = "<!-- table: scripts/bench --cluster -->\n"
+EXAMPLES_DOCUMENT = ROOT / "docs/ML.md"
+EXAMPLES_BEGIN = "<!-- table: scripts/bench --examples -->\n"
 TRANSPORTS_BEGIN = "<!-- table: scripts/bench --transports -->\n"
 
 
@@ -47,6 +59,8 @@ def main(arguments: list[str]) -> int:
         return _measure_doors(options)
     if options.triggers:
         return _measure_triggers(options)
+    if options.examples:
+        return _measure_examples(options)
     if options.transports:
         return _measure_transports(options)
     if options.cluster:
@@ -85,6 +99,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--doors", action="store_true", help="the two doors beside C, request by request")
     add("--triggers", action="store_true", help="from a put to a handler, beside others' watches")
+    add("--examples", action="store_true", help="the pipelines of docs/examples")
     add("--transports", action="store_true", help="messages between processes, each transport")
     add("--cluster", action="store_true", help="puts and gets of a cluster, beside etcd and Redis")
     add("--quick", action="store_true", help="small sizes and two rounds: about a minute")
@@ -241,6 +256,27 @@ def _measure_triggers(options: argparse.Namespace) -> int:
     print(said)
     if options.document:
         _fill_in(DOCUMENT, said, TRIGGERS_BEGIN)
+    return 0
+
+
+def _measure_examples(options: argparse.Namespace) -> int:
+    """The table of `examples`."""
+    work = prepare_work(options.work)
+    frames = 50 if options.quick else 200
+    try:
+        rows = examples.measure(work, frames, functools.partial(print, file=sys.stderr))
+        about = machine.describe(work)
+    finally:
+        remove(work)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
+    said = (
+        f"{examples.markdown(rows)}\n\n{about['kind']}, {about['processors']} shared processors, {about['kernel']}, "
+        f"{about['file_system']}, Python {about['python']}; load {os.getloadavg()[1]:.1f}\n"
+    )
+    print(said)
+    if options.document:
+        _fill_in(EXAMPLES_DOCUMENT, said, EXAMPLES_BEGIN)
     return 0
 
 

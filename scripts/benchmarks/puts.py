@@ -7,10 +7,11 @@ The replicas are the node's own (`storage.member`), one in each process; nothing
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
+from cascadefs.node.links import Link
 from storage import wire
 from storage.disk import RealDisk
 from storage.log import Log
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from storage.codec import Buffer
     from storage.transport import Connection
 
-__all__ = ["LEADER", "MEMBERS", "Replica", "counts", "spent"]
+__all__ = ["ALONE", "BOTH", "FOLLOWER", "LEADER", "Replica", "counts", "spent"]
 
 LEADER, FOLLOWER = MEMBERS = ("near", "far")
+ALONE, BOTH = Epoch(1, LEADER, (LEADER,)), Epoch(2, LEADER, MEMBERS)
 SHARD: Final = 0
 CLIENT: Final = 1
 
@@ -50,6 +52,8 @@ class Replica:
         disk = RealDisk(directory)
         log = Log.create(disk, 1, shard=SHARD, epoch=0)
         self.connection = connection
+        self._link = Link(FOLLOWER if name == LEADER else LEADER)
+        self.number = 0  # of the last put
         self.member = Member(
             SHARD,
             name,
@@ -58,39 +62,32 @@ class Replica:
             None,
             SystemClock(),
             time.monotonic_ns,
-            self._post,
-            options=Options(durable=durable),
+            lambda node, message, size, *, bulk=False: self._link.post(message, size, bulk=bulk),
+            # Counts are of what is sent once: a machine that stands still must not make it be sent again.
+            options=Options(durable=durable, resend_ms=60_000, silence_ms=60_000),
             note=Note(0, True),
         )
         self.member.followers.add(self._heard)
         self._news = trio.Event()
-        self._number = 0
-
-    def _post(
-        self, node: str, message: Sequence[Buffer], size_bytes: int, *, bulk: bool = False
-    ) -> None:
-        del node, size_bytes
-        try:
-            self.connection.send_nowait(message, bulk=bulk)
-        except (trio.WouldBlock, Broken):
-            return
 
     def _heard(self) -> None:
         self._news.set()
 
-    async def serve(self) -> None:
+    async def serve(self, epoch: Epoch = BOTH) -> None:
         """As a node's session does, until the connection ends."""
         member = self.member
-        peer = FOLLOWER if member.node == LEADER else LEADER
+        link = self._link
+        link.attach(self.connection)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(member.run)
-            member.adopt(Epoch(1, LEADER, MEMBERS))
+            nursery.start_soon(link.drain, self.connection)
+            member.adopt(epoch)
             try:
                 while True:
                     for data in await self.connection.receive():
                         message, parts = wire.decode(data)
                         if isinstance(message, wire.Peer):
-                            member.step(peer, join(message.message, parts), message.places)
+                            member.step(link.name, join(message.message, parts), message.places)
                     member.pump()
             except Broken:
                 nursery.cancel_scope.cancel()
@@ -100,8 +97,8 @@ class Replica:
         self.member.close()
 
     async def ready(self) -> None:
-        """Until the epoch's first frame is committed."""
-        while not self.member.committed:
+        """Until what the log holds is committed; at the begin, the epoch's first frame."""
+        while not self.member.committed or self.member.committed < self.member.log.last_index:
             await self._wait()
 
     async def _wait(self) -> None:
@@ -112,35 +109,38 @@ class Replica:
         """As the leader: that many puts, so many on their way at most; all are committed when this returns."""
         member = self.member
         first = member.log.last_index
-        told: list[wire.Message] = []
+
+        def refused(message: wire.Message, parts: Sequence[Buffer] = ()) -> None:
+            raise RuntimeError(f"a put was not taken: {message}")
+
         sent = 0
-        while True:
-            done = max(0, member.committed - first)
-            if done >= count:
-                break
+        while (done := max(0, member.committed - first)) < count:
             room = min(at_once - (sent - done), count - sent)
             if room > 0:
-                proposals = [
-                    (self._number + 1 + number, b"put", (payload,)) for number in range(room)
-                ]
-                self._number += room
+                numbers = range(self.number + 1, self.number + 1 + room)
+                member.propose(
+                    CLIENT, [(number, b"put", (payload,)) for number in numbers], 0, refused
+                )
+                self.number += room
                 sent += room
-                member.propose(CLIENT, proposals, 0, told.append)
                 member.pump()
-                assert not told, told
-            if max(0, member.committed - first) < count:
+            if member.committed - first < count:
                 await self._wait()
 
 
 def counts(connection: Connection) -> dict[str, int]:
     """What the device (or the kernel) was asked for, and what was copied, so far."""
-    told = getattr(connection, "status", dict)()
+    told = cast("dict[str, int]", connection.status())
     counters = connection.counters
     found = {"messages": counters.sent_messages, "received": counters.received_messages}
     if "posts" not in told:
-        return found | {"calls": counters.sent_calls + counters.received_calls}
+        return found | {
+            "sent_calls": counters.sent_calls,
+            "received_calls": counters.received_calls,
+        }
     return found | {
-        key: told[key] for key in ("posts", "doorbells", "copied_bytes", "arms", "wakes", "polls")
+        key: told[key]
+        for key in ("posts", "doorbells", "copied_bytes", "fetched_bytes", "arms", "wakes", "polls")
     }
 
 

@@ -1,10 +1,12 @@
-"""Messages over RDMA verbs beside TCP and beside perftest on the same device: `scripts/bench rdma`.
+"""Messages and replicated puts over RDMA verbs beside TCP, and beside perftest on the same device: `scripts/bench rdma`.
 
 Where this machine has no RDMA device it runs in a guest with Soft-RoCE (scripts/rdma-guest), whose times say nothing of a card: what carries
-over are the counts, and Python's microseconds. Two processes, as in `transports`; for perftest (ib_write_bw, Debian package perftest) one
-server and one client, messages of 1 MiB, as many in flight as it likes.
+over are the counts, and Python's microseconds. Two processes, as in `transports`; for perftest (ib_write_lat, ib_write_bw; Debian package
+perftest) one server and one client, messages of 64 bytes and of 1 MiB.
 
-*Each by itself*: a turn of the loop for every message. *32 a turn*, *as fast as it goes*: the same messages of 64 bytes, gathered.
+*Messages.* Each by itself: a turn of the loop for every message. 32 a turn, as fast as it goes: the same messages of 64 bytes, gathered.
+*Puts* (`puts`). Records of 64 bytes that commit when both replicas have them in their logs: one after the other, and 256 on their way at
+a time; and of 256 KiB, the longest there are, 8 at a time. System calls are counted by strace in a run of its own, of the leader's main thread.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +29,8 @@ sys.path[:0] = [str(ROOT)]
 
 import trio  # noqa: E402  # found by the line above
 
+from scripts.benchmarks.puts import FOLLOWER, LEADER, Replica, counts, spent  # noqa: E402
+from scripts.benchmarks.stopwatch import Stopwatch  # noqa: E402
 from storage.transport import Broken, Identity, Role, TcpTransport  # noqa: E402
 from storage.transport.verbs import Fabric  # noqa: E402
 
@@ -37,7 +42,12 @@ BEGIN, END = "<!-- table: scripts/bench rdma -->\n", "<!-- end of table -->\n"
 KINDS = ("verbs", "tcp")
 MESSAGES, TURNS, LARGE_BYTES, LARGE = 50_000, 2_000, 1 << 20, 64
 ECHO, SINK, ASK = b"e", b"s", b"q"
-PERFTEST_ROUNDS = (32, 288)
+PERFTEST_ROUNDS = {"ib_write_bw": (32, 288), "ib_write_lat": (500, 4500)}
+PERFTEST_BYTES = {"ib_write_bw": LARGE_BYTES, "ib_write_lat": 64}
+PUTS_ALONE, PUTS, PUTS_AT_ONCE = 300, 20_000, 256
+LONG_PUTS, LONG_BYTES, LONG_AT_ONCE = 64, 256 * 1024, 8
+TRACED = (2_000, 10_000)
+"""Puts of the two runs whose system calls are subtracted from each other: what starting costs is in both."""
 
 
 def transport(kind: str, name: str, place: int) -> Transport:
@@ -107,8 +117,7 @@ async def drive(connection: Connection) -> dict[str, float]:
     figures["single_per_s"] = await rate(TURNS, 1, message)
     before = counts(connection)
     figures["turns_per_s"] = await rate(MESSAGES, 32, message)
-    used = {key: value - before[key] for key, value in counts(connection).items()}
-    figures |= {key: value / MESSAGES for key, value in used.items()}
+    figures |= a_piece(spent(before, counts(connection)), MESSAGES, 64)
     cpu_s = time.process_time()
     figures["batched_per_s"] = await rate(MESSAGES, MESSAGES, message)
     figures["cpu_us"] = (time.process_time() - cpu_s) / MESSAGES * 1e6
@@ -117,30 +126,105 @@ async def drive(connection: Connection) -> dict[str, float]:
     return figures
 
 
-def counts(connection: Connection) -> dict[str, float]:
-    """What the device was asked, and what was copied, so far."""
-    status = getattr(connection, "status", None)
-    if status is None:
-        return {"doorbells": connection.counters.sent_calls}
-    told = status()
-    return {
-        "doorbells": told["doorbells"],
-        "posts": told["posts"],
-        "copies": told["copied_bytes"] / 64,
-    }
+def a_piece(used: dict[str, int], pieces: int, size: int) -> dict[str, float]:
+    """What each took of posts, doorbells (or calls) and copies of its bytes."""
+    found = {"doorbells": used.get("doorbells", used.get("sent_calls", 0)) / pieces}
+    if "posts" in used:
+        found["posts"] = used["posts"] / pieces
+        found["copies"] = used["copied_bytes"] / pieces / size
+    return found
 
 
-def perftest() -> float:
-    """MB/s of ib_write_bw between the same two devices.
+async def follow(kind: str, address: str) -> None:
+    """The other process of the puts: a replica."""
+    async with trio.open_nursery() as nursery:
+        connection = await transport(kind, FOLLOWER, 1).connect(nursery, address, role=Role.NODE)
+        with tempfile.TemporaryDirectory() as directory:
+            replica = Replica(FOLLOWER, connection, Path(directory))
+            await replica.serve()
+            replica.close()
+        nursery.cancel_scope.cancel()
+
+
+async def lead(kind: str, puts: int | None = None) -> dict[str, float]:
+    """Measure the puts of one kind; or only do so many, for somebody who counts."""
+    figures: dict[str, float] = {}
+    async with trio.open_nursery() as nursery:
+        listener = await transport(kind, LEADER, 0).listen(nursery, "127.0.0.1:0")
+        other = await trio.lowlevel.open_process(
+            [sys.executable, __file__, "--follow", kind, listener.address]
+        )
+        connection = await listener.accept()
+        with tempfile.TemporaryDirectory() as directory:
+            replica = Replica(LEADER, connection, Path(directory))
+            nursery.start_soon(replica.serve)
+            await replica.ready()
+            if puts is not None:
+                await replica.put(puts, bytes(64), PUTS_AT_ONCE)
+            else:
+                figures = await drive_puts(replica)
+            await connection.aclose()
+            replica.close()
+        await other.wait()
+        nursery.cancel_scope.cancel()
+    return figures
+
+
+async def drive_puts(replica: Replica) -> dict[str, float]:
+    """What the leader sees."""
+    connection = replica.connection
+    await replica.put(PUTS_AT_ONCE, bytes(64), 16)
+    before, begin = counts(connection), time.perf_counter()
+    for _ in range(PUTS_ALONE):
+        await replica.put(1, bytes(64), 1)
+    figures = {"alone_us": (time.perf_counter() - begin) / PUTS_ALONE * 1e6}
+    used = a_piece(spent(before, counts(connection)), PUTS_ALONE, 64)
+    figures |= {f"alone_{key}": value for key, value in used.items()}
+    before, begin, cpu_s = counts(connection), time.perf_counter(), time.process_time()
+    await replica.put(PUTS, bytes(64), PUTS_AT_ONCE)
+    figures["puts_per_s"] = PUTS / (time.perf_counter() - begin)
+    figures["put_cpu_us"] = (time.process_time() - cpu_s) / PUTS * 1e6
+    used = a_piece(spent(before, counts(connection)), PUTS, 64)
+    figures |= {f"put_{key}": value for key, value in used.items()}
+    begin = time.perf_counter()
+    await replica.put(LONG_PUTS, bytes(LONG_BYTES), LONG_AT_ONCE)
+    figures["long_mb_per_s"] = LONG_PUTS * LONG_BYTES / (time.perf_counter() - begin) / 1e6
+    endpoint = getattr(connection, "_endpoint", None)
+    if endpoint is not None:  # The last thing, since being timed costs time.
+        watch = Stopwatch()
+        watch.watch("device", endpoint._posting, "end")
+        watch.watch("device", endpoint, "poll", "arm", "take_event", "post_receives")
+        watch.watch("python", connection, "send_nowait", "_push", "_grant", "_take", "_poll")
+        await replica.put(PUTS, bytes(64), PUTS_AT_ONCE)
+        figures["python_us"] = watch.seconds["python"] / PUTS * 1e6
+    return figures
+
+
+def system_calls(kind: str) -> float | None:
+    """System calls a put, of the leader's main thread; None without strace."""
+    if shutil.which("strace") is None:
+        return None
+    totals = {}
+    for puts in TRACED:
+        with tempfile.NamedTemporaryFile("r") as said:
+            words = ["strace", "-c", "-o", said.name, sys.executable, __file__]
+            subprocess.run([*words, "--lead", kind, str(puts)], check=True)
+            totals[puts] = int(said.read().splitlines()[-1].split()[3])
+    few, many = TRACED
+    return (totals[many] - totals[few]) / (many - few)
+
+
+def perftest(program: str) -> float:
+    """Seconds that a program of perftest takes for one message between the same two devices.
 
     By the clock, from two runs of different length: its own figure counts the processor's cycles, whose rate a guest does not know.
     """
-    few, many = PERFTEST_ROUNDS
-    seconds = {count: perftest_s(count) for count in (few, many)}
-    return (many - few) * LARGE_BYTES / (seconds[many] - seconds[few]) / 1e6
+    few, many = PERFTEST_ROUNDS[program]
+    seconds = {count: perftest_s(program, count) for count in (few, many)}
+    return (seconds[many] - seconds[few]) / (many - few)
 
 
-def perftest_s(count: int) -> float:
+def perftest_s(program: str, count: int) -> float:
     """Seconds of its client's run."""
     from storage.transport.verbs.device import Device, device_names
 
@@ -150,8 +234,8 @@ def perftest_s(count: int) -> float:
         device = Device(Fabric(device=names[place]))
         gid = device.gid(None)
         device.close()
-        options = ["-d", names[place], "-x", str(gid.index), "-s", str(LARGE_BYTES)]
-        commands.append(["ib_write_bw", *options, "-n", str(count), "-F"])
+        options = ["-d", names[place], "-x", str(gid.index), "-s", str(PERFTEST_BYTES[program])]
+        commands.append([program, *options, "-n", str(count), "-F"])
     server = subprocess.Popen(commands[0], stdout=subprocess.DEVNULL)
     try:
         for _ in range(50):
@@ -165,23 +249,31 @@ def perftest_s(count: int) -> float:
     finally:
         server.kill()
         server.wait()
-    raise RuntimeError(f"ib_write_bw failed:\n{client.stdout}{client.stderr}")
+    raise RuntimeError(f"{program} failed:\n{client.stdout}{client.stderr}")
 
 
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Medians of interleaved rounds."""
-    samples: dict[str, list[dict[str, float]]] = {kind: [] for kind in (*KINDS, "ib_write_bw")}
+    kinds = (*KINDS, *PERFTEST_ROUNDS)
+    samples: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind in KINDS:
-            samples[kind].append(trio.run(near_end, kind))
-        samples["ib_write_bw"].append({"large_mb_per_s": perftest()})
-    return {
+            samples[kind].append(trio.run(near_end, kind) | trio.run(lead, kind))
+        large_s = perftest("ib_write_bw")
+        samples["ib_write_bw"].append({"large_mb_per_s": LARGE_BYTES / large_s / 1e6})
+        # Its client counts both ways as one; a round trip is two.
+        samples["ib_write_lat"].append({"round_trip_us": perftest("ib_write_lat") * 1e6})
+    figures = {
         kind: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for kind, runs in samples.items()
     }
+    for kind in KINDS:
+        if (calls := system_calls(kind)) is not None:
+            figures[kind]["put_calls"] = calls
+    return figures
 
 
-COLUMNS = (
+MESSAGE_COLUMNS = (
     ("round trip, us", "round_trip_us", "{:.0f}"),
     ("each by itself, messages/s", "single_per_s", "{:,.0f}"),
     ("32 a turn, messages/s", "turns_per_s", "{:,.0f}"),
@@ -192,25 +284,48 @@ COLUMNS = (
     ("copies each", "copies", "{:.2f}"),
     ("1 MiB, MB/s", "large_mb_per_s", "{:,.0f}"),
 )
+PUT_COLUMNS = (
+    ("one alone, us", "alone_us", "{:.0f}"),
+    ("posts", "alone_posts", "{:.2f}"),
+    ("doorbells or sends", "alone_doorbells", "{:.2f}"),
+    ("256 at once, puts/s", "puts_per_s", "{:,.0f}"),
+    ("us of CPU a put", "put_cpu_us", "{:.0f}"),
+    ("of it Python in the transport", "python_us", "{:.2f}"),
+    ("system calls", "put_calls", "{:.2f}"),
+    ("posts", "put_posts", "{:.3f}"),
+    ("doorbells or sends", "put_doorbells", "{:.3f}"),
+    ("copies", "put_copies", "{:.2f}"),
+    ("256 KiB, MB/s", "long_mb_per_s", "{:,.0f}"),
+)
 
 
 def markdown(figures: dict[str, dict[str, float]], where: str) -> str:
-    """The table of the document."""
+    """The tables of the document."""
+    puts = {kind: figure for kind, figure in figures.items() if kind in KINDS}
+    return (
+        f"Messages:\n\n{rows(figures, MESSAGE_COLUMNS)}\n\n"
+        f"Replicated puts, at the leader:\n\n{rows(puts, PUT_COLUMNS)}\n\n{where}\n"
+    )
+
+
+def rows(figures: dict[str, dict[str, float]], columns: tuple[tuple[str, str, str], ...]) -> str:
+    """One table."""
     lines = [
-        "| | " + " | ".join(title for title, _, _ in COLUMNS) + " |",
-        "|---|" + "--:|" * len(COLUMNS),
+        "| | " + " | ".join(title for title, _, _ in columns) + " |",
+        "|---|" + "--:|" * len(columns),
     ]
     for kind, figure in figures.items():
-        cells = [form.format(figure[key]) if key in figure else "" for _, key, form in COLUMNS]
+        cells = [form.format(figure[key]) if key in figure else "" for _, key, form in columns]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\n{where}\n"
+    return "\n".join(lines)
 
 
 def inside(rounds: int) -> int:
     """Where the device is."""
-    if shutil.which("ib_write_bw") is None:
-        print("bench: ib_write_bw is not there; apt-get install perftest", file=sys.stderr)
-        return 2
+    for program in PERFTEST_ROUNDS:
+        if shutil.which(program) is None:
+            print(f"bench: {program} is not there; scripts/setup bench brings it", file=sys.stderr)
+            return 2
     from storage.transport.verbs.device import device_names
 
     where = f"{', '.join(device_names()[:2])}; {'guest kernel' if 'RDMA_GUEST' in os.environ else 'kernel'} {os.uname().release}, Python {sys.version.split()[0]}; medians of {rounds} rounds; load of the machine {{load}}"
@@ -224,10 +339,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--document", action="store_true", help="into docs/PERFORMANCE.md, too")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--far", nargs=2, help=argparse.SUPPRESS)
+    for other in ("--far", "--follow", "--lead"):
+        parser.add_argument(other, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.far:
         trio.run(far_end, *options.far)
+        return 0
+    if options.follow:
+        trio.run(follow, *options.follow)
+        return 0
+    if options.lead:
+        trio.run(lead, options.lead[0], int(options.lead[1]))
         return 0
     if options.inside:
         return inside(options.rounds)

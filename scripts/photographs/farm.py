@@ -91,10 +91,17 @@ def png(rows: np.ndarray) -> bytes:
     raw = b"".join(b"\0" + row.tobytes() for row in rows.astype(np.uint8))
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
 
 
 def thermogram(seed: int, *, warm: bool) -> np.ndarray:
@@ -103,7 +110,9 @@ def thermogram(seed: int, *, warm: bool) -> np.ndarray:
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     field = 34 + 3 * np.exp(-(x**2 + y**2)) + noise
     if warm:
-        field[16:, 16:] += 1.6 * np.exp(-((x[16:, 16:] - 0.45) ** 2 + (y[16:, 16:] - 0.45) ** 2) * 4)
+        field[16:, 16:] += 1.6 * np.exp(
+            -((x[16:, 16:] - 0.45) ** 2 + (y[16:, 16:] - 0.45) ** 2) * 4
+        )
     return field.astype(np.float32)
 
 
@@ -138,7 +147,7 @@ def make_farm(root: Path, *, pause_s: float) -> None:
     (farm / "README.txt").write_text("Frames come in, health goes out.\n")
     for step in range(5):
         for number, cow in enumerate(COWS):
-            if step and chance.random() < 0.35:
+            if step and cow != "rosa" and chance.random() < 0.35:
                 continue
             warm = cow == "rosa" and step > 1 or cow == "greta" and step == 4
             np.save(farm / f"frames/{cow}.npy", thermogram(10 * number + step, warm=warm))
@@ -147,7 +156,9 @@ def make_farm(root: Path, *, pause_s: float) -> None:
             (farm / "plan.md").write_text(PLAN[step])
         (farm / "barn.png").write_bytes(png(barn(6 + 3 * step)))
         if step == 2:
-            (farm / "model.json").write_text(json.dumps({"limit": 0.3, "trained": "2026-12"}) + "\n")
+            (farm / "model.json").write_text(
+                json.dumps({"limit": 0.3, "trained": "2026-12"}) + "\n"
+            )
         time.sleep(pause_s)
     for line in range(12):
         rate = 0.01 * 1.6**line

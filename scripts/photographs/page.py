@@ -52,7 +52,7 @@ def shots(root: Path) -> dict[str, tuple[str, str]]:
     plan, rosa = versions(root, "farm/plan.md"), versions(root, "farm/frames/rosa.npy")
     return {
         "files": ("#/files/farm", ".entries li:nth-child(6)"),
-        "array": (f"#/files/farm/frames?at={rosa[-2]}&file=rosa.npy", "canvas"),
+        "array": (f"#/files/farm/frames?at={rosa[3]}&file=rosa.npy", "canvas"),
         "difference": (f"#/files/farm?at={plan[-2]}&file=plan.md&tab=difference", ".lines tr"),
         "picture": ("#/files/farm?file=barn.png", ".picture img"),
         "origin": ("#/files/farm?file=vet-list.md&tab=origin", ".lineage .run"),

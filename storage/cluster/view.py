@@ -41,6 +41,8 @@ class ShardView:
     def __init__(self, store: ClusterStore, face: Face) -> None:
         self._store = store
         self._face = face
+        self.reads_own = self.reads_others = 0
+        """Ranges of contents read from this shard, and from others."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -117,6 +119,30 @@ class ShardView:
                 f"shard {shard_of(inode)} does not say in time what was at {timestamp}",
             )
         return face.namespace
+
+    def read(
+        self, inode: int, attributes: Attributes, timestamp: int | None, offset: int, length: int
+    ) -> bytes | bytearray | memoryview:
+        """See `Store`."""
+        self._count(inode)
+        return self._store.read(inode, attributes, timestamp, offset, length)
+
+    def read_ranges(
+        self,
+        inode: int,
+        attributes: Attributes,
+        timestamp: int | None,
+        ranges: Sequence[tuple[int, int]],
+    ) -> bytes:
+        """See `Store`."""
+        self._count(inode)
+        return self._store.read_ranges(inode, attributes, timestamp, ranges)
+
+    def _count(self, inode: int) -> None:
+        if shard_of(inode) == self._face.namespace.shard:
+            self.reads_own += 1
+        else:
+            self.reads_others += 1
 
     def attributes(self, inode: int) -> Attributes | None:
         """See `Store`."""

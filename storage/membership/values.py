@@ -150,6 +150,8 @@ class Presence(msgspec.Struct, frozen=True):
     """Its memberships that only the whole shard together, or an operator, can bring back."""
     full: bool = False
     """Its disk has no room for more: as a leader it would have to refuse what others have room for."""
+    runs: bool = False
+    """It does runs of scripts that other nodes ask it for."""
 
 
 Value: TypeAlias = Cluster | Pool | Shard | Node | Epoch

@@ -1,5 +1,7 @@
 """What the tests of the cluster share: a world on a clock that jumps, and a cluster of processes to do things to."""
 
+import gc
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -22,6 +24,8 @@ def in_world(monkeypatch):
 
         with inline_threads(monkeypatch):
             trio.run(main, clock=MockClock(autojump_threshold=0))
+        # A world is full of cycles, and has hundreds of megabytes of disks that the collector does not see.
+        gc.collect()
 
     return run
 

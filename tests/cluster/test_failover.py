@@ -55,19 +55,19 @@ def is_small(fleet):
 
 
 @pytest.fixture
-def make_load(fleet):
+def make_load():
     made = []
 
-    def make(name):
+    def make(fleet, name):
         load = Load(fleet, name, programs=1 if is_small(fleet) else 3)
         made.append(load)
         load.start()
         return load
 
     yield make
-    fleet.hosts.mend()
-    fleet.thaw()
     for load in made:
+        load.fleet.hosts.mend()
+        load.fleet.thaw()
         load.end()
 
 
@@ -88,7 +88,7 @@ def finish(fleet, load, what):
 
 def test_leaders_killed_under_load(fleet, make_load):
     choice = random.Random(1)
-    load = make_load("kill")
+    load = make_load(fleet, "kill")
     for _ in range(ROUNDS // ROUNDS_SHORT if is_small(fleet) else ROUNDS):
         victim = fleet.leader(choice.randrange(fleet.shards))
         load.disturbed()
@@ -102,7 +102,7 @@ def test_leaders_killed_under_load(fleet, make_load):
 
 
 def test_a_leader_that_stands_still(fleet, make_load):
-    load = make_load("still")
+    load = make_load(fleet, "still")
     for shard in range(1 if is_small(fleet) else 2):
         victim = fleet.leader(shard)
         load.disturbed()
@@ -114,9 +114,9 @@ def test_a_leader_that_stands_still(fleet, make_load):
     finish(fleet, load, "SIGSTOP of a leader")
 
 
-def test_all_nodes_restarted_at_once(fleet, make_load):
-    load = make_load("all")
-    for number in (signal.SIGKILL, signal.SIGTERM)[is_small(fleet) :]:
+def test_all_nodes_restarted_at_once(tcp_fleet, make_load):
+    fleet, load = tcp_fleet, make_load(tcp_fleet, "all")
+    for number in (signal.SIGKILL, signal.SIGTERM):
         load.disturbed()
         if number is signal.SIGKILL:
             for name in NAMES:
@@ -147,7 +147,7 @@ CUTS = {
 @pytest.mark.parametrize("cut", CUTS if ROUNDS > ROUNDS_SHORT else ["followers", "mute"])
 def test_partitions(fleet, make_load, cut):
     ways, what = CUTS[cut]
-    load = make_load(cut)
+    load = make_load(fleet, cut)
     leader = fleet.leader(1)
     others = [name for name in NAMES if name != leader]
     load.disturbed()

@@ -70,6 +70,14 @@ def test_the_intersection_warns_before_two_meet_without_ghosts_and_gaps(stage):
         assert versions(stage / f"intersection/forecasts/{crossing:02}.json") == 40
 
 
+def test_the_skaters_hands_are_found_and_the_wobble_is_seen(stage):
+    figures = play(stage, "skater")
+    assert figures["versions of the film"] == versions(stage / "skater/ice/frame.npy") == 100
+    assert figures["farthest from the truth, in pixels"] <= 1
+    assert figures["frames at which an error was injected"] > 0
+    assert figures["errors not found, or found where none is"] == 0
+
+
 def test_the_sweep_finds_the_rate_and_its_models_are_the_sum_of_what_was_acknowledged(stage):
     figures = play(stage, "sweep")
     assert figures["best of the sweep by scikit-learn's"] <= 1.05

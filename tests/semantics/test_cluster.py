@@ -457,6 +457,7 @@ def test_who_waits_for_the_cluster_keeps_nobody_else_waiting(mounts, cluster) ->
     reading = one.open("f0@v1")
     for name, file in zip(names, files, strict=True):
         one.write(file, name.encode())
+    two.follow()
     shared = Shared(one)
     orders[0].pause()
     for file in files:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from triggers.run import Content, Event, Stat
+from triggers.run import Content, Event, Frame, Stat
 
 
 class DictCut:
@@ -77,6 +77,14 @@ class DictCut:
 
     def files(self, glob: str) -> list[str]:
         return sorted(p for p in self.files_ if fnmatch.fnmatch(p, glob) and self.get(p))
+
+    def scan(self, glob, since, until, after, limit) -> list[Frame]:
+        found = [
+            Frame(stat.path, stat.version, stat.timestamp, stat.timestamp, stat.size)
+            for path in self.files(glob)
+            for stat in self.history(path, since=since, until=until)
+        ]
+        return [frame for frame in found if frame[:2] > after][:limit]
 
     def history(self, path, *, since=None, until=None, limit=None) -> list[Stat]:
         found = [

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 import msgspec
 
 from triggers.handler.effects import Staged
+from triggers.handler.frames import CutFrames, instant_of
 from triggers.handler.prefetch import AsyncPrefetch, Prefetch
+from triggers.handler.table import sql, table
+from triggers.handler.tensor import Tensor
 from triggers.run import LogLine
 from triggers.spelling import Decoder, encode
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from triggers.handler.blob import File
     from triggers.handler.copies import Copies
     from triggers.handler.device import DeviceCache
+    from triggers.handler.frames import Instant
+    from triggers.handler.table import Table
+    from triggers.handler.tensor import Axis
     from triggers.run import Cut, Effect, Run, Stat
 
 __all__ = ["AsyncContext", "Base", "Context", "Rejected", "RetryLater", "Services"]
@@ -218,6 +224,38 @@ class Base:
         check = getattr(self._cut, "get_unless", None)
         return self._cut.get(path) if check is None else check(path, held)
 
+    def _versions(
+        self, since: Instant | None, until: Instant | None
+    ) -> tuple[CutFrames, int | None, int | None]:
+        frames = CutFrames(self._cut, self._services.copies)
+        first, last = (instant_of(one, self.timestamp) for one in (since, until))
+        return frames, first, last
+
+    def tensor(
+        self,
+        glob: str,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        *,
+        axis: Axis = "commit",
+        dtype: Any = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Versions of arrays along time, read when they are indexed (`triggers.handler.tensor`); not awaited.
+
+        What is committed at the cut, not what this run staged.
+
+        Args:
+            glob: which files; `.npy`, or plain numbers of `dtype` and `shape`.
+            since: the first time: microseconds, a datetime, or how long before the cut ("-10m"); None: the beginning.
+            until: the last one; None: the cut.
+            axis: which time counts: the "commit"'s, or the "event"'s that a version tells of.
+            dtype: of the numbers where files are no `.npy`.
+            shape: of a frame, likewise.
+        """
+        frames, first, last = self._versions(since, until)
+        return Tensor(frames, glob, first, last, axis=axis, dtype=dtype, shape=shape)
+
     def _prefetch(self, paths: Iterable[str], batch: int | None, ahead: int) -> Prefetch:
         made = Prefetch(self._staged.begin, paths, batch, ahead)
         self._prefetches.append(made)
@@ -319,6 +357,26 @@ class Context(Base):
         """
         return self._prefetch(paths, batch, ahead)
 
+    def table(self, glob: str, since: Instant | None = None, until: Instant | None = None) -> Table:
+        """A row for each version with what is in it, as Arrow (`triggers.handler.table`); times as of `tensor`."""
+        frames, first, last = self._versions(since, until)
+        return table(frames, glob, first, last)
+
+    def sql(
+        self,
+        query: str,
+        glob: str,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        **parameters: Any,
+    ) -> Table:
+        """A question in SQL about `versions`, with `text_of(path, version)` and `bytes_of(path, version)` for what is in them.
+
+        Only the versions are read that the question leaves when it asks for their bytes.
+        """
+        frames, first, last = self._versions(since, until)
+        return sql(frames, query, glob, first, last, **parameters)
+
     def history(
         self,
         path: str,
@@ -354,6 +412,25 @@ class AsyncContext(Base):
     ) -> AsyncPrefetch:
         """See `Context.prefetch`; for `async for`."""
         return AsyncPrefetch(self._prefetch(paths, batch, ahead))
+
+    async def table(
+        self, glob: str, since: Instant | None = None, until: Instant | None = None
+    ) -> Table:
+        """See `Context.table`."""
+        frames, first, last = self._versions(since, until)
+        return table(frames, glob, first, last)
+
+    async def sql(
+        self,
+        query: str,
+        glob: str,
+        since: Instant | None = None,
+        until: Instant | None = None,
+        **parameters: Any,
+    ) -> Table:
+        """See `Context.sql`."""
+        frames, first, last = self._versions(since, until)
+        return sql(frames, query, glob, first, last, **parameters)
 
     async def history(
         self,

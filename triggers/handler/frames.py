@@ -84,7 +84,9 @@ def instant_of(instant: Instant | None, cut: int) -> int | None:
             return cut - abs(instant) // timedelta(microseconds=1)
         case str() if instant.startswith("-"):
             return cut - duration_ms(instant[1:]) * 1000
-    raise ValueError(f"{instant!r}: microseconds since 1970, a datetime, or how long before: '-10m'")
+    raise ValueError(
+        f"{instant!r}: microseconds since 1970, a datetime, or how long before: '-10m'"
+    )
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -44,6 +44,9 @@ GRACE_SECONDS = 2
 EAGER_BYTES_MAX = 1 << 20
 """An event's content up to this is sent with the run; more is sent when the handler looks at it."""
 
+FRAMES_MAX = 4096
+"""Of one answer: the store is held for some 20 us each."""
+
 OUTPUT_BYTES_MAX = 64 * 1024
 
 MODELS_MAX = 256
@@ -335,6 +338,10 @@ class Worker:
                 case "history":
                     stats = cut.history(ask.path, since=ask.since, until=ask.until, limit=ask.limit)
                     return Answer(history=stats), []
+                case "scan":
+                    limit = min(ask.limit or FRAMES_MAX, FRAMES_MAX)
+                    frames = cut.scan(ask.path, ask.since, ask.until, ask.after, limit)
+                    return Answer(frames=frames), []
             return Answer(error=("ValueError", f"no such call: {ask.call}")), []
         except (OSError, ValueError, LookupError) as error:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

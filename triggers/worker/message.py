@@ -17,6 +17,7 @@ from triggers.run import (
     Delete,
     Effect,
     Event,
+    Frame,
     LogLine,
     Put,
     PutIf,
@@ -143,6 +144,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     stat: Stat | None = None
     paths: list[str] = []
     history: list[Stat] = []
+    frames: list[Frame] = []
     error: tuple[str, str] | None = None
     """Name of the exception, message."""
 
@@ -168,6 +170,9 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 
     indices: bytes = b""
     """Of "pull": int64 each."""
+
+    after: tuple[str, int] = ("", 0)
+    """Of "scan": path and number of the last version that is known."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):

@@ -18,7 +18,7 @@ from triggers.worker.sealed import map_sealed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from triggers.run import Buffer, Event, Stat
+    from triggers.run import Buffer, Event, Frame, Stat
     from triggers.worker.channel import Channel
     from triggers.worker.message import ToWorker, WireContent
 
@@ -204,6 +204,15 @@ class RemoteCut:
         """See `Cut.history`."""
         question = Ask(self._run_id, "history", path, since=since, until=until, limit=limit)
         return self._desk.ask(question)[0].history
+
+    def scan(
+        self, glob: str, since: int | None, until: int | None, after: tuple[str, int], limit: int
+    ) -> list[Frame]:
+        """See `Cut.scan`."""
+        question = Ask(
+            self._run_id, "scan", glob, since=since, until=until, limit=limit, after=after
+        )
+        return self._desk.ask(question)[0].frames
 
     def _content(self, question: Ask) -> Content | None:
         answer, fds = self._desk.ask(question)

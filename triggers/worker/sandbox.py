@@ -48,6 +48,8 @@ SYSTEM_READABLE = (
 TOPOLOGY = ("/sys/bus/pci/devices", "/sys/class/net", *glob.glob("/sys/devices/pci*"))
 """What libraries of collectives look at to find out which device is near which: gloo does not start without."""
 
+OWN_CGROUP, CGROUPS = "/proc/self/cgroup", "/sys/fs/cgroup"
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -134,7 +136,12 @@ def confine(spawn: Spawn, confinement: Confinement) -> None:
             sys.exec_prefix,
             *(path for path in sys.path if path),
         }
-        readable = [*SYSTEM_READABLE, *prefixes, *(TOPOLOGY if spawn.network else ())]
+        readable = [
+            *SYSTEM_READABLE,
+            *prefixes,
+            *_own_limits(),
+            *(TOPOLOGY if spawn.network else ()),
+        ]
         landlock.restrict(readable, spawn.writable, limits.devices(), tcp=bool(spawn.network))
     seccomp.load(filter_program)
 
@@ -142,6 +149,24 @@ def confine(spawn: Spawn, confinement: Confinement) -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent dies, so that none is left behind."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _own_limits() -> list[str]:
+    """The files that tell a process what its control group lets it use: DuckDB aborts where it may not read them."""
+    # Kept open: a rule is about an inode, and this one lives no longer than it is held.
+    os.open(OWN_CGROUP, os.O_PATH | os.O_CLOEXEC)
+    with open(OWN_CGROUP, encoding="utf-8", errors="surrogateescape") as groups:
+        own = [line.rstrip("\n").split(":", 2)[1:] for line in groups]
+    v1 = [f"{CGROUPS}/{kind}{path}" for kinds, path in own for kind in kinds.split(",")]
+    names = (
+        "memory.max",
+        "memory.limit_in_bytes",
+        "cpu.max",
+        "cpu.cfs_quota_us",
+        "cpu.cfs_period_us",
+    )
+    places = [*v1, CGROUPS, f"{CGROUPS}/cpu"]
+    return [OWN_CGROUP, *(f"{place}/{name}" for place in places for name in names)]
 
 
 def _drop_capabilities() -> None:

@@ -7,6 +7,7 @@ import { ago, count, grouped, milliseconds, money, name, parent, perSecond, plur
 
 const rates = [];
 live.listen((board) => {
+  if (board.versions_per_s === null) return;
   rates.push(board.versions_per_s);
   if (rates.length > 90) rates.shift();
 }, new AbortController().signal);
@@ -19,7 +20,7 @@ export function board(main, signal, { place }) {
   const cost = h("section", { class: "card", "aria-label": "Cost" });
   const latest = h("section", { class: "card latest", "aria-label": "Latest changes" });
   const trouble = h("p", { class: "error", hidden: true });
-  main.append(h("div", { class: "narrow" }, h("h1", {}, "Store"), trouble, tiles, h("div", { class: "cards" }, speed, cost, shards, nodes, latest)));
+  main.append(h("div", { class: "narrow" }, h("h1", {}, "Store"), trouble, tiles, h("div", { class: "cards" }, speed, cost, shards, latest, nodes)));
 
   live.listen((now) => {
     trouble.hidden = !now.trouble;
@@ -30,7 +31,7 @@ export function board(main, signal, { place }) {
       ["shards", count(now.shards.length)], ["frontier lag", lags.length ? milliseconds(Math.max(...lags)) : "–"],
     ].filter(([, value]) => value !== "–");
     show(tiles, told.map(([label, value]) => h("div", { class: "tile" }, h("b", {}, value), h("span", {}, label))));
-    show(speed, h("h2", {}, "Versions per second"), h("p", { class: "big" }, `${now.versions_per_s.toFixed(now.versions_per_s < 10 ? 1 : 0)}${now.is_more ? "+" : ""}`), spark(rates, { least: 5 }), h("p", { class: "axis" }, h("span", {}, `${rates.length} s ago`), h("span", {}, "now")));
+    show(speed, h("h2", {}, "Versions per second"), h("p", { class: "big" }, `${(now.versions_per_s ?? 0).toFixed(now.versions_per_s < 10 ? 1 : 0)}${now.is_more ? "+" : ""}`), spark(rates, { least: 5 }), h("p", { class: "axis" }, h("span", {}, `${rates.length} s ago`), h("span", {}, "now")));
     paintCost(now);
     paintShards(now);
     show(nodes, h("h2", {}, "Nodes"), h("ul", { class: "rows" }, now.nodes.map((node) => h("li", {}, h("span", { class: `badge ${node.state.split(",")[0].split(" ").at(-1)}` }, node.state), h("b", {}, node.name), h("span", { class: "mono detail" }, [...node.addresses, ...node.labels].join("  "))))));

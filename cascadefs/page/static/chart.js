@@ -3,7 +3,7 @@
 import { svg } from "./dom.js";
 
 export function spark(values, { width = 240, height = 48, least = 0 } = {}) {
-  const top = Math.max(least, ...values, 1e-9);
+  const top = Math.max(least, 1.2 * Math.max(...values), 1e-9);
   const step = width / Math.max(1, values.length - 1);
   const points = values.map((value, at) => `${(at * step).toFixed(1)},${(height - 2 - (value / top) * (height - 6)).toFixed(1)}`);
   if (points.length < 2) return svg("svg", { class: "spark", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -14,7 +14,7 @@ export function spark(values, { width = 240, height = 48, least = 0 } = {}) {
 }
 
 // Several curves over the same axes; each has a class and a name. The longest sets the length.
-export function curves(lines, { width = 900, height = 260 } = {}) {
+export function curves(lines, { width = 900, height = Math.min(300, 140 + width / 7) } = {}) {
   const values = lines.flatMap((line) => line.values);
   if (!values.length) return null;
   const low = Math.min(...values);

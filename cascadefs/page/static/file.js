@@ -21,8 +21,8 @@ export class FilePanel {
     this.download = h("a", { class: "button", download: "" }, icon("down"), "Download");
     this.back = h("a", { class: "button quiet back" }, icon("earlier"), "Files");
     this.versions = h("ol", { class: "versions", "aria-label": "Versions" });
-    this.tabs = h("div", { class: "tabs", role: "tablist" });
-    this.body = h("div", { class: "body", role: "tabpanel", tabindex: "-1" });
+    this.tabs = h("nav", { class: "tabs", "aria-label": "Of this version" });
+    this.body = h("div", { class: "body" });
     this.element = h("article", { class: "file" }, h("header", {}, this.back, h("div", { class: "head" }, this.title, this.facts), this.download), this.versions, this.tabs, this.body);
   }
 
@@ -66,6 +66,7 @@ export class FilePanel {
   }
 
   #paintHead(full, at, entry, tab) {
+    this.element.dataset.tab = tab;
     show(this.title, name(full));
     show(this.facts, entry?.version ? [h("span", { class: "version" }, `v${entry.version}`), h("span", {}, size(entry.size)), h("span", {}, `${date(entry.timestamp)}, ${clock(entry.timestamp)}`)] : h("span", {}, "not there"));
     this.download.hidden = !entry?.version;
@@ -75,7 +76,7 @@ export class FilePanel {
       this.tabs,
       Object.entries(TABS).map(([key, label]) =>
         h("a", {
-          role: "tab", href: this.address({ tab: key }), "data-focus": key, "data-key": key[0], "aria-selected": String(key === tab),
+          href: this.address({ tab: key }), "data-focus": key, "data-key": key[0], "aria-current": key === tab ? "page" : null,
         }, label),
       ),
     );

@@ -4,10 +4,11 @@ import { h, svg } from "./dom.js";
 import { ask } from "./store.js";
 import { clock, date, milliseconds, name, parent, plural } from "./words.js";
 
-const WIDTH = 188;
-const HEIGHT = 52;
-const ACROSS = 64;
-const DOWN = 18;
+const WIDTH = 164;
+const HEIGHT = 50;
+const ACROSS = 50;
+const DOWN = 14;
+const INDENT = 22;
 
 export async function origin(path, version, address, signal) {
   const graph = await ask("why", { path, version }, signal);
@@ -16,7 +17,7 @@ export async function origin(path, version, address, signal) {
   const said = runs
     ? `Made by ${plural(runs, "run")} from ${plural(Object.keys(graph.versions).length - 1, "version")}${graph.left_out ? `; ${plural(graph.left_out, "input")} more` : ""}.`
     : "Written by a program: no run of a script made it.";
-  return h("div", { class: "origin" }, h("p", { class: "note" }, said), h("div", { class: "graph", tabindex: "0", role: "region", "aria-label": "Origin" }, draw(graph, upright, address)));
+  return h("div", { class: "origin" }, h("p", { class: "note" }, said), h("div", { class: "graph", tabindex: "0", role: "region", "aria-label": "Origin" }, upright ? outline(graph, address) : draw(graph, address)));
 }
 
 // How many steps it is from each node to the target; a node is as far as its longest way (Sugiyama's layering).
@@ -58,33 +59,57 @@ function ordered(rows, edges) {
   return rows;
 }
 
-function draw(graph, upright, address) {
-  const rows = ordered(layers(graph), graph.edges);
-  const widest = Math.max(...rows.map((row) => row.length));
-  const [along, beside] = upright ? [HEIGHT + 40, WIDTH + 14] : [WIDTH + ACROSS, HEIGHT + DOWN];
-  const breadth = widest * beside - (upright ? 14 : DOWN);
-  const length = rows.length * along - (upright ? 40 : ACROSS);
-  const place = new Map();
-  rows.forEach((row, at) => {
-    const start = (breadth - (row.length * beside - (upright ? 14 : DOWN))) / 2;
-    row.forEach((node, index) => place.set(node, upright ? [start + index * beside, at * along] : [at * along, start + index * beside]));
-  });
-  const [width, height] = upright ? [breadth, length] : [length, breadth];
-  const lines = graph.edges.filter(([from, to]) => place.has(from) && place.has(to)).map(([from, to, how]) => {
-    const [a, b] = [place.get(from), place.get(to)];
-    const d = upright
-      ? curve(a[0] + WIDTH / 2, a[1] + HEIGHT, b[0] + WIDTH / 2, b[1] - 5, true)
-      : curve(a[0] + WIDTH, a[1] + HEIGHT / 2, b[0] - 5, b[1] + HEIGHT / 2, false);
-    return svg("path", { class: how, d, "marker-end": `url(#${how === "trigger" ? "head-trigger" : "head"})` });
-  });
-  const boxes = [...place].map(([node, [x, y]]) => (node in graph.runs ? run(graph.runs[node], x, y) : file(graph.versions[node], x, y, node === graph.target, address)));
-  const heads = ["head", "head-trigger"].map((id) => svg("marker", { id, viewBox: "0 0 8 8", refX: 4, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { d: "M0 0 8 4 0 8z" })));
-  return svg("svg", { class: "lineage", viewBox: `-8 -8 ${width + 16} ${height + 16}`, width: width + 16, height: height + 16, role: "group" }, svg("defs", {}, heads), lines, boxes);
+const picture = (width, height, ...shown) => {
+  const heads = ["head", "head-trigger"].map((id) => svg("marker", { id, viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { d: "M0 .5 7.5 4 0 7.5z" })));
+  return svg("svg", { class: "lineage", viewBox: `-6 -6 ${width + 12} ${height + 12}`, width: width + 12, height: height + 12, role: "group" }, svg("defs", {}, heads), shown);
+};
+
+const marked = (how) => `url(#${how === "trigger" ? "head-trigger" : "head"})`;
+
+function box(graph, node, x, y, address) {
+  return node in graph.runs ? run(graph.runs[node], x, y) : file(graph.versions[node], x, y, node === graph.target, address);
 }
 
-function curve(x, y, toX, toY, upright) {
-  const half = upright ? (toY - y) / 2 : (toX - x) / 2;
-  return upright ? `M${x} ${y}C${x} ${y + half} ${toX} ${toY - half} ${toX} ${toY}` : `M${x} ${y}C${x + half} ${y} ${toX - half} ${toY} ${toX} ${toY}`;
+function draw(graph, address) {
+  const rows = ordered(layers(graph), graph.edges);
+  const height = Math.max(...rows.map((row) => row.length)) * (HEIGHT + DOWN) - DOWN;
+  const width = rows.length * (WIDTH + ACROSS) - ACROSS;
+  const place = new Map();
+  rows.forEach((row, at) => {
+    const start = (height - (row.length * (HEIGHT + DOWN) - DOWN)) / 2;
+    row.forEach((node, index) => place.set(node, [at * (WIDTH + ACROSS), start + index * (HEIGHT + DOWN)]));
+  });
+  const edges = graph.edges.filter(([from, to]) => place.has(from) && place.has(to)).sort((a, b) => place.get(a[0])[1] - place.get(b[0])[1]);
+  const lines = edges.map(([from, to, how]) => {
+    // Those that end at one node end one below the other.
+    const beside = edges.filter((edge) => edge[1] === to);
+    const step = Math.min(9, (HEIGHT - 16) / beside.length);
+    const port = (beside.findIndex((edge) => edge[0] === from) - (beside.length - 1) / 2) * step;
+    const [x, y] = [place.get(from)[0] + WIDTH, place.get(from)[1] + HEIGHT / 2];
+    const [toX, toY] = [place.get(to)[0] - 1, place.get(to)[1] + HEIGHT / 2 + port];
+    const half = (toX - x) / 2;
+    return svg("path", { class: how, d: `M${x} ${y}C${x + half} ${y} ${toX - half} ${toY} ${toX} ${toY}`, "marker-end": marked(how) });
+  });
+  return picture(width, height, lines, [...place].map(([node, [x, y]]) => box(graph, node, x, y, address)));
+}
+
+// The same for a narrow page: what was made above, what it was made from below it and further in.
+function outline(graph, address) {
+  const lines = [];
+  const boxes = [];
+  const seen = new Set();
+  let widest = 0;
+  const add = (node, depth, above, how) => {
+    const [x, y] = [depth * INDENT, boxes.length * (HEIGHT + 8)];
+    if (above) lines.push(svg("path", { class: how, d: `M${x} ${y + HEIGHT / 2}H${above[0] + 10}V${above[1] + HEIGHT + 1}`, "marker-end": marked(how) }));
+    boxes.push(box(graph, node, x, y, address));
+    widest = Math.max(widest, x + WIDTH);
+    if (seen.has(node)) return;
+    seen.add(node);
+    for (const [from, to, kind] of graph.edges) if (to === node) add(from, depth + 1, [x, y], kind);
+  };
+  add(graph.target, 0, null, "");
+  return picture(widest, boxes.length * (HEIGHT + 8) - 8, lines, boxes);
 }
 
 const short = (text, length) => (text.length > length ? "…" + text.slice(1 - length) : text);
@@ -92,12 +117,12 @@ const short = (text, length) => (text.length > length ? "…" + text.slice(1 - l
 function file(one, x, y, isTarget, address) {
   const where = one.known ? address({ path: parent(one.path), file: name(one.path), at: one.timestamp, tab: "origin", compare: null }) : null;
   const box = svg(
-    "g", { class: `version${isTarget ? " target" : ""}${one.known ? "" : " gone"}`, transform: `translate(${x} ${y})` },
+    "g", { class: `box${isTarget ? " target" : ""}${one.known ? "" : " gone"}`, transform: `translate(${x} ${y})` },
     svg("title", {}, `${one.path}, version ${one.version}${one.known ? `, ${date(one.timestamp)}, ${clock(one.timestamp)}` : ", let go or not yours to see"}`),
     svg("rect", { width: WIDTH, height: HEIGHT, rx: 8 }),
-    svg("text", { class: "label", x: 12, y: 22 }, short(name(one.path), 18)),
+    svg("text", { class: "label", x: 12, y: 22 }, short(name(one.path), 15)),
     svg("text", { class: "chip", x: WIDTH - 12, y: 22, "text-anchor": "end" }, `v${one.version}`),
-    svg("text", { class: "detail", x: 12, y: 40 }, short(parent(one.path) || "/", 15)),
+    svg("text", { class: "detail", x: 12, y: 40 }, short(parent(one.path) || "/", 13)),
     svg("text", { class: "detail", x: WIDTH - 12, y: 40, "text-anchor": "end" }, one.known ? clock(one.timestamp) : ""),
   );
   return where ? svg("a", { href: where, "data-focus": `${one.path}@${one.version}` }, box) : box;
@@ -108,7 +133,7 @@ function run(one, x, y) {
     "g", { class: "run", transform: `translate(${x} ${y})` },
     svg("title", {}, `${one.binding} in /${one.base}, script ${one.script_id}, attempt ${one.attempt}${one.node ? `, on ${one.node}` : ""}`),
     svg("rect", { width: WIDTH, height: HEIGHT, rx: HEIGHT / 2 }),
-    svg("text", { class: "label", x: WIDTH / 2, y: 22, "text-anchor": "middle" }, short(one.binding, 22)),
-    svg("text", { class: "detail", x: WIDTH / 2, y: 40, "text-anchor": "middle" }, `${milliseconds(one.duration_ms)} · script ${one.script_id}`),
+    svg("text", { class: "label", x: WIDTH / 2, y: 22, "text-anchor": "middle" }, short(one.binding, 20)),
+    svg("text", { class: "detail", x: WIDTH / 2, y: 40, "text-anchor": "middle" }, `${milliseconds(one.duration_ms)} · ${one.script_id}`),
   );
 }

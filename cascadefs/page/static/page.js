@@ -63,7 +63,8 @@ function keys(event) {
 const pulse = document.getElementById("pulse");
 live.onstate = (state, why) => {
   pulse.dataset.state = state;
-  const { versions_per_s: rate = 0, is_more: more } = live.board ?? {};
+  const { versions_per_s, is_more: more } = live.board ?? {};
+  const rate = versions_per_s ?? 0;
   const said = { live: `${rate < 10 ? rate.toFixed(1).replace(".0", "") : Math.round(rate)}${more ? "+" : ""} versions/s`, away: "connection lost", trouble: "store away" };
   document.getElementById("pulse-text").textContent = said[state];
   pulse.title = why ?? "";
@@ -82,7 +83,7 @@ window.addEventListener("unhandledrejection", (event) => {
 });
 
 ask("about").then((about) => {
-  show(document.getElementById("where"), h("span", { class: "store", title: about.name }, about.name.split("/").slice(-2).join("/")), h("span", { class: "user" }, `as ${about.user}`));
+  show(document.getElementById("where"), h("span", { class: "store", title: about.name }, about.name.split("/").at(-1)), h("span", { class: "user" }, `as ${about.user}`));
 });
 live.open();
 route();

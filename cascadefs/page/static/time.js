@@ -15,7 +15,7 @@ export class TimeBar {
     this.date = h("span", { class: "date" });
     this.clock = h("span", { class: "clock" });
     this.ago = h("span", { class: "ago" });
-    this.picture = svg("svg", { class: "histogram", preserveAspectRatio: "none", viewBox: "0 0 240 24", "aria-hidden": "true" });
+    this.picture = svg("svg", { class: "histogram", preserveAspectRatio: "none", viewBox: "0 0 144 24", "aria-hidden": "true" });
     this.range = h("input", {
       type: "range", min: "0", max: String(STEPS), step: "1", value: String(STEPS), "aria-label": "Time", "data-key": "t", id: "time",
       oninput: () => this.#slid(),
@@ -57,10 +57,19 @@ export class TimeBar {
     this.chosen(this.#at, { instead: true });
   }
 
+  // The changes before and after what is shown. What the last one made is what there is now.
+  #near() {
+    const changes = this.#moments?.near ?? [];
+    const shown = this.#at ?? changes.at(-1) ?? 0;
+    return { before: changes.filter((one) => one < shown).at(-1) ?? null, after: changes.find((one) => one > shown) ?? null, last: changes.at(-1) };
+  }
+
   #jump(where) {
-    const found = this.#moments?.[where] ?? null;
-    if (found !== null) this.chosen(found);
-    else if (where === "after") this.chosen(null);
+    const { [where]: found, last } = this.#near();
+    if (found === null && where === "before") return;
+    this.#at = found === last && this.#moments.is_last ? null : found;
+    this.#paint();
+    this.chosen(this.#at);
   }
 
   #paint({ sliding = false } = {}) {
@@ -78,8 +87,8 @@ export class TimeBar {
     this.range.setAttribute("aria-valuetext", past ? `${date(shown)} ${clock(shown)}` : "now");
     this.range.style.setProperty("--done", `${(Number(this.range.value) / STEPS) * 100}%`);
     this.start.textContent = `${date(moments.first)}, ${clock(moments.first)}`;
-    this.earlier.disabled = moments.before === null;
-    this.later.disabled = moments.after === null && !past;
+    this.earlier.disabled = this.#near().before === null;
+    this.later.disabled = !past;
     this.now.disabled = !past;
     const highest = Math.max(1, ...moments.counts);
     show(

@@ -2,10 +2,9 @@
 
 import { h, show, toast } from "./dom.js";
 import { live, tell } from "./store.js";
-import { count, duration, milliseconds, money, plural, size } from "./words.js";
+import { count, duration, hourly, milliseconds, plural, size } from "./words.js";
 
 export function triggers(main, signal, { place }) {
-  const since = new Map(); // when a run was first seen here
   const tiles = h("section", { class: "tiles", "aria-label": "In all" });
   const list = h("section", { class: "bindings", "aria-label": "Bindings" });
   const troubles = h("section", { class: "problems", "aria-label": "Problems" });
@@ -33,7 +32,7 @@ export function triggers(main, signal, { place }) {
 
   const button = (focus, label, kind, act, disabled = false) => h("button", { class: `button ${kind}`, type: "button", "data-focus": focus, onclick: act, disabled }, label);
 
-  function binding(one, runs, cost) {
+  function binding(one, runs, cost, now) {
     const id = `${one.base}/${one.name}`;
     const paused = one.state.includes("paused");
     const known = one.pending !== null;
@@ -42,7 +41,7 @@ export function triggers(main, signal, { place }) {
     const facts = [
       ["lag", known ? duration(one.lag_s) : "–", one.lag_s > 10 ? "bad" : ""], ["waiting", count(one.pending)], ["done", count(one.done)],
       ["failed", count(one.failed), one.failed ? "bad" : ""], ["p50", milliseconds(one.p50_ms)], ["p99", milliseconds(one.p99_ms)],
-      ["memory", one.memory_bytes ? size(one.memory_bytes) : "–"], ...(cost ? [["costs", money(cost.bindings[id] ?? 0, cost.currency)]] : []),
+      ["memory", one.memory_bytes ? size(one.memory_bytes) : "–"], ...(cost ? [[`${cost.currency}/h`, hourly(cost.bindings[id] ?? 0)]] : []),
     ];
     return h(
       "article", { class: "binding", "data-binding": id },
@@ -56,7 +55,7 @@ export function triggers(main, signal, { place }) {
       runs.length ? h("ul", { class: "runs", "aria-label": "Runs" }, runs.map((run) => h(
         "li", {}, h("span", { class: "spinner", "aria-hidden": "true" }),
         h("a", { class: "mono about", title: run.run, href: run.paths?.length ? place("files", `${one.base}/${run.paths[0]}`.replace(/^\//, "").split("/").slice(0, -1).join("/"), { file: run.paths[0].split("/").at(-1) }) : null }, run.paths?.join(", ") || run.run),
-        h("span", { class: "when" }, duration((Date.now() - since.get(run.run)) / 1000)),
+        h("span", { class: "when", title: "Since its event" }, duration((now - run.timestamp) / 1e6)),
         button(`kill ${run.run}`, "Kill", "bad small", () => act({ do: "kill", base: one.base, name: run.run }, "Told it to end")),
       ))) : null,
       h("footer", {},
@@ -67,16 +66,14 @@ export function triggers(main, signal, { place }) {
   }
 
   live.listen((board) => {
-    const { bindings, running, problems, cost, mode, where } = board;
-    for (const run of running) if (!since.has(run.run)) since.set(run.run, Date.now());
-    for (const run of since.keys()) if (!running.some((one) => one.run === run)) since.delete(run);
+    const { bindings, running, problems, cost, mode, now, where } = board;
     const sum = (key) => bindings.reduce((total, one) => total + (one[key] ?? 0), 0);
     const lag = Math.max(0, ...bindings.map((one) => one.lag_s ?? 0));
     show(tiles, [["bindings", count(bindings.length)], ["runs under way", count(running.length)], ["waiting", count(sum("pending"))], ["longest lag", duration(lag)], ["done", count(sum("done"))], ["failed", count(sum("failed"))]].map(([label, value]) => h("div", { class: "tile" }, h("b", {}, value), h("span", {}, label))));
     show(troubles, problems.map((one) => h("p", { class: "error" }, h("b", {}, `/${one.base}: ${one.script} is not active. `), one.message)));
     const key = (one) => `${one.base}/${one.binding ?? one.name}`;
     show(list, bindings.length
-      ? bindings.map((one) => binding(one, running.filter((run) => key(run) === key(one)), cost))
+      ? bindings.map((one) => binding(one, running.filter((run) => key(run) === key(one)), cost, now))
       : h("p", { class: "empty" }, mode === "off" ? "Scripts do not run on this mount: mount it with --triggers=owner." : where ? `Scripts run ${where}.` : "No scripts yet: put one into DIRECTORY/.cascade/watch/."));
   }, signal);
   return () => {};

@@ -37,14 +37,18 @@ export function ago(timestamp, now) {
 
 export function milliseconds(value) {
   if (value === null || value === undefined) return "–";
+  if (value === 0) return "0 ms";
   return value < 10 ? `${value.toFixed(1)} ms` : value < 10000 ? `${Math.round(value)} ms` : duration(value / 1000);
 }
 
-export function money(value, currency) {
+// What something costs in an hour, given what it costs in a second.
+export function hourly(value) {
   const hour = value * 3600;
-  const digits = hour === 0 || hour >= 100 ? 2 : hour >= 0.1 ? 3 : 5;
-  return `${hour.toFixed(digits)} ${currency}/h`;
+  if (hour > 0 && hour < 0.0005) return "< 0.001";
+  return hour.toFixed(hour === 0 || hour >= 100 ? 2 : 3);
 }
+
+export const money = (value, currency) => `${hourly(value)} ${currency}/h`;
 
 export const perSecond = (value, currency) => `${value === 0 ? "0" : value.toPrecision(3)} ${currency}/s`;
 

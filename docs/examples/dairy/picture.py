@@ -9,44 +9,44 @@ from watch.lib import herd
 mpl.use("agg")
 from matplotlib import pyplot as plt
 
-SHOWN = 7
+SHOWN_BAD, SHOWN_GOOD = 2, 5
 BLUE, RED = "#4477aa", "#d62728"
 
 
 def draw(told, shots, file):
     """Draw the last frames, and the records of all."""
     numbers = {shot.frame: number for number, shot in enumerate(shots)}
-    told = sorted(told, key=lambda one: numbers[one[2]])
+    told = sorted(told, key=lambda one: numbers[one.frame])
+    bad, good = [one for one in told if one.is_bad], [one for one in told if not one.is_bad]
+    some = bad[:: len(bad) // SHOWN_BAD][:SHOWN_BAD] + good[:: len(good) // SHOWN_GOOD][:SHOWN_GOOD]
     figure = plt.figure(figsize=(9, 5.4), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.15))
     upper.suptitle("Identified by coat (above), examined by thermogram (below)", size=12)
-    for column, one in enumerate(upper.subplots(2, SHOWN).T):
-        cow(one, *told[len(told) * column // SHOWN][:3])
+    some.sort(key=lambda one: numbers[one.frame])
+    for axes, one in zip(upper.subplots(2, len(some)).T, some, strict=True):
+        cow(axes, one)
     rises(lower.subplots(), told, numbers, len(shots) // 2)
     figure.savefig(file, dpi=90)
     plt.close(figure)
 
 
-def cow(axes, name, record, frame):
-    """One cow: coat and udder."""
-    seen = np.load(io.BytesIO(frame))
+def cow(axes, one):
+    """One record: coat and udder."""
+    seen = np.load(io.BytesIO(one.frame))
     axes[0].imshow(seen["coat"], cmap="gray", interpolation="nearest")
     axes[1].imshow(seen["udder"], cmap="inferno", vmin=36.5, vmax=39.5, interpolation="nearest")
-    axes[0].set_title(f"cow {name}", size=10)
+    axes[0].set_title(f"cow {one.cow}", size=10)
     axes[1].set_xlabel(
-        f"{record['rise']:+.1f} K", color=RED if record["mastitis"] else "black",
-        weight="bold" if record["mastitis"] else "normal",
+        f"{one.rise:+.1f} K", color=RED if one.is_bad else "black", weight="bold" if one.is_bad else "normal"
     )  # fmt: skip
-    for one in axes:
-        one.set(xticks=[], yticks=[])
+    for each in axes:
+        each.set(xticks=[], yticks=[])
 
 
 def rises(axes, told, numbers, new_model):
     """How much warmer the warmest quarter was, frame by frame."""
     for is_ill, colour, said in ((False, BLUE, "healthy"), (True, RED, "mastitis")):
-        some = [
-            (numbers[frame], one["rise"]) for _, one, frame, *_ in told if one["mastitis"] == is_ill
-        ]
+        some = [(numbers[one.frame], one.rise) for one in told if one.is_bad == is_ill]
         axes.plot(*np.array(some).T, "o", ms=4, color=colour, mec="white", mew=0.4, label=said)
     axes.axhline(herd.RISE_MIN, color="0.4", lw=1, ls="--")
     axes.axvline(new_model, color="0.4", lw=1, ls=":")

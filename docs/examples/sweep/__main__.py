@@ -22,9 +22,8 @@ sys.path.append(str(HERE.parent))
 from stage import POLL_SECONDS, Stage  # noqa: E402
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
-PARTS = 100
-TEST_PARTS = 20
-"""The last ones: no line sees them."""
+PARTS, TRAIN_PARTS = 100, 80
+"""Lines learn from the first; the next one is for their loss, and no line sees the others."""
 
 WORKERS = 4
 PARTS_A_ROUND = 8
@@ -45,10 +44,10 @@ def prepare(stage, rows):
 def sweep(stage, epochs):
     """Start all lines, kill workers until so many rounds had to be run again, and wait for the end of all lines."""
     (stage.path / "sweep").mkdir()
-    rounds = epochs * (PARTS - TEST_PARTS) // PARTS_A_ROUND
+    rounds = epochs * TRAIN_PARTS // PARTS_A_ROUND
     for number, rate in enumerate(RATES, 1):
         (stage.path / f"sweep/{number}.toml").write_text(
-            f"rate = {rate}\nbatch = 50\nrounds = {rounds}\nparts = {PARTS - TEST_PARTS}\n"
+            f"rate = {rate}\nbatch = 50\nrounds = {rounds}\nparts = {TRAIN_PARTS}\n"
         )
     stage.wait_done("train", 2 * len(RATES))
     while not has_ended(stage) and stage.bindings()["train"]["retries"] < KILLS:
@@ -104,10 +103,7 @@ def reference(train, test, epochs):
 
 def judge(stage, epochs):
     """Compare with scikit-learn, and the models with what was acknowledged."""
-    train, test = (
-        read_parts(stage, 0, PARTS - TEST_PARTS),
-        read_parts(stage, PARTS - TEST_PARTS, PARTS),
-    )
+    train, test = read_parts(stage, 0, TRAIN_PARTS), read_parts(stage, TRAIN_PARTS + 1, PARTS)
     base = logistic.log_loss(test[1], np.full(len(test[1]), train[1].mean()))
     theirs = reference(train, test, epochs)
     ours, wrong, late = {}, 0, 0.0

@@ -96,6 +96,7 @@ class VerbsConnection(Front):
         nursery.start_soon(self._wake, name=f"completions of {self.peer}")
         nursery.start_soon(self._hear, name=f"control of {self.peer}")
         nursery.start_soon(self._beat, name=f"heartbeat to {self.peer}")
+        nursery.start_soon(self._watch, name=f"device towards {self.peer}")
 
     # --- Sending
 
@@ -268,6 +269,21 @@ class VerbsConnection(Front):
                 self._events.unpark_all()
         except trio.ClosedResourceError:
             return
+
+    async def _watch(self) -> None:
+        """The device tells at once what the queue pair would notice in a second, or only when something is sent."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._endpoint.watch, self._happened)
+            await self._over.wait()
+            nursery.cancel_scope.cancel()
+
+    def _happened(self, trouble: str | None) -> None:
+        while self._poll():  # what came before; or what became of the queue pair, in better words
+            pass
+        if trouble is not None:
+            self._end(Broken(f"{self._who()}: {trouble}"))
+        elif self._endpoint.has_failed():
+            self._end(Broken(f"{self._who()}: the queue pair has failed"))
 
     # --- The control connection
 

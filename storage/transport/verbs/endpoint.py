@@ -31,8 +31,8 @@ from storage.transport.verbs.library import (
     QPInitAttr,
     QPInitAttrEx,
     RecvWR,
-    event_descriptors,
-    new_event_descriptor,
+    event_descriptor,
+    next_descriptors,
     verbs,
 )
 from storage.transport.verbs.memory import (
@@ -48,6 +48,7 @@ from storage.transport.verbs.ring import CREDIT_BYTES, DOORBELLS_MAX
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
     from storage.transport.verbs.device import Device
     from storage.transport.verbs.fabric import GidEntry
@@ -141,9 +142,9 @@ class Endpoint:
 
     def _make_channel(self) -> tuple[Any, int]:
         for _ in range(CHANNEL_TRIES_MAX):
-            before = event_descriptors()
+            candidates = next_descriptors()
             channel = CompChannel(self._device.context)
-            descriptor = new_event_descriptor(before)
+            descriptor = event_descriptor(candidates)
             if descriptor is not None:
                 return self._keep(channel), descriptor
             channel.close()  # another thread opened one just then
@@ -360,13 +361,18 @@ class Endpoint:
         return completions  # type: ignore[no-any-return]  # pyverbs has no types
 
     def has_failed(self) -> bool:
-        """Whether the queue pair is in its error state, as far as the device knows."""
+        """Whether the queue pair is in its error state; asks the device."""
         if self._pair is None:
             return False
         try:
-            return bool(self._pair.qp_state == verbs.IBV_QPS_ERR)
+            attributes, _ = self._pair.query(verbs.IBV_QP_STATE)
         except PyverbsError:
             return True
+        return bool(attributes.qp_state == verbs.IBV_QPS_ERR)
+
+    async def watch(self, told: Callable[[str | None], None]) -> None:
+        """See `Device.watch`."""
+        await self._device.watch(told)
 
     # --- Sleeping
 

@@ -53,10 +53,10 @@ __all__ = [
     "QPInitAttrEx",
     "RecvWR",
     "SendWR",
-    "event_descriptors",
+    "event_descriptor",
     "explain",
     "get_device_list",
-    "new_event_descriptor",
+    "next_descriptors",
     "verbs",
 ]
 
@@ -80,23 +80,21 @@ def explain(status: int | None) -> str:
     return f"work completion with status {status} (ibv_poll_cq(3))"
 
 
-def event_descriptors() -> set[int]:
-    """The descriptors of events that this process has open."""
-    numbers = map(int, os.listdir("/proc/self/fd"))
-    return {number for number in numbers if "infinibandevent" in _target(number)}
+def next_descriptors() -> tuple[int, int]:
+    """The numbers that the next two files opened will have, unless another thread opens one: the lowest that are free (open(2))."""
+    first, second = (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(2))
+    os.close(first)
+    os.close(second)
+    return first, second
 
 
-def new_event_descriptor(before: set[int]) -> int | None:
-    """The one that was opened since there were these, non-blocking from now on; None: not to be told, another thread opened one.
-
-    Releases before 59 do not tell it.
-    """
-    found = event_descriptors() - before
-    if len(found) != 1:
-        return None
-    (number,) = found
-    os.set_blocking(number, False)
-    return number
+def event_descriptor(candidates: tuple[int, int]) -> int | None:
+    """Which of them is a descriptor of events, non-blocking from now on; None: neither. Releases before 59 do not tell it."""
+    for number in candidates:
+        if "infinibandevent" in _target(number):
+            os.set_blocking(number, False)
+            return number
+    return None
 
 
 def _target(descriptor: int) -> str:

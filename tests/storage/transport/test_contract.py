@@ -66,6 +66,15 @@ async def test_a_message_of_several_buffers_arrives_as_one(kind):
         assert await take(far, 2) == [b"".join(parts), b""]
 
 
+async def test_what_nobody_waits_for_keeps_its_place(kind):
+    messages = [b"a", bytes(100_000), b"b", b"", bytes(70_000), b"c"]
+    async with kind.pair() as (near, far):
+        for message in messages:
+            await near.send([message], bulk=True)
+        near.send_nowait([b"last"])
+        assert await take(far, 7) == [*messages, b"last"]
+
+
 async def test_the_longest_message_arrives_and_a_longer_one_is_no_message(kind):
     longest = content(MESSAGE_BYTES_MAX, 3)
     async with kind.pair() as (near, far), trio.open_nursery() as nursery:

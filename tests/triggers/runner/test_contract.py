@@ -10,6 +10,7 @@ import pytest
 
 from tests.triggers.cuts import DictCut
 from tests.triggers.runner.conftest import run_of, script
+from triggers.handler.effects import encode
 from triggers.run import Add, Append, Delete, Done, Failed, LoadFailed, Put
 from triggers.runner.inproc import InprocRunner
 from triggers.runner.pool import open_pool
@@ -123,6 +124,25 @@ def vector(event, ctx):
 async def vector_in_trio(event, ctx):
     ctx.put("pulled", (await ctx.pull("w", [3, 0], dtype="int32")).tolist())
 
+@watch("cube/*")
+def cube(event, ctx):
+    import numpy as np
+    frames = ctx.tensor("cam/*.npy")
+    part = frames[1:3, ..., 0]
+    mean = ctx.sql(
+        "select avg(json_extract(text_of(path, version), '$.fat')::double) as mean from versions where path = $p",
+        "fat/*", until=2, p="fat/7.json",
+    )
+    rows = ctx.table("fat/*", 1, 1).arrow.to_pylist()
+    ctx.put("cube", [len(frames), part.tolist(), frames.opened, mean.arrow["mean"][0].as_py(), mean.opened,
+        [row["fat"] for row in rows], frames.to_xarray("y", "x").dims, float(np.from_dlpack(frames).sum())])
+
+@watch("cube-trio/*")
+async def cube_in_trio(event, ctx):
+    answer = await ctx.sql("select count(*) as n from versions", "fat/*")
+    rows = await ctx.table("fat/*")
+    ctx.put("cube", [answer.arrow["n"][0].as_py(), len(rows), len(ctx.tensor("cam/*"))])
+
 @watch("late/*")
 async def late(event, ctx):
     import trio
@@ -163,7 +183,7 @@ async def test_every_runner_says_and_does_the_same(runner, cut):
         "timeout": "5s",
         "handler": "plain",
     }
-    assert len(tables) == 14
+    assert len(tables) == 16
 
     async def go(handler, path, **fields):
         return await runner.run(run_of(SCRIPT, handler, cut.event(path), **fields), cut)
@@ -258,6 +278,27 @@ async def test_numbers_in_a_file_are_looked_at_and_added_to(runner, cut):
     assert [line.message for line in done.log] == ["pull: there is no nothing at the cut"]
     done = await runner.run(run_of(SCRIPT, "vector_in_trio", cut.event("vector/1")), cut)
     assert msgspec.json.decode(done.effects[0].data) == [4, 1]
+
+
+async def test_versions_are_an_array_and_a_table(runner, cut):
+    await runner.load(SCRIPT)
+    cut.files_["cube/1"] = [b""]
+    frames = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    cut.files_["cam/a.npy"] = [encode("a.npy", frame) for frame in frames[::2]] + [b"too new"]
+    cut.files_["cam/b.npy"] = [encode("b.npy", frame) for frame in frames[1::2]]
+    cut.files_ |= {
+        f"fat/{cow}.json": [b'{"fat": %d}' % cow, b'{"fat": 4}', b"too new"] for cow in (7, 8)
+    }
+    done = await runner.run(run_of(SCRIPT, "cube", cut.event("cube/1"), memory_bytes=2 << 30), cut)
+    assert isinstance(done, Done), (done.message, done.traceback)
+    assert msgspec.json.decode(done.effects[0].data) == [
+        4, frames[1:3, ..., 0].tolist(), 2, 5.5, 2, [7, 8], ["time", "y", "x"], float(frames.sum())
+    ]  # fmt: skip
+    done = await runner.run(
+        run_of(SCRIPT, "cube_in_trio", cut.event("cube/1"), memory_bytes=2 << 30), cut
+    )
+    assert isinstance(done, Done), (done.message, done.traceback)
+    assert msgspec.json.decode(done.effects[0].data) == [4, 4, 4]
 
 
 async def test_a_batch_reads_each_version_and_marks_single_ones(runner, cut):

@@ -30,17 +30,14 @@ def detect(event, ctx):
     ctx.put(f"seen/{crossing}.json", {"time": time, "vehicles": numbers})
 
 
-def sightings(ctx, path):
-    """Where a vehicle was seen in the last ten seconds, as of the cut: (version, sighting) each, the newest last."""
-    since = ctx.timestamp - TEN_SECONDS
-    records = ctx.history(path, since=since, limit=motion.FIT_SIGHTINGS)
-    return [(one.version, ctx.get(path, version=one.version).json()) for one in records]
-
-
 @watch("tracks/*/*.json", timeout="5s")
 def trajectory(event, ctx):
-    """Where a vehicle goes: a line through its last sightings."""
-    versions, seen = zip(*sightings(ctx, event.path), strict=True)
+    """Where a vehicle goes: a line through where it was seen in the last ten seconds, but not more than a few times."""
+    since = ctx.timestamp - TEN_SECONDS
+    versions = [
+        one.version for one in ctx.history(event.path, since=since, limit=motion.FIT_SIGHTINGS)
+    ]
+    seen = [ctx.get(event.path, version=version).json() for version in versions]
     if len(seen) >= motion.FIT_SIGHTINGS_MIN:
         track = motion.fit(seen)
         found = {"time": seen[-1]["time"], "place": track.place, "velocity": track.velocity}
@@ -52,13 +49,14 @@ def collision(event, ctx):
     """Which two of those just seen come too close within two seconds, and say so if it is so for three frames in a row."""
     crossing, seen = event.stem, event.json()
     tracks, times = {}, {}
-    for vehicle in seen["vehicles"]:
-        path = f"tracks/{crossing}/{vehicle}.json"
-        here = ctx.get(path).json()  # at the cut: as of this very frame
-        before = [sighting for _, sighting in sightings(ctx, path)][:-1]
+    for vehicle in map(str, seen["vehicles"]):
+        # At the cut, so as of this very frame, however many have come since.
+        here = ctx.get(f"tracks/{crossing}/{vehicle}.json").json()
+        recent = [*ctx.state.get(vehicle, []), here][-motion.FIT_SIGHTINGS :]
+        ctx.state[vehicle] = recent
         times[vehicle] = here["time"]
-        if len(before) + 1 >= motion.FIT_SIGHTINGS_MIN:
-            tracks[vehicle] = motion.fit([*before, here])
+        if len(recent) >= motion.FIT_SIGHTINGS_MIN:
+            tracks[vehicle] = motion.fit(recent)
     forecast = {}
     for first, second in combinations(tracks, 2):
         meeting = motion.closest(tracks[first], tracks[second])

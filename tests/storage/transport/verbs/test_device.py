@@ -23,6 +23,7 @@ from storage.transport.verbs import Fabric, Unusable
 from storage.transport.verbs.device import Device, device_names
 from storage.transport.verbs.endpoint import RECEIVES_MAX, SENDS_MAX
 from storage.transport.verbs.library import verbs
+from storage.transport.verbs.posting import Extended, Plain
 from storage.transport.verbs.ring import DOORBELLS_MAX, RING_BYTES_MIN, Bell, Push
 from storage.transport.verbs.transport import VerbsTransport
 from tests.storage.transport.kinds import pause, take
@@ -98,6 +99,46 @@ async def test_doorbells_without_a_receiver_wait_for_credit():
         assert near.counters.sent_calls <= DOORBELLS_MAX + 2
         assert await take(far, 3 * DOORBELLS_MAX) == [b"%d" % n for n in range(3 * DOORBELLS_MAX)]
         assert near.queued() == 0
+
+
+async def test_queues_that_nobody_empties_are_not_overrun(monkeypatch):
+    """Neither side looks at completions for a while: the sender stops at what it was given room for, and nothing is lost."""
+    messages = [b"%d" % number for number in range(1000)]
+    async with pair() as (near, far):
+        with monkeypatch.context() as patch:
+            patch.setattr(near, "_poll", lambda: False)
+            patch.setattr(far, "_poll", lambda: False)
+            before = near._endpoint.posts
+            for message in messages:
+                await near.send([message])
+                await trio.lowlevel.checkpoint()
+            await pause(0.05)
+            # Two of its doorbells went for the introduction.
+            assert DOORBELLS_MAX - 2 <= near._endpoint.posts - before <= DOORBELLS_MAX
+            assert near._endpoint.posts - near._endpoint.done <= SENDS_MAX
+            assert near.queued()
+        assert await take(far, len(messages)) == messages
+
+
+@pytest.mark.parametrize("extended", [True, False])
+async def test_work_requests_of_both_kinds(extended):
+    """With the device's queue filled in place, and as drivers want it that cannot do that."""
+    own, other = transport("n1", 0), transport("n2", 1)
+    other.device.is_extended = extended
+    messages = [content(size, size) for size in (0, 5, 60_000, 200_000, 70_000)]
+    async with trio.open_nursery() as nursery:
+        listener = await own.listen(nursery, LOOPBACK)
+        near = await other.connect(nursery, listener.address, role=Role.NODE)
+        far = await listener.accept()
+        assert isinstance(near._endpoint._posting, Extended if extended else Plain)
+        for _ in range(3):
+            for message in messages:
+                await near.send([message], bulk=len(message) > 100_000)
+                await far.send([message], bulk=len(message) > 100_000)
+                assert await take(far, 1) == await take(near, 1) == [message]
+        nursery.cancel_scope.cancel()
+    own.close()
+    other.close()
 
 
 async def test_a_ring_goes_around_many_times():

@@ -15,6 +15,7 @@ import trio
 
 from storage.transport import Broken, Rejected, Role
 from storage.transport.verbs.device import device_names
+from storage.transport.verbs.library import QPAttr, verbs
 from tests.storage.transport.kinds import pause, take
 from tests.storage.transport.verbs.fabrics import LOOPBACK, pair, run, transport
 
@@ -89,6 +90,33 @@ async def test_a_cut_wire_breaks_and_a_mended_one_is_dialled_again():
             with pytest.raises(Broken), trio.fail_after(40):
                 await far.receive()
     await mended()
+
+
+async def test_a_port_that_goes_down_ends_its_connections_at_once():
+    # Nothing is sent, and the queue pairs would bear a minute of silence: it is the device that says it.
+    slow = {"retry_count": 6, "timeout_exponent": 20}
+    async with pair(slow, slow) as (near, far):
+        with link_down():
+            with (
+                pytest.raises(Broken, match=r"port 1 of rxe2.*is down"),
+                trio.fail_after(20),
+            ):
+                await near.receive()
+            with pytest.raises(Broken), trio.fail_after(20):
+                await far.receive()
+    await mended()
+
+
+async def test_a_queue_pair_that_fails_ends_its_connection_and_no_other():
+    # Soft-RoCE tells no such event; what follows one is the same whoever tells it.
+    async with pair() as (near, far), pair() as (other, _):
+        near._endpoint._pair.modify(QPAttr(qp_state=verbs.IBV_QPS_ERR), verbs.IBV_QP_STATE)
+        near._happened(None)
+        other._happened(None)
+        assert "the queue pair has failed" in str(near.broken())
+        assert other.broken() is None
+        with pytest.raises(Broken), trio.fail_after(20):
+            await far.receive()
 
 
 async def test_a_cut_wire_is_noticed_by_an_idle_connection():
