@@ -28,7 +28,7 @@ NODES = 3
 MEMORY_MIB = 2048
 """Most of it for the logs of a cluster: its nodes keep them below /tmp, which is memory there."""
 
-GUEST_SECONDS_MAX = 600
+GUEST_SECONDS_MAX = 1200
 TAIL_LINES = 40
 REPORTS_WANTED = "CASCADEFS_REPORTS"
 """In the environment of the pytest that runs for us."""

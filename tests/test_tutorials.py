@@ -143,16 +143,30 @@ class Shell:
         return data
 
     def end(self) -> None:
-        """Whatever state it is in: nothing it left is mounted or runs."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """Whatever state it is in: nothing that it started runs, nothing is mounted."""
+        for place in mounts_below(self._home):
+            mountpoint.unmount(place, lazy=True)
+        for pid in self._started():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(20)
         assert self._process.stdin is not None
         self._process.stdin.close()
         os.close(self._terminal)
-        for mounted in sorted(self._home.iterdir()):
-            while mounted.is_dir() and mountpoint.mounted_at(mounted) is not None:
-                mountpoint.unmount(mounted, lazy=True)
+
+    def _started(self) -> Iterator[int]:
+        """All that has this home, daemons too."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"HOME={self._home}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                    yield int(process.name)
+
+
+def mounts_below(home: Path) -> list[Path]:
+    """Where something is mounted; the deepest first."""
+    table = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    places = [Path(line.split()[4]) for line in table.splitlines()]
+    return sorted((place for place in places if home in place.parents), reverse=True)
 
 
 def does_what_it_says(steps: list[Step], home: Path, exchanged: dict[str, str]) -> Iterator[str]:

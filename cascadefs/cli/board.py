@@ -1,6 +1,6 @@
-"""The board of ``cascadefs top``: bindings and runs, looked at now and then, and keys to end runs.
+"""The board of ``cascadefs top``: bindings, runs and the lines of a sweep, looked at now and then, and keys to end them.
 
-It knows two calls, one that answers how all is and one that tells a command; so tests drive it without a mount.
+It knows few calls, which answer how all is or tell a command; so tests drive it without a mount.
 Source: docs/TRIGGERS.md 11; Textual's guide for widgets and its pilot.
 """
 
@@ -12,6 +12,7 @@ from rich.text import Text
 from textual.app import App
 from textual.widgets import DataTable, Footer, Static
 
+from cascadefs.cli import lines
 from cascadefs.cli.complaint import Complaint
 from cascadefs.cli.standing import HEADINGS, is_number, plain, rows
 
@@ -28,17 +29,25 @@ class Board(App[None]):
     """See the module."""
 
     TITLE: str | None = "cascadefs top"
-    CSS = "#bindings { height: 2fr; } #runs { height: 1fr; } #said { height: auto; }"
+    CSS = "#bindings { height: 2fr; } #lines { height: 2fr; } #runs { height: 1fr; } #cost, #said { height: auto; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         ("k", "kill", "Kill run"),
         ("K", "kill_all", "Kill all runs"),
         ("p", "pause", "Pause"),
         ("r", "resume", "Resume"),
+        ("x", "stop", "Stop line"),
+        ("X", "stop_all", "Stop all lines"),
         ("q", "quit", "Quit"),
     ]
 
     def __init__(
-        self, status: Callable[[], dict[str, Any]], tell: Callable[[str], None], seconds: float
+        self,
+        status: Callable[[], dict[str, Any]],
+        tell: Callable[[str], None],
+        seconds: float,
+        *,
+        lines: lines.Lines | None = None,
+        cost: Callable[[], str] | None = None,
     ) -> None:
         """Nothing is looked at before it runs.
 
@@ -46,14 +55,22 @@ class Board(App[None]):
             status: how all is, as `.cascade/status` has it; raises Complaint.
             tell: a command to `.cascade/ctl`; raises Complaint.
             seconds: between two looks.
+            lines: of the sweep to be shown, if there is one.
+            cost: what all costs now, if anybody has said what things cost.
         """
         super().__init__()
+        self._lines = lines
+        self._cost = cost
         self._status = status
         self._tell = tell
         self._seconds = seconds
 
     def compose(self) -> ComposeResult:
-        """Two tables, and a line for what became of the last key."""
+        """A table of each kind, and a line for what became of the last key."""
+        if self._cost is not None:
+            yield Static(id="cost", markup=False)
+        if self._lines is not None:
+            yield DataTable(id="lines", cursor_type="row")
         yield DataTable(id="bindings", cursor_type="row")
         yield DataTable(id="runs", cursor_type="row")
         yield Static(id="said", markup=False)
@@ -65,6 +82,9 @@ class Board(App[None]):
             self._table("bindings").add_column(heading, key=heading)
         for heading in ("run", "binding"):
             self._table("runs").add_column(heading, key=heading)
+        if self._lines is not None:
+            for heading in lines.HEADINGS:
+                self._table("lines").add_column(heading, key=heading)
         self.look()
         self.set_interval(self._seconds, self.look)
 
@@ -72,6 +92,10 @@ class Board(App[None]):
         """Show how all is now; the cursor stays where it is."""
         try:
             status = self._status()
+            if self._lines is not None:
+                self._fill_lines(self._lines.rows())
+            if self._cost is not None:
+                self.query_one("#cost", Static).update(self._cost())
         except Complaint as complaint:
             self._say(str(complaint))
             return
@@ -100,6 +124,42 @@ class Board(App[None]):
     def action_resume(self) -> None:
         """Go on with it."""
         self._of_binding("resume")
+
+    def action_stop(self) -> None:
+        """End the line under the cursor."""
+        line = self._chosen("lines") if self._lines is not None else None
+        self._stop([line] if line is not None else [])
+
+    def action_stop_all(self) -> None:
+        """End all lines that are shown."""
+        shown = self._table("lines").rows if self._lines is not None else ()
+        self._stop([key.value for key in shown if key.value is not None])
+
+    def _stop(self, chosen: list[str]) -> None:
+        said = []
+        for line in chosen:
+            assert self._lines is not None
+            try:
+                self._lines.stop(line)
+                said.append(f"stop {line}")
+                for run in self._lines.runs_of(line, self._status().get("running", [])):
+                    self._tell(f"kill {run}")
+            except Complaint as complaint:
+                said.append(str(complaint))
+        self._say("; ".join(said) or "there is no line; say --sweep DIR")
+        self.look()
+
+    def _fill_lines(self, rows: dict[str, tuple[str, ...]]) -> None:
+        """The order is the losses': the table is written anew where it changed, and the cursor stays with its line."""
+        table = self._table("lines")
+        if [key.value for key in table.rows] != list(rows):
+            chosen = self._chosen("lines")
+            table.clear()
+            self._fill("lines", rows, [False, False, True, True, False])
+            if chosen in rows:
+                table.move_cursor(row=list(rows).index(chosen))
+        else:
+            self._fill("lines", rows, [False, False, True, True, False])
 
     def _of_binding(self, word: str) -> None:
         name = self._chosen("bindings")

@@ -1,4 +1,4 @@
-"""``trigger ...``, ``why`` and ``top``: scripts of a mount, by way of its files alone (docs/TRIGGERS.md 11).
+"""``trigger ...`` and ``why``: scripts of a mount, by way of its files alone (docs/TRIGGERS.md 11).
 
 What is asked is read from ``.cascade/status``, what is told is written to ``.cascade/ctl``; so whoever may read and
 write those files may do this, and nobody else.
@@ -9,20 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from cascadefs.cli.base import base_of, command, events_of, follow, mount_of, provenance, status_of
 from cascadefs.cli.complaint import Complaint
 from cascadefs.cli.remake import remake
-from cascadefs.cli.standing import HEADINGS, is_number, plain, rows
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+from cascadefs.cli.standing import plain
+from cascadefs.cli.top import Place, Where, console, table, top
 
 __all__ = ["register"]
 
@@ -36,15 +32,6 @@ TIMESTAMP_DIGITS: Final = 12
 """As many, and a number is a time in microseconds; fewer, and it counts events."""
 
 _SPAN = re.compile(r"(.+)\.\.(.+)")
-
-Where = Annotated[
-    Path,
-    typer.Option("--in", metavar="DIR", help="A directory with scripts, or anything below it."),
-]
-Place = Annotated[
-    Path | None,
-    typer.Argument(metavar="[DIR]", help="A directory on the mount, or anything below it."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -75,14 +62,14 @@ def register(app: typer.Typer) -> None:
 def list_(place: Place = None, where: Where = Path()) -> None:
     """Show every binding of the mount: what it watches, how far it is, what went wrong."""
     status = status_of(place or where)
-    console = _console()
-    console.print(_table(status, console.width))
+    out = console()
+    out.print(table(status, out.width))
     for base in status.get("bases", []):
         for name, problem in base["problems"].items():
             said = f"/{base['path']}: {name} is not active: {problem['message']}"
-            console.print(plain(said), style="red")
+            out.print(plain(said), style="red")
         for warning in base["warnings"]:
-            console.print(plain(f"/{base['path']}: {warning}"), style="yellow")
+            out.print(plain(f"/{base['path']}: {warning}"), style="yellow")
 
 
 def _teller(word: str) -> Any:
@@ -294,67 +281,3 @@ def _grow(tree: Any, known: dict[str, Any], root: Path, depth: int) -> None:
         before = provenance(source) if depth < DEPTH_MAX and not reference.endswith("@v0") else None
         if before is not None:
             _grow(node, before, root, depth + 1)
-
-
-def top(
-    place: Place = None,
-    where: Where = Path(),
-    seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Print a table, and end.")] = False,
-) -> None:
-    """Watch the bindings of a mount: how far they are, what runs, and end runs that should not go on."""
-    place = place or where
-    status = status_of(place)
-    if once:
-        console = _console()
-        console.print(_table(status, console.width))
-        return
-    try:
-        from cascadefs.cli.board import Board
-    except ModuleNotFoundError as error:
-        raise Complaint("textual is not installed: scripts/setup top, or say --once") from error
-    Board(lambda: status_of(place), lambda line: command(place, line), seconds).run()
-
-
-def _console() -> Console:
-    """Prints names and messages as they are; into a pipe as wide as a table wants to be."""
-    from rich.console import Console
-
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Console(markup=False, emoji=False, width=wide)
-
-
-_SPARED = ("memory", "p99 ms", "p50 ms", "running", "lag", "pending", "done")
-"""Columns that a narrow terminal is not shown, the first one first: half a column tells nothing."""
-
-_WATCH_COLUMNS = 16
-"""At least, for the patterns."""
-
-
-def _table(status: dict[str, Any], columns: int) -> Table:
-    from rich.table import Table
-
-    found = rows(status)
-    widths = {
-        heading: max(len(heading), *(len(row.cells[at]) for row in found), 0)
-        for at, heading in enumerate(HEADINGS)
-    }
-    *shown, last = HEADINGS
-    for heading in _SPARED:
-        if sum(widths[one] + 2 for one in shown) + _WATCH_COLUMNS <= columns:
-            break
-        shown.remove(heading)
-    table = Table(box=None)
-    for heading in shown:
-        # What commands take must be whole.
-        whole = widths[heading] if heading == "binding" else None
-        table.add_column(
-            heading,
-            justify="right" if is_number(heading) else "left",
-            min_width=whole,
-            overflow="fold",
-        )
-    table.add_column(last, min_width=_WATCH_COLUMNS, overflow="fold")
-    for row in found:
-        table.add_row(*(row.cells[HEADINGS.index(heading)] for heading in (*shown, last)))
-    return table

@@ -7,6 +7,7 @@ Source: FORMAT, "Calls of programs".
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -50,6 +51,7 @@ __all__ = [
     "decode_answer",
     "decode_call",
     "encode",
+    "is_elsewhere",
 ]
 
 
@@ -344,6 +346,12 @@ def decode_call(data: bytes | msgspec.Raw) -> Call:
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
     return call
+
+
+def is_elsewhere(answer: Answer) -> bool:
+    """Whether a node has not got a shard that was asked about."""
+    answers = answer.results if isinstance(answer, WrittenEach) else [answer]
+    return any(isinstance(one, Failed) and one.errno == errno.EREMOTE for one in answers)
 
 
 def decode_answer(data: bytes | memoryview) -> Answer:

@@ -24,12 +24,13 @@ import itertools
 import json
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 
 import xxhash
 
 from cascadefs import vpath
 from cascadefs.client import calls
+from cascadefs.client.devices import Device, Devices
 from cascadefs.client.values import Change, Conflict, Content, Entry, Version
 from triggers.handler.effects import addition
 from triggers.handler.frames import Frame
@@ -136,6 +137,8 @@ class Client:
         self._executor = executor
         self._clock = clock
         self._where = where
+        self.devices = Devices()
+        """What `get` keeps on devices: `devices.cache("cuda").moved_bytes` and the like."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._where is None:
@@ -143,6 +146,28 @@ class Client:
         import cascadefs
 
         return cascadefs.connect, (self._where,)
+
+    @overload
+    def get(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        offset: int = 0,
+        length: int | None = None,
+        device: None = None,
+    ) -> bytes: ...
+
+    @overload
+    def get(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        device: Device,
+    ) -> Any: ...
 
     def get(
         self,
@@ -152,13 +177,27 @@ class Client:
         at: Instant | None = None,
         offset: int = 0,
         length: int | None = None,
-    ) -> bytes:
+        device: Device | None = None,
+    ) -> Any:
         """The bytes of a file: newest, the version of a number, or what it was at an instant.
+
+        With a device, the array that a `.npy` file holds, the arrays by name of a `.npz`, else the bytes as an array: CuPy's on
+        "cuda", NumPy's, read-only, on "cpu". It is kept there by path and version: asked again, nothing is read or moved.
 
         Raises:
             FileNotFoundError: there is or was none.
-            OSError: EIDRM where the content was let go; EAGAIN for an instant that is not final yet.
+            OSError: EIDRM where the content was let go; EAGAIN for an instant that is not final yet; ENODEV for a device that is
+                not there.
         """
+        if device is not None:
+            if offset or length is not None:
+                raise ValueError(
+                    "get: a part of a file is bytes; without offset and length on a device"
+                )
+            entry = self.stat(path, version=version, at=at)
+            if entry.is_directory:
+                raise IsADirectoryError(errno.EISDIR, f"{path}: is a directory")
+            return self.devices.get(device, path, entry, self._view)
         return bytes(self.read(path, version=version, at=at, offset=offset, length=length).data)
 
     def read(
@@ -187,6 +226,9 @@ class Client:
             want = None if want is None else want - got
             if got < size or want == 0 or offset >= first.size:
                 return Content(first, memoryview(data[0]) if len(data) == 1 else b"".join(data))
+
+    def _view(self, path: str, version: int) -> memoryview:
+        return memoryview(self.read(path, version=version).data).toreadonly()
 
     def get_many(self, paths: Sequence[str], *, at: Instant | None = None) -> Sequence[bytes]:
         """As `get` of each file, many with one question; without `at` not necessarily of one instant.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from cascadefs.client.client import Batch, Client, Instant, Key
+    from cascadefs.client.devices import Device
     from cascadefs.client.values import Change, Content, Entry, Version
     from triggers.run import Buffer
 
@@ -34,6 +35,7 @@ class TrioClient:
         self._client = client
         self._turn = trio.Lock()
 
+    @overload
     async def get(
         self,
         path: str,
@@ -42,11 +44,32 @@ class TrioClient:
         at: Instant | None = None,
         offset: int = 0,
         length: int | None = None,
-    ) -> bytes:
+        device: None = None,
+    ) -> bytes: ...
+
+    @overload
+    async def get(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        device: Device,
+    ) -> Any: ...
+
+    async def get(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        offset: int = 0,
+        length: int | None = None,
+        device: Device | None = None,
+    ) -> Any:
         """See `Client.get`."""
-        return await self._run(
-            partial(self._client.get, path, version=version, at=at, offset=offset, length=length)
-        )
+        where = {"version": version, "at": at, "offset": offset, "length": length}
+        return await self._run(partial(self._client.get, path, **where, device=device))
 
     async def read(
         self,

@@ -281,7 +281,7 @@ class Remote:
                     raise Broken(message.why)
                 question = self._open[request]
                 answer = None if message.errno else calls.decode_answer(parts[0])
-                if answer is not None and _is_elsewhere(answer):
+                if answer is not None and calls.is_elsewhere(answer):
                     # Another node may have what this one has not, or not yet.
                     question.began = question.began or trio.current_time()
                     if trio.current_time() - question.began < self._patience_s:
@@ -324,12 +324,6 @@ def _begin_all() -> None:
 os.register_at_fork(after_in_child=_begin_all)
 
 _INSTANT = wire.encode(wire.Call(0, "call", msgspec.Raw(calls.encode(calls.Instant()))))
-
-
-def _is_elsewhere(answer: calls.Answer) -> bool:
-    """Whether a node has not got a shard that was asked about."""
-    answers = answer.results if isinstance(answer, calls.WrittenEach) else [answer]
-    return any(isinstance(one, calls.Failed) and one.errno == errno.EREMOTE for one in answers)
 
 
 def _is_instant(answer: wire.Answer, parts: Sequence[memoryview]) -> bool:

@@ -97,6 +97,7 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
             )
         with self._connecting:
             if where not in self._clients:
+                _check_there(where)
                 self._clients[where] = cascadefs.connect(where)
             return self._clients[where]
 
@@ -114,6 +115,10 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
         at = self._at
         for position, name in enumerate(names):
             parsed = vpath.parse(os.fsencode(name)) if "@" in name else None
+            if isinstance(parsed, vpath.Malformed) and not self._is_plain(
+                client, plain, name, os.fsdecode(parsed.base)
+            ):
+                raise OSError(errno.EINVAL, f"{path}: {name!r}: {parsed.why}")
             if not isinstance(parsed, vpath.Historic) or at is not self._at:
                 plain.append(name)
                 continue
@@ -435,6 +440,20 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
     def discard(self) -> None:
         """What was written is forgotten."""
         self._parts = []
+
+
+def _check_there(where: str) -> None:
+    """`cascadefs.connect` would make a store of what is not there; who reads by name has mistyped it, or not mounted yet.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    path = Path(where)
+    is_empty = path.is_dir() and not path.is_mount() and not any(path.iterdir())
+    if is_empty or not path.exists():
+        raise FileNotFoundError(
+            errno.ENOENT, f"{where}: neither a mount nor a data directory; is it mounted?"
+        )
 
 
 def _is_there(client: Client, path: str, at: Instant | None) -> bool:

@@ -7,10 +7,11 @@ comes by. In the thread of the network's loop; lines are used by their faces' th
 
 from __future__ import annotations
 
-import logging
+import errno
 import math
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from cascadefs.node.links import Unreachable
@@ -44,8 +45,6 @@ RESEND_S: Final = 1.0
 
 LOOK_S: Final = 0.5
 AGAIN_S: Final = 0.1
-
-_log = logging.getLogger("cascadefs.node")
 
 
 class _Followed:
@@ -133,10 +132,8 @@ class Afar:
 
     # --- what other nodes say ---
 
-    def take(
-        self, connection: Connection, message: wire.Records | wire.Stranger | wire.Expecting
-    ) -> None:
-        """A node told of a shard."""
+    def take(self, connection: Connection, message: wire.Records | wire.Stranger) -> None:
+        """A node tells of a shard."""
         followed = self._shards.get(message.shard)
         if followed is None:
             return
@@ -149,18 +146,23 @@ class Afar:
             case wire.Stranger(index=index) if connection is followed.connection:
                 why = f"shard {message.shard} has no such record {index}"
                 followed.line.lose_track(followed.generation, why)
-            case wire.Expecting(client=client) if client == followed.line.client:
+            case _:
+                pass  # Of a node that the shard was followed at before.
+
+    def told(self, message: wire.Epoch | wire.Expecting | wire.Rejected) -> None:
+        """What a leader says to who proposes; of epochs the authority says more."""
+        followed = self._shards.get(message.shard)
+        if followed is None:
+            return
+        match message:
+            case wire.Expecting(client=followed.line.client):
                 followed.sent = 0
-                followed.news.set()
+            case wire.Rejected(client=followed.line.client, number=number):
+                followed.line.reject(number, message.errno, message.why)
+                followed.sent = min(followed.sent, number - 1)
             case _:
                 pass
-
-    def told(self, message: wire.Rejected) -> None:
-        """A leader cannot take a proposal."""
-        followed = self._shards.get(message.shard)
-        if followed is not None and message.client == followed.line.client:
-            followed.line.reject(message.number, message.errno, message.why)
-            followed.sent = min(followed.sent, message.number - 1)
+        followed.news.set()
 
     # --- one shard ---
 
@@ -251,23 +253,23 @@ class Afar:
         self, line: RemoteLine, address: int, offset: int, length: int
     ) -> memoryview | bytes:
         """A payload from any member, one after the other, round after round."""
+        asked = wire.ReadPayload(0, line.shard, address, offset, length)
         while True:
             epoch = self._epoch_of(line.shard)
-            damaged = ""
+            damaged, unreached = "", 0
             for name in dict.fromkeys(filter(None, [epoch.leader, *epoch.members])):
                 try:
                     answer, parts = await self._links.get(name).ask(
-                        lambda request: wire.ReadPayload(
-                            request, line.shard, address, offset, length
-                        )
+                        lambda request: msgspec.structs.replace(asked, request=request)
                     )
                 except Unreachable:
-                    damaged = ""
-                    break
+                    unreached += 1
+                    continue
                 if not answer.errno and len(parts[0]) == length:
                     return parts[0]
-                damaged = answer.why or "what came is not as long as asked"
-            if damaged:
+                if answer.errno == errno.EIO:
+                    damaged = answer.why
+            if damaged and not unreached:
                 raise Corruption(f"shard {line.shard}, {address}: {damaged}")
             await self._again(line)
 

@@ -7,6 +7,7 @@ nobody applied it. A table that is not of its log any more is made anew from the
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from storage.index import CLEAN, read_mark, why_not, write_mark
 from storage.namespace.sessions import Sessions
 from storage.sequencer import START, Astray, Place, Unavailable
 from storage.shard import Position
+from storage.table import MemoryTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,10 +29,17 @@ if TYPE_CHECKING:
     from storage.clock import Clock
     from storage.disk import Disk
     from storage.index import Index
+    from storage.link import RemoteLine
     from storage.sequencer import Sequencer
     from storage.table import Table
 
 __all__ = ["Faces"]
+
+AFAR_S: Final = 30.0
+"""How long a shard of other nodes may take to be brought up."""
+
+STEP_S: Final = 0.1
+"""Between two looks whether it is."""
 
 LOOK_S: Final = 1.0
 """How long the follower sleeps when nothing is told to it; then it publishes, and tries again what failed."""
@@ -152,11 +161,47 @@ class Faces:
             face.close()
             raise
         with self._lock:
-            self._faces[line.shard] = face
-            if self.on_face is not None:
-                self.on_face(face)
-        self._news.set()
+            before = self._faces.get(line.shard)
+            if before is not None:
+                before.retire()  # It was followed elsewhere; whoever waits for it asks again.
+            self._join(face)
         return face
+
+    def attach_afar(self, line: RemoteLine) -> None:
+        """Bring up the face of a shard that other nodes hold, its table in memory, and keep it up until it is here.
+
+        Raises:
+            OSError: EAGAIN, if nobody tells of it in time.
+            Corruption: a record makes no sense to this version.
+        """
+        line.on_more = self._news.set
+        face = self._face(line, MemoryTable())
+        try:
+            face.recover()
+            deadline_ns = self._steady_ns() + int(AFAR_S * 1e9)
+            while not line.has_heard() or face.applied_index < line.last_index():
+                face.wait_and_apply(STEP_S)
+                if self._steady_ns() > deadline_ns:
+                    why = f"shard {line.shard} is on no node that tells of it"
+                    raise OSError(errno.EAGAIN, why)
+        except BaseException:
+            face.close()
+            raise
+        with self._lock:
+            if line.shard not in self._faces:
+                self._join(face)
+                return
+        face.close()
+
+    def _join(self, face: Face) -> None:
+        self._faces[face.namespace.shard] = face
+        if self.on_face is not None:
+            self.on_face(face)
+        self._news.set()
+
+    def apart(self, call: Callable[[], bytes | memoryview]) -> bytes | memoryview:
+        """Call what waits for another node; others have the faces meanwhile, if the caller lets go of them."""
+        return self.turns.apart(call) if self.turns.lets_go else call()
 
     def _face(self, line: Sequencer, table: Table) -> Face:
         return Face(
@@ -216,7 +261,7 @@ class Faces:
                 table.close()
             for shard, face in self._faces.items():
                 try:
-                    if face.close(keep=True):
+                    if face.close(keep=face.is_near) and face.is_near:
                         write_mark(self._disk_of(shard), CLEAN)
                 except OSError as error:
                     _log.error("shard %d: its index is not saved: %s", shard, error)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from cascadefs.node.afar import Afar
 from cascadefs.node.keeping import Grace, Keeper
+from cascadefs.node.layout import layout
 from cascadefs.node.lines import Lines
 from cascadefs.node.links import Links
 from cascadefs.node.mending import SCRUB_REST_S, Mender
@@ -136,7 +138,10 @@ class Node:
         self.lines = Lines(
             name, self.members, self.links.post, self.mender.mend, self.links.get, random
         )
+        self.afar = Afar(self.links, self.epoch_of, random)
         self.addresses: tuple[str, ...] = ()
+        self.http = ""
+        """Where its page is, as others are told; empty: nowhere."""
         self.faces = faces
         self.keeper = (
             Keeper(faces, self.members, clock, has_room, grace) if faces is not None else None
@@ -191,6 +196,7 @@ class Node:
                 nursery.start_soon(self._accept, nursery, listener)
                 nursery.start_soon(self.links.run)
                 nursery.start_soon(self.lines.run)
+                nursery.start_soon(self.afar.run)
                 nursery.start_soon(self._watch_room)
                 nursery.start_soon(self._tell_presence)
                 if self.faces is not None:
@@ -309,6 +315,7 @@ class Node:
                     _log.critical("shard %d: no index can be made: %s", shard, error)
             # A record may be damaged, and who has it whole not reached yet.
             await trio.sleep(LEASE_S)  # noqa: TID251  # A retry at the edge.
+        self.afar.close(shard)
         self._applied[shard] = lambda: face.applied_index
 
     async def _keep_sessions(self, faces: Faces) -> None:
@@ -366,6 +373,7 @@ class Node:
                 self._presence,
                 stranded=stranded(self.name, list(self.members.values())),
                 full=self._is_full,
+                http=self.http,
             )
             if found == before and found != self._presence and self._lease is not None:
                 try:
@@ -414,6 +422,7 @@ class Node:
                 "addresses": list(self.addresses),
                 "authority": self.authority.standing.name.lower(),
                 "revision": view.revision,
+                "cluster": layout(view),
                 "lease_ms": max(0, ((self._lease_until_ns() or 0) - self._steady_ns()) // 10**6)
                 if self._lease is not None
                 else 0,

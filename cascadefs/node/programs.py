@@ -1,7 +1,7 @@
 """Operations that a node executes for programs elsewhere, on the shards it holds (`wire.Call`).
 
-There is a tree once the face of shard 0 is up; others join it as they come. A directory whose shard is on other nodes
-only is answered EIO: a program dials a node that has what it needs, or all of them.
+There is a tree once the face of shard 0 is up; others join it as they come. A shard that only other nodes hold is brought up when a
+program asks for it first (`afar`), and followed from then on.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import trio
+
+from cascadefs.client import calls
 from cascadefs.client.service import Service, user_of
 from cascadefs.filesystem import Filesystem, FilesystemOptions
 from storage.cluster.home import group_of, home_of
 from storage.cluster.store import ClusterStore
+from storage.errors import NotHere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     import msgspec
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from storage.codec import Buffer
     from storage.membership.values import View
     from storage.transport import Identity
+    from triggers.access import Identity as AccessIdentity
 
 __all__ = ["NotYet", "Programs"]
 
@@ -48,6 +53,12 @@ class Programs:
         self._store: ClusterStore | None = None
         self._service: Service | None = None
         self._filesystem: Filesystem | None = None
+        self.bring: Callable[[int], Awaitable[None]] | None = None
+        """Brings up a shard that other nodes hold; raises OSError if that cannot be. None: nobody can."""
+        self.holds: Callable[[int], bool] = lambda shard: False
+        """Whether a shard is here, or will be."""
+        self._missing: set[int] = set()
+        self._bringing: dict[int, trio.Event] = {}
         faces.on_face = self._add
 
     def _add(self, face: Face) -> None:
@@ -60,9 +71,10 @@ class Programs:
                 self._clock,
                 self._faces.hybrid,
                 choose=lambda path: home_of(self._view(), path),
+                find=self._find,
             )
             self._store.share(self._faces.turns)
-        if face.namespace.shard == 0:
+        if face.namespace.shard == 0 and self._service is None:
             filesystem = Filesystem(self._store, self._clock, FilesystemOptions())
             self._filesystem = filesystem
             self._service = Service(
@@ -73,6 +85,29 @@ class Programs:
                 reserved=filesystem.is_reserved,
             )
 
+    def _find(self, shard: int) -> Face:
+        self._missing.add(shard)
+        raise NotHere(shard)
+
+    async def _bring(self, shard: int) -> None:
+        """Have a shard that is not here. It may come to be here by itself.
+
+        Raises:
+            OSError: nobody tells of it.
+        """
+        if self.bring is None or shard not in self._view().shards or self.holds(shard):
+            return
+        under_way = self._bringing.get(shard)
+        if under_way is not None:
+            await under_way.wait()
+            return
+        under_way = self._bringing[shard] = trio.Event()
+        try:
+            await self.bring(shard)
+        finally:
+            del self._bringing[shard]
+            under_way.set()
+
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         with self._faces.exclusive(), self._faces.turns.letting_go():
@@ -81,20 +116,41 @@ class Programs:
     async def call(
         self, peer: Identity, arguments: msgspec.Raw, parts: Sequence[memoryview]
     ) -> tuple[bytes, Sequence[Buffer]]:
-        """Execute an operation as the user whom a peer speaks for.
+        """Execute an operation as the user whom a peer speaks for. As `call_as`."""
+        return await self.call_as(user_of(peer), arguments, parts)
+
+    async def call_as(
+        self, who: AccessIdentity, arguments: msgspec.Raw, parts: Sequence[Buffer]
+    ) -> tuple[bytes, Sequence[Buffer]]:
+        """Execute an operation as a user.
 
         Raises:
             NotYet: there is no tree here.
             msgspec.DecodeError: it is no operation.
         """
         if self._service is None:
+            await self._bring(0)
+        if self._service is None:
             raise NotYet
-        return await self._service.execute(user_of(peer), arguments, parts)
+        while True:
+            answer, buffers = await self._service.execute(who, arguments, parts)
+            missing = self._missing - self._store_shards()
+            self._missing.clear()
+            if not missing or not calls.is_elsewhere(calls.decode_answer(answer)):
+                return answer, buffers
+            for shard in missing:
+                await self._bring(shard)
+            if not missing <= self._store_shards():
+                return answer, buffers
+
+    def _store_shards(self) -> set[int]:
+        return set(self._store.faces) if self._store is not None else set()
 
     @property
     def shards(self) -> set[int]:
-        """The shards whose faces are here."""
-        return set(self._store.faces) if self._store is not None else set()
+        """The shards whose replicas are here, and whose faces are up."""
+        found = self._store.faces if self._store is not None else {}
+        return {shard for shard, face in found.items() if face.is_near}
 
     @property
     def store(self) -> ClusterStore:

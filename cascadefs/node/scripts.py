@@ -25,6 +25,8 @@ from storage.cluster.view import ShardView
 from storage.sequencer import Unavailable
 from triggers.allocation import Standing
 from triggers.engine import Deposed
+from triggers.onlooker import Onlooker
+from triggers.operator import BadCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -177,10 +179,56 @@ class Scripts:
         """A shard's replica, for runs that its leader asks for."""
         if shard not in self._programs.shards:
             return None
-        if shard not in self._guests:
-            whole = self._programs.store
-            self._guests[shard] = ShardView(whole, whole.faces[shard])
-        return cast("Store", self._guests[shard])
+        whole = self._programs.store
+        guest = self._guests.get(shard)
+        if guest is None or not guest.is_of(whole.faces[shard]):
+            guest = self._guests[shard] = ShardView(whole, whole.faces[shard])
+        return cast("Store", guest)
+
+    # --- worker threads ---
+
+    def standing(self) -> dict[str, object]:
+        """How all bindings are: of shards led here as their engines say, of others as far as the log does. JSON-able."""
+        running: list[object] = []
+        bases: list[object] = []
+        with self._faces.exclusive():
+            at_work = dict(self._dispatchers)
+            for _, one in sorted(at_work.items()):
+                told = one.operator.status()
+                running += cast("list[object]", told["running"])
+                bases += cast("list[object]", told["bases"])
+            others = Onlooker(cast("Store", self._programs.store)).status()
+            bases += [
+                base
+                for base in cast("list[dict[str, object]]", others["bases"])
+                if base["shard"] not in at_work
+            ]
+        return {
+            "mode": self._host.mode,
+            "running": running,
+            "bases": bases,
+            "workers": self._host.workers(),
+        }
+
+    def command(self, base: str, line: str, uid: int) -> None:
+        """Tell the scripts of a directory something, as a user: its owner, or root.
+
+        Raises:
+            BadCommand: they do not run here, are not that user's, or cannot do it.
+        """
+        with self._faces.exclusive():
+            for dispatcher in self._dispatchers.values():
+                engine = dispatcher.engine
+                now = engine.store.now()
+                for inode in list(engine.registry.bases):
+                    if engine.base_path(inode, now) != base:
+                        continue
+                    owner = engine.store.attributes(inode)
+                    if uid != 0 and (owner is None or owner.uid != uid):
+                        raise BadCommand(f"/{base} is not yours")
+                    dispatcher.operator.command(line, inode)
+                    return
+        raise BadCommand(f"the scripts of /{base} run on another node, or there are none")
 
     # --- a thread of its own ---
 

@@ -241,6 +241,7 @@ async def _run(
             "transport": transport.status(),
             "triggers": scripts.status() if scripts is not None else {"mode": "off"},
         }
+        _bring_from_afar(node, faces, programs)
         scripts = _scripts(settings, clock, faces, programs, node)
         try:
             nursery.start_soon(_follow, faces)
@@ -250,6 +251,8 @@ async def _run(
                 node.keeper.wanted_since = scripts.wanted_since
             await nursery.start(node.run)
             _log.info("node %s serves at %s", settings.name, ", ".join(node.addresses))
+            if settings.http:
+                nursery.start_soon(_serve_page, settings, node, programs, scripts, clock, data)
             if ready_fd is not None:
                 os.write(ready_fd, b"ready\n")
                 os.close(ready_fd)
@@ -259,6 +262,7 @@ async def _run(
             faces.stop()
             for line in node.lines.all():
                 line.close()
+            node.afar.close()
             with trio.CancelScope(shield=True):
                 if scripts is not None:
                     scripts.stop()
@@ -266,6 +270,28 @@ async def _run(
                 await trio.to_thread.run_sync(faces.close)
     _log.info("node %s has stopped", settings.name)
     return 0
+
+
+def _bring_from_afar(node: Node, faces: Faces, programs: Programs) -> None:
+    """Let programs ask for shards that are not here."""
+
+    def holds(shard: int) -> bool:
+        view = node.authority.view
+        epoch, placed = view.epochs.get(shard), view.shards.get(shard)
+        members = () if epoch is None else epoch.members
+        return node.name in (*members, *(() if placed is None else placed.wished))
+
+    async def bring(shard: int) -> None:
+        cluster = node.authority.view.cluster
+        assert cluster is not None
+        line = node.afar.line(shard, int(cluster.identity, 16), faces.apart)
+        try:
+            await trio.to_thread.run_sync(faces.attach_afar, line)
+        except BaseException:
+            node.afar.close(shard)
+            raise
+
+    programs.holds, programs.bring = holds, bring
 
 
 def _scripts(
@@ -285,6 +311,19 @@ def _scripts(
         node=settings.name,
     )
     return Scripts(host, faces, programs, node)
+
+
+async def _serve_page(
+    settings: Settings,
+    node: Node,
+    programs: Programs,
+    scripts: Scripts | None,
+    clock: Clock,
+    data: Path,
+) -> None:
+    from cascadefs.node.page import Page  # and what serves browsers, only where it is asked for
+
+    await Page(settings, node, programs, scripts, clock).run(data)
 
 
 async def _run_scripts(scripts: Scripts) -> None:

@@ -150,8 +150,11 @@ class Session:
                 if version != wire.VERSION:
                     await self._refuse(f"protocol {version}; this node speaks {wire.VERSION}")
                 self.answer(wire.Welcome(wire.VERSION, node.name))
+            case wire.Records() | wire.Stranger():
+                node.afar.take(self._connection, message)
             case wire.Epoch() | wire.Expecting() | wire.Rejected():
                 node.lines.told(message)
+                node.afar.told(message)
             case _:
                 pass  # A frontier or a durable mark is pushed anyway; the rest is for observers.
 

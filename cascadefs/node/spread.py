@@ -127,46 +127,42 @@ class Spread:
     async def run(self, run: Run, cut: Cut) -> Done | Failed:
         """See `Runner`."""
         observer, kind = self._observer, kind_of(run)
-        allocator = observer.allocator
+        allocator, among = observer.allocator, self._among()
         observer.wake()
         observer.look_at_home()
         observer.running += 1
-        among = self._among()
         name = allocator.choose(kind, among, run.gpus)
         allocator.began(kind, run.id, name)
+        outcome: Done | Failed | None = None
+        is_adjusted = False
         try:
-            for is_last in (False, True):
-                room = self._home.room if name == allocator.home else observer.rooms[name]
-                async with room:
-                    if not is_last:
+            while outcome is None:
+                is_home = name == allocator.home
+                async with self._home.room if is_home else observer.rooms[name]:
+                    if not is_adjusted:
+                        is_adjusted = True
                         observer.look_at_home()
                         better = allocator.adjusted(kind, run.id, name, among, run.gpus)
-                        if better != name and (
-                            better == allocator.home or better in observer.rooms
-                        ):
-                            allocator.moved(run.id, name)
-                            allocator.began(kind, run.id, better)
-                            name = better
+                        if better != name:
+                            name = self._move(run, name, better)
                             continue
                     outcome = await self._do(name, run, cut)
-                if outcome is not None:
-                    return self._learnt(run, outcome)
-                break
-            allocator.moved(run.id, name)  # it was lost there: here it is not
-            name = allocator.home
-            allocator.began(kind, run.id, name)
-            async with self._home.room:
-                return self._learnt(run, await self._home.inner.run(run, cut))
+                if outcome is None:  # it was lost there: here it is not
+                    name = self._move(run, name, allocator.home)
         finally:
             observer.running -= 1
             allocator.moved(run.id, name)
-
-    def _learnt(self, run: Run, outcome: Done | Failed) -> Done | Failed:
         if isinstance(outcome, Done):
             script = Model((run.script.id,), SCRIPT_BYTES)
             models = (script, *models_of(outcome))
-            self._observer.allocator.ended(kind_of(run), outcome.duration_ns / 1e9, models)
+            allocator.ended(kind, outcome.duration_ns / 1e9, models)
         return outcome
+
+    def _move(self, run: Run, source: str, target: str) -> str:
+        allocator = self._observer.allocator
+        allocator.moved(run.id, source)
+        allocator.began(kind_of(run), run.id, target)
+        return target
 
     async def _do(self, name: str, run: Run, cut: Cut) -> Done | Failed | None:
         """A run at a node; None if it was lost there."""

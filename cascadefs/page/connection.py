@@ -8,7 +8,6 @@ Source: RFC 9112, as h11 reads it.
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Final
 
 import h11
@@ -18,7 +17,7 @@ from cascadefs.page.gate import HEADERS
 from cascadefs.page.message import Request, Response, failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 __all__ = ["converse"]
 
@@ -28,7 +27,8 @@ RECEIVE_BYTES: Final = 4096
 IDLE_SECONDS: Final = 30.0
 """For a request to come, and for a piece of an answer to be taken."""
 
-_log = logging.getLogger(__name__)
+GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+"""The other side is, or does not listen."""
 
 
 class _TooLong(Exception):
@@ -42,28 +42,31 @@ async def converse(
     protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
     async with stream:
         try:
-            while protocol.our_state is h11.IDLE:
+            while True:
                 with trio.fail_after(IDLE_SECONDS):
                     request = await _request(protocol, stream)
                 if request is None:
                     return
                 await _respond(protocol, stream, await answer(request))
-                if protocol.our_state is h11.MUST_CLOSE or protocol.their_state is not h11.DONE:
-                    return
+                if (protocol.our_state, protocol.their_state) != (h11.DONE, h11.DONE):
+                    return  # The other side wants no more, or has not read to the end.
                 protocol.start_next_cycle()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        except* (*GONE, ConnectionError):  # The last of TLS, on a connection that broke.
             pass
-        except _TooLong:
-            with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
-                await _respond(protocol, stream, failure(413, "too long"))
-        except h11.RemoteProtocolError as error:
-            if protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                with contextlib.suppress(trio.BrokenResourceError, trio.TooSlowError):
-                    await _respond(
-                        protocol, stream, failure(error.error_status_hint, "not a request")
-                    )
-        except ConnectionError:  # TLS, on a connection that broke.
-            pass
+        except* _TooLong:
+            await _complain(protocol, stream, 413, "too long")
+        except* h11.RemoteProtocolError as errors:
+            hint = getattr(errors.exceptions[0], "error_status_hint", 400)
+            await _complain(protocol, stream, hint, "that is no request")
+
+
+async def _complain(
+    protocol: h11.Connection, stream: trio.abc.Stream, status: int, why: str
+) -> None:
+    """Say why there is no answer, if there can still be said anything."""
+    if protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        with contextlib.suppress(*GONE):
+            await _respond(protocol, stream, failure(status, why))
 
 
 async def _request(protocol: h11.Connection, stream: trio.abc.Stream) -> Request | None:
@@ -87,7 +90,7 @@ async def _request(protocol: h11.Connection, stream: trio.abc.Stream) -> Request
                 if protocol.they_are_waiting_for_100_continue:
                     go_on = h11.InformationalResponse(status_code=100, headers=[])
                     await stream.send_all(protocol.send(go_on) or b"")
-                protocol.receive_data(await stream.receive_some(RECEIVE_BYTES))
+                protocol.receive_data(bytes(await stream.receive_some(RECEIVE_BYTES)))
 
 
 def _whole(head: h11.Request, body: bytes) -> Request:
@@ -109,11 +112,29 @@ async def _respond(protocol: h11.Connection, stream: trio.abc.Stream, response: 
     await _send(protocol, stream, head)
     if isinstance(body, bytes):
         await _send(protocol, stream, h11.Data(data=body))
+    elif "content-length" in given:
+        await _send_pieces(protocol, stream, body)
     else:
-        async with contextlib.aclosing(body) as pieces:  # type: ignore[type-var]  # an async generator, always
-            async for piece in pieces:
-                await _send(protocol, stream, h11.Data(data=piece))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_gone, stream, nursery.cancel_scope)
+            await _send_pieces(protocol, stream, body)
+        return
     await _send(protocol, stream, h11.EndOfMessage())
+
+
+async def _send_pieces(
+    protocol: h11.Connection, stream: trio.abc.Stream, body: AsyncGenerator[bytes, None]
+) -> None:
+    async with contextlib.aclosing(body) as pieces:
+        async for piece in pieces:
+            await _send(protocol, stream, h11.Data(data=piece))
+
+
+async def _cancel_when_gone(stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
+    """Of an answer without an end: whoever listens to it has nothing to say, and hangs up when it is enough."""
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await stream.receive_some(RECEIVE_BYTES)
+    scope.cancel()
 
 
 async def _send(protocol: h11.Connection, stream: trio.abc.Stream, event: h11.Event) -> None:

@@ -46,6 +46,7 @@ class Feed:
         self._came = trio.Event()
         self._told = trio.Event()
         self._news: dict[str, bytes] = {}
+        self._looked_s = 0.0
         self._sweeps: dict[str, Sweep] = {}
         self._before: tuple[float, int] | None = None
         self.looks = 0
@@ -66,7 +67,7 @@ class Feed:
             began = trio.current_time()
             wanted = sorted(set(self._lookers.values()))[:SWEEPS_MAX]
             self._news = await trio.to_thread.run_sync(self._look, wanted, began)
-            self.looks += 1
+            self.looks, self._looked_s = self.looks + 1, trio.current_time()
             told, self._told = self._told, trio.Event()
             told.set()
             took = trio.current_time() - began
@@ -82,10 +83,12 @@ class Feed:
         try:
             self._came.set()
             yield b"retry: 1000\n\n"
-            while True:
+            if trio.current_time() - self._looked_s > LOOK_SECONDS:
                 await self._told.wait()
+            while True:
                 news = self._news.get(sweep) or self._news.get("", b"{}")
                 yield b"data: " + news + b"\n\n"
+                await self._told.wait()
         finally:
             del self._lookers[key]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
 __all__ = ["BadRequest", "Request", "Response", "failure", "json_response"]
 
@@ -46,7 +46,7 @@ class Response:
     """What is answered. `body` in pieces has the length that `headers` say, or ends with the connection."""
 
     status: int
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncGenerator[bytes, None] = b""
     kind: str = "text/plain; charset=utf-8"
     headers: Sequence[tuple[str, str]] = field(default=())
 

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 import trio  # noqa: E402  # found by the line above
 
-from scripts.benchmarks.puts import FOLLOWER, LEADER, Replica, counts, spent  # noqa: E402
-from scripts.benchmarks.stopwatch import Stopwatch  # noqa: E402
+from benchmarks.puts import FOLLOWER, LEADER, Replica, counts, spent  # noqa: E402
+from benchmarks.stopwatch import Stopwatch  # noqa: E402
 from storage.transport import Broken, Identity, Role, TcpTransport  # noqa: E402
 from storage.transport.verbs import Fabric  # noqa: E402
 

@@ -25,7 +25,7 @@ import trio
 
 from storage import extents, record
 from storage.clock import HybridClock
-from storage.errors import Corruption, Reason
+from storage.errors import Corruption, NotHere, Reason
 from storage.namespace import DONE, Outcome
 from storage.sequencer import (
     SUBMITTED_BYTES_MAX,
@@ -118,6 +118,7 @@ class Face(Shard):
         self.turns: Turns | None = None
         """How who waits lets go of the shard, where somebody may."""
         self._waiting = 0
+        self._is_retired = False
         self._inodes = range(0)
         self._steady_ns = steady_ns
 
@@ -125,6 +126,11 @@ class Face(Shard):
         """Numbers are given out by records: applying those again gives the same."""
         del reached
         return published
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the shard has a replica in this process."""
+        return self._sequencer.log is not None
 
     @property
     def is_waiting(self) -> bool:
@@ -233,6 +239,8 @@ class Face(Shard):
             self._advance(timeout_s)
             return
         turns.rest(self, timeout_s)
+        if self._is_retired:
+            raise NotHere(self.namespace.shard)
         if self._failure is not None:
             raise OSError(errno.EIO, self._failure)
 
@@ -422,6 +430,12 @@ class Face(Shard):
         assert seen.outcome.reason is None, "a bounded number is always granted"
         return range(seen.next_inode - count, seen.next_inode)
 
+    def retire(self) -> None:
+        """Another face takes this one's place: who waits is told to ask again (`NotHere`)."""
+        self._is_retired = True
+        if self.turns is not None:
+            self.turns.tell()
+
     def keep_session(self) -> None:
         """Have the shard hear of this client, which has proposed before and may again."""
         if self._number:
@@ -461,7 +475,12 @@ class Face(Shard):
         """
         certain_index, turns = self._sequencer.certain_index, self.turns
         if turns is not None and turns.lets_go:
-            target = turns.apart(certain_index)
+            try:
+                target = turns.apart(certain_index)
+            except Unavailable as error:
+                if self._is_retired:
+                    raise NotHere(self.namespace.shard) from error
+                raise
         else:
             target = certain_index()
         while self._position.index < target:

@@ -113,9 +113,9 @@ class ClusterStore:
     # --- shards --------------------------------------------------------------------------------------------------
 
     def add(self, face: Face) -> None:
-        """One more shard, brought up."""
+        """One more shard, brought up; or one that was followed elsewhere, and now has a replica here."""
         shard = face.namespace.shard
-        assert shard not in self._faces
+        assert shard not in self._faces or not self._faces[shard].is_near
         self._faces[shard] = face
         self._spaces[shard] = face.namespace
         self.retention.add(face)

@@ -44,6 +44,10 @@ class ShardView:
         self.reads_own = self.reads_others = 0
         """Ranges of contents read from this shard, and from others."""
 
+    def is_of(self, face: Face) -> bool:
+        """Whether this is what a face shows."""
+        return self._face is face
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 

@@ -158,6 +158,15 @@ def test_add_writes_a_nodes_configuration_and_credentials_and_tells_etcd(founded
     assert (known.addresses, known.labels, known.state) == (("127.0.0.1:7400",), ("ssd",), "active")
 
 
+def test_add_says_how_the_node_reaches_others(founded, tmp_path):
+    words = ["add", "n1", tmp_path / "n1", "--listen", "127.0.0.1:7400"]
+    founded(*words, "--transport", "verbs", "--fallback", "tcp", "--device", "mlx5_0")
+    told = load(tmp_path / "n1/node.toml", Node).transport
+    assert (told.kind, told.fallback, told.device, told.gid) == ("verbs", "tcp", "mlx5_0", "")
+    assert "transport.kind: invalid enum" in refused(founded, *words, "--transport", "pigeon")
+    assert "transport.fallback: is for verbs" in refused(founded, *words, "--fallback", "tcp")
+
+
 def test_add_again_changes_the_node_and_keeps_its_state(founded, tmp_path):
     founded("add", "n1", tmp_path / "n1", "--listen", "127.0.0.1:7400")
     first = (tmp_path / "n1/credentials/identity.crt").read_bytes()
@@ -323,6 +332,26 @@ def test_status_says_what_is_wrong(peopled, keys, values, said):
         peopled.put(*values)
     assert said in peopled("status").splitlines()
     assert peopled.status == 1
+
+
+def test_status_says_by_what_nodes_are_connected_and_who_fell_back(peopled, monkeypatch):
+    async def figures(view, credentials, now_ns):
+        why = "reaches n2 by TCP: packets of 4096 bytes do not get through"
+        return {
+            "n1": {
+                "links": {"n2": {"transport": "tcp"}, "n3": {"transport": "verbs"}},
+                "transport": {"kind": "verbs", "troubles": [why]},
+            }
+        }
+
+    monkeypatch.setattr("cascadefs.cli.cluster.figures.figures", figures)
+    text = peopled("status")
+    assert peopled.status == 1
+    assert "1 tcp, 1 verbs" in text
+    assert "node n1: reaches n2 by TCP: packets of 4096 bytes do not get through" in text
+    document = json.loads(peopled("status", "--json"))
+    (node,) = [node for node in document["nodes"] if node["node"] == "n1"]
+    assert node["links"]["n3"]["transport"] == "verbs"
 
 
 def test_status_by_a_nodes_own_configuration(peopled, tmp_path):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cascadefs import cli
-from cascadefs.cli import trigger
+from cascadefs.cli import top, trigger
 
 SCRIPT = """
 from cascadefs.triggers import watch
@@ -95,7 +95,8 @@ def test_the_names_of_bindings_are_whole_on_a_narrow_terminal(run, monkeypatch):
         "pending": 12345, "lag_s": 12.345, "running": 2, "done": 123456, "failed": 3, "p50_ms": 12.345, "p99_ms": 123.456,
     }  # fmt: skip
     base = {"path": "dairy/farm", "bindings": [one], "problems": {}, "warnings": []}
-    monkeypatch.setattr(trigger, "status_of", lambda where: {"bases": [base]})
+    for module in (trigger, top):
+        monkeypatch.setattr(module, "status_of", lambda where: {"bases": [base]})
     monkeypatch.setenv("COLUMNS", "80")
     for words in (["trigger", "list"], ["top", "--once"]):
         code, said, _ = run(*words)

@@ -1,13 +1,22 @@
 """Tensors and tables over versions: what is read is what is asked for, and it is what the versions hold."""
 
+import threading
+
+import msgspec
 import numpy as np
 import pytest
 
 from cascadefs.client import Batch, Client, calls
 from cascadefs.client.operations import Operations
 from storage import record
+from storage.attributes import DIRECTORY, REGULAR
+from storage.namespace import ROOT
 from triggers.access import Identity
+from triggers.cut import StoreCut
+from triggers.handler.copies import Copies
 from triggers.handler.effects import encode
+from triggers.handler.frames import CutFrames
+from triggers.handler.table import sql
 
 MINUTE = 60 * 10**9
 
@@ -240,3 +249,100 @@ def test_many_versions_come_in_pieces(client, monkeypatch):
     assert [(one.path, one.version) for one in found] == [
         (f"p/{name}", number) for name in range(3) for number in range(1, 11)
     ]
+
+
+# --- a hundred thousand versions --------------------------------------------------------------------------------------
+
+MANY_COWS, MANY_DAYS = 500, 200
+DAY_US = 24 * 3600 * 10**6
+
+MEAN = """select avg(json_extract(text_of(path, version), '$.fat')::double) as mean from versions where path = $path"""
+
+
+@pytest.fixture
+def large_herd(store, clock):
+    """The daily fat of 500 cows over 200 days: one record a day, since 100,000 calls would take a minute."""
+    draw = np.random.default_rng(3)
+    directory = store.allocate_inode(ROOT)
+    store.propose(record.Create(ROOT, b"fat", directory, DIRECTORY | 0o755, 0, 0))
+    cows = [store.allocate_inode(directory) for _ in range(MANY_COWS)]
+    names = [
+        record.Create(directory, b"%d.json" % cow, inode, REGULAR | 0o644, 0, 0)
+        for cow, inode in enumerate(cows)
+    ]
+    store.propose(record.Batch(names))
+    for _ in range(MANY_DAYS):
+        clock.value_ns += DAY_US * 1000
+        rows = [b'{"fat": %.3f}' % fat for fat in draw.normal(4.0, 0.5, MANY_COWS)]
+        commits, at = [], 0
+        for inode, row in zip(cows, rows, strict=True):
+            extents = [(0, len(row), record.SELF, at)]
+            commits.append(record.Commit(inode, len(row), 0, extents, 0, 0))
+            at += len(row)
+        assert store.propose(record.Batch(commits), [b"".join(rows)]).reason is None
+    return store
+
+
+class _Shared(_Direct):
+    """Used by threads, one after the other."""
+
+    def __init__(self, store, clock):
+        super().__init__(store, clock)
+        self.lock = threading.Lock()
+
+    def execute(self, call, buffers):
+        with self.lock:
+            return super().execute(call, buffers)
+
+
+@pytest.mark.slow
+def test_the_mean_over_a_hundred_thousand_versions_while_a_writer_goes_on(large_herd, clock):
+    shared = _Shared(large_herd, clock)
+    client = Client(shared, clock)
+    cut = client.now()
+    end, written = threading.Event(), threading.Event()
+
+    def write():
+        writer = Client(shared, clock)
+        while not end.is_set():
+            writer.put("fat/128.json", '{"fat": 99}')
+            written.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert written.wait(20)
+    shared.read.clear()
+    since = cut - 10 * DAY_US
+    handlers = StoreCut(large_herd, ROOT, cut, Identity(0, 0))  # what `ctx.sql` of a run asks
+    frames = CutFrames(Locked(handlers, shared.lock), Copies())
+    answers = [
+        client.sql(MEAN, "fat/*", since=since, at=cut, path="fat/128.json"),
+        sql(frames, MEAN, "fat/*", since, None, path="fat/128.json"),
+    ]
+    end.set()
+    thread.join()
+    assert len(shared.read) == len(handlers.reads) == 10
+    one_by_one = [
+        msgspec.json.decode(client.get("fat/128.json", version=version.number))["fat"]
+        for version in client.versions("fat/128.json", since=since, until=cut)
+    ]
+    assert len(one_by_one) == 10
+    for answer in answers:
+        assert answer.arrow["mean"][0].as_py() == pytest.approx(np.mean(one_by_one))
+        assert answer.opened == 10
+        assert MANY_COWS * 9 <= answer.scanned <= MANY_COWS * 10
+    assert client.stat("fat/128.json").version > MANY_DAYS
+
+
+class Locked:
+    """Each call of a cut's holds the store, as the daemon's do."""
+
+    def __init__(self, cut, lock):
+        self._cut, self._lock = cut, lock
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            with self._lock:
+                return getattr(self._cut, name)(*arguments)
+
+        return call

@@ -14,7 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascadefs.configuration import CLUSTER, MOUNT, NODE, Cluster, Etcd, Mount, Node, load, spell
+from cascadefs.configuration import (
+    CLUSTER,
+    MOUNT,
+    NODE,
+    Cluster,
+    Etcd,
+    Mount,
+    Node,
+    Transport,
+    fabric,
+    load,
+    spell,
+)
 from storage.errors import Unusable
 
 NODE_TOML = """
@@ -91,6 +103,34 @@ def test_paths_are_relative_to_the_file_unless_they_are_absolute(tmp_path):
         (("[etcd]", '[etcd]\nprefix = "x"'), r"etcd\.prefix: not of the form"),
         (("[etcd]", "[etcd"), r"no TOML: .*; mend it there"),
         (
+            ("[etcd]", '[transport]\nkind = "pigeon"\n[etcd]'),
+            r"transport\.kind: invalid enum value 'pigeon'",
+        ),
+        (
+            ("[etcd]", '[transport]\nknid = "tcp"\n[etcd]'),
+            r"transport\.knid: there is no such key; do you mean 'kind'\?",
+        ),
+        (
+            ("[etcd]", '[transport]\ndevice = "mlx5_0"\n[etcd]'),
+            r'transport\.device: is for verbs; say kind = "verbs", too',
+        ),
+        (
+            ("[etcd]", '[transport]\nfallback = "tcp"\n[etcd]'),
+            r"transport\.fallback: is for verbs",
+        ),
+        (
+            ("[etcd]", '[transport]\nkind = "verbs"\nretry_count = 7\n[etcd]'),
+            r"transport\.retry_count = 7: use 0 to 6",
+        ),
+        (
+            ("[etcd]", '[transport]\nkind = "verbs"\nring_bytes = 100000\n[etcd]'),
+            r"transport\.ring_bytes = 100000: use a power of two",
+        ),
+        (
+            ("[etcd]", '[transport]\nkind = "verbs"\nmtu_bytes = 1500\n[etcd]'),
+            r"transport\.mtu_bytes = 1500: use one of \(256, 512, 1024, 2048, 4096\)",
+        ),
+        (
             ("[etcd]", 'labels = ["a b"]\n[etcd]'),
             r"labels\[0\]: not of the form it must have, and is 'a b'",
         ),
@@ -134,6 +174,17 @@ etcds = st.builds(
     ca=text.map("/{}".format),
     plain=st.booleans(),
 )
+transports = st.one_of(
+    st.just(Transport()),
+    st.builds(
+        Transport,
+        kind=st.just("verbs"),
+        fallback=st.sampled_from(["", "tcp"]),
+        device=names,
+        gid=st.one_of(st.just("10.0.0.1"), st.integers(0, 7)),
+        mtu_bytes=st.sampled_from([0, 1024]),
+    ),
+)
 labels = st.lists(st.sampled_from(["ssd", "rack=7"])).map(tuple)
 
 
@@ -151,6 +202,7 @@ labels = st.lists(st.sampled_from(["ssd", "rack=7"])).map(tuple)
             credentials=text.map("/{}".format),
             labels=labels,
             lease_s=st.floats(2, 600),
+            transport=transports,
         ),
         st.builds(
             Mount,
@@ -175,6 +227,23 @@ def test_what_is_written_is_read_as_it_was(tmp_path_factory, configuration):
     assert load(path, type(configuration)) == expected
 
 
+def test_what_is_empty_is_left_to_the_transport():
+    assert (fabric(Transport("verbs")).device, fabric(Transport("verbs")).gid) == (None, None)
+    assert fabric(Transport("verbs", gid=0)).gid == 0
+
+
+RDMA = (Path(__file__).resolve().parents[2] / "docs/RDMA.md").read_text()
+
+
+def test_the_example_in_rdma_is_read_and_its_table_has_all_options(tmp_path):
+    (example,) = re.findall(r"```toml\n(.*?)```", RDMA, re.DOTALL)
+    assert read(tmp_path, NODE_TOML + example).transport.device == "mlx5_0"
+    rows = re.findall(r"^\| (`[a-z_`, ]+) \| ", RDMA, re.MULTILINE)
+    named = {name.strip("` ") for row in rows for name in row.split(",")}
+    options = {field.name for field in msgspec.structs.fields(Transport)} - {"kind", "fallback"}
+    assert options <= named
+
+
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs/OPERATIONS.md").read_text()
 
 
@@ -190,6 +259,7 @@ def test_the_table_in_operations_has_the_defaults():
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", OPERATIONS, re.MULTILINE))
     defaults = {field.name: field.default for field in msgspec.structs.fields(Node)}
     defaults |= {f"etcd.{field.name}": field.default for field in msgspec.structs.fields(Etcd)}
+    defaults |= {f"transport.{f.name}": f.default for f in msgspec.structs.fields(Transport)}
     assert rows.keys() <= defaults.keys()
     for key in (
         "data",
@@ -198,6 +268,7 @@ def test_the_table_in_operations_has_the_defaults():
         "scrub_mib_per_s",
         "etcd.timeout_s",
         "etcd.prefix",
+        "transport.kind",
     ):
         default = defaults[key]
         assert rows[key].strip("`") == (f"{default:g}" if isinstance(default, float) else default)

@@ -15,6 +15,7 @@ from cascadefs.client.spec import CascadeFileSystem
 
 @pytest.fixture
 def where(tmp_path):
+    cascadefs.connect(tmp_path / "data").close()
     return str(tmp_path / "data")
 
 
@@ -54,6 +55,18 @@ def test_names_with_at_are_the_past(fs):
         fs.cat(f"lab/d{instant}/b.txt")
     with pytest.raises(ValueError, match="at a mount"):
         fs.cat("lab/d@tag-x/a.txt")
+    with pytest.raises(OSError, match="takes a time") as caught:
+        fs.cat("lab/d/a.txt?at=yesterday")
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_nothing_is_made_of_a_name_that_means_no_store(tmp_path):
+    (tmp_path / "unmounted").mkdir()
+    for name in ("mistyped", "unmounted"):
+        fs = CascadeFileSystem(where=str(tmp_path / name), skip_instance_cache=True)
+        with pytest.raises(FileNotFoundError, match="is it mounted"):
+            fs.ls("lab")
+        assert not any((tmp_path / name).glob("*"))
 
 
 def test_a_name_that_is_there_is_just_a_name(fs):

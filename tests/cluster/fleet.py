@@ -167,9 +167,13 @@ class Fleet(Processes):
     def wait(self, condition, what, seconds=WELL_S):
         """Until a condition holds; its last value is what it answers."""
         until = time.monotonic() + seconds
+        began = time.monotonic()
         while not (found := condition()):
-            assert time.monotonic() < until, f"{what}: not within {seconds} s\n{self.troubles()}"
-            time.sleep(0.1)
+            now = time.monotonic()
+            assert now < until, f"{what}: not within {seconds} s\n{self.troubles()}"
+            # Looking takes at most half of a processor, which may be the only one.
+            time.sleep(max(0.1, now - began))
+            began = time.monotonic()
         return found
 
     def is_well(self):

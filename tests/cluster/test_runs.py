@@ -63,10 +63,11 @@ def mount(fleet):
 def well(fleet):
     """A fleet that is well, before and after."""
     yield fleet
+    fleet.thaw()
     missing = set(fleet.names) - fleet.running.keys()
     if missing:
         fleet.start(*missing)
-        fleet.wait_well()
+    fleet.wait_well()
 
 
 def shard_of(path):
@@ -104,23 +105,26 @@ def slow(event, ctx):
 """
 
 
-def test_runs_are_done_by_all_replicas_and_by_the_others_when_one_of_them_ends(well, mount):
-    farm = make(mount / "cam1", "in")
+@pytest.mark.parametrize("how", ["kill", "freeze"])
+def test_runs_are_done_by_all_replicas_and_by_the_others_when_one_of_them_ends(well, mount, how):
+    farm = make(mount / {"kill": "cam1", "freeze": "cam3"}[how], "in")
     (farm / "table").write_text("t1")
-    install_in(mount, farm, "slow.py", SLOW, 1)
+    install_in(mount, farm, f"{how}.py", SLOW, 1)
     leader = well.leader(shard_of(farm))
     partner = next(name for name in well.names if name != leader)
-    wait_for(lambda: figures(well, "elsewhere", "handed") + 1, "no figures")
+    before = figures(well, "elsewhere", "taken")
     files = [farm / "in" / f"{number}" for number in range(12)]
     for turn in (1, 2):
         for path in files:
             path.write_text(f"{path.name}.{turn}")
         (farm / "table").write_text("later")  # not in the cut of those before
         if turn == 1:
-            wait_for(lambda: figures(well, "elsewhere", "taken") >= 4, "nothing is handed over")
-            well.kill(partner)
+            wait_for(
+                lambda: figures(well, "elsewhere", "taken") >= before + 4, "nothing is handed over"
+            )
+            {"kill": well.kill, "freeze": well.freeze}[how](partner)
     done = 2 * len(files)
-    wait_for(lambda: bindings_of(mount)["slow.py:slow"]["done"] == done, "not all of it ran")
+    wait_for(lambda: bindings_of(mount)[f"{how}.py:slow"]["done"] == done, "not all of it ran")
     nodes = Counter()
     for path in files:
         out = farm / "out" / path.name

@@ -221,6 +221,7 @@ def test_a_device_is_taken_away_and_given_back(fleet, load):
     fleet.kill(name)
     assert deleting.wait(30) == 0
     load.go_on()
+    load.stop()
     with pytest.raises(
         AssertionError,
         match=rf"\[transport\]: there is no RDMA device '{fleet.hosts.device(name)}'; there are",

@@ -104,6 +104,7 @@ class Base:
         self._staged = Staged(cut, run.timestamp, services.copies)
         self._states: dict[str, dict[str, Any]] = {}
         self._prefetches: list[Prefetch] = []
+        self._device: DeviceCache | None = None
         self.lines: list[LogLine] = []
         self.models: dict[tuple[int, int], int] = {}
         """What was asked for by `gpu`: bytes, by the identity of the content."""
@@ -215,8 +216,12 @@ class Base:
         if content is None:
             raise FileNotFoundError(f"gpu: there is no {path} at the cut")
         self.models[content.identity] = content.size
+        self._device = device
         return device.get(
-            path, content.identity, lambda: self._services.copies.joined(content.parts)
+            path,
+            content.identity,
+            lambda: self._services.copies.joined(content.parts),
+            user=self.run_id,
         )
 
     def _recheck(self, path: str, held: tuple[int, int]) -> Any:
@@ -301,6 +306,8 @@ class Base:
         """The run has ended: nobody waits for anything any more."""
         for prefetch in self._prefetches:
             prefetch.close()
+        if self._device is not None:
+            self._device.release(self.run_id)
 
     @property
     def deadline(self) -> float:

@@ -92,8 +92,9 @@ class Crew:
 
     @property
     def is_free(self) -> bool:
-        """Whether it has nothing to do."""
-        return not any(worker.promised for worker in self.workers)
+        """Whether it is complete, and has nothing to do."""
+        is_complete = len(self.workers) == self.kind[3]
+        return is_complete and not any(worker.promised for worker in self.workers)
 
     async def run(self, run: Run, cut: Cut) -> Done | Failed:
         """One run, all ranks at once. Cancelled, all are killed; after a failure, too, and have ended."""
@@ -249,8 +250,9 @@ class Gangs:
             if problems:
                 raise problems[0]
         except BaseException:
-            self._release(crew)
             await crew.end()
+            self._forget(crew)
+            self._release(crew)
             raise
         crew.mode = self._yard.mode(run)
         return crew

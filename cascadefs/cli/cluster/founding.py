@@ -114,6 +114,11 @@ def init(
     typer.echo(
         f"Keep {directory / 'authority'} safe: who has its key can be anybody in this cluster."
     )
+    if replicas == 1:
+        typer.echo(
+            "One node holds each shard: while it is away, nobody has what is in it. "
+            "Change that with: cascadefs cluster pools set root --replicas 3 --replicas-min 2"
+        )
     typer.echo(f"Next: cascadefs cluster add NAME DIR --listen HOST:PORT -c {directory}")
 
 

@@ -1,44 +1,23 @@
-"""A connection over RDMA: rings for the messages, and the control connection for everything else.
-
-Who writes: a task that sleeps while nothing is queued, as with sockets: what is sent in one turn of the loop leaves
-with one doorbell. Who reads: the task that receives; it looks at the completion queue itself, again for a few turns, and
-only then has the device wake it (`_wake` sleeps on the descriptor for all who wait). Under load nobody sleeps, and nothing is
-asked of the kernel.
+"""A connection over RDMA: rings for the messages (`traffic`), and the control connection for everything else.
 
 How a peer's end is noticed: its process's, by the control connection at once; its machine's, by the control connection's
-silence; that of the RDMA network alone, by the queue pair, which gives up after `Fabric.silence_s`. For that something
-has to be sent, so an idle connection repeats its last credit.
-
-A completed WRITE means that the bytes are in the peer's memory, and nothing more: not that it has read them, let alone stored.
+silence; that of our own device, port or queue pair, by what the device says; that of the RDMA network elsewhere, by the queue pair,
+which gives up after `Fabric.silence_s`. For that something has to be sent, so an idle connection repeats its last credit.
 """
 
 from __future__ import annotations
 
-import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from storage.transport.contract import Broken
-from storage.transport.front import Front
 from storage.transport.verbs.attributes import Farewell, Misfit, decode, encode
-from storage.transport.verbs.fabric import Unusable
-from storage.transport.verbs.fetching import Fetching, Staging
-from storage.transport.verbs.library import FLUSHED, UNANSWERED, PyverbsError, explain
-from storage.transport.verbs.ring import (
-    CREDIT,
-    Bell,
-    Credit,
-    Incoming,
-    Kind,
-    Malformed,
-    Outgoing,
-)
+from storage.transport.verbs.library import UNANSWERED, explain
+from storage.transport.verbs.ring import Kind
+from storage.transport.verbs.traffic import Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from storage.codec import Buffer
     from storage.transport.contract import Connection
     from storage.transport.verbs.attributes import Attributes
     from storage.transport.verbs.endpoint import Endpoint
@@ -59,7 +38,7 @@ FETCHED_LOOK_S = 0.002
 """So often a careful end looks whether the peer has fetched what was offered to it."""
 
 
-class VerbsConnection(Front):
+class VerbsConnection(Traffic):
     """`contract.Connection` on a connected endpoint; `mtu_bytes` is what both agreed on."""
 
     def __init__(
@@ -72,203 +51,16 @@ class VerbsConnection(Front):
         mtu_bytes: int,
         fabric: Fabric,
     ) -> None:
-        size = min(mine.ring_bytes, its.ring_bytes)  # offsets are the same in a ring and its mirror
-        self._outgoing = Outgoing(endpoint.mirror[:size], mine.sequence)
-        super().__init__(control.peer, control.address, self._outgoing)
-        self.sleeps = 0  # how often somebody waited for the device
+        super().__init__(nursery, control.peer, control.address, endpoint, mine, its, fabric)
         self._control = control
-        self._endpoint = endpoint
-        self._mine, self._its = mine, its
+        self._mine = mine
         self._mtu_bytes = mtu_bytes
-        self._fabric = fabric
-        self._incoming = Incoming(endpoint.ring[:size], its.sequence)
-        self._staging = Staging(endpoint, fabric.fetch_bytes if its.fetches else 0)
-        self._fetching = Fetching(endpoint)
-        self._early: list[memoryview] = []  # came while we were still probing
         self._its_end: int | None = None  # how far the peer will have written
-        # Nothing moves any more. `_ours`: by our own doing, so nothing is given either.
-        self._over = trio.Event()
-        self._ours = False
-        self._failure: int | None = None  # of the queue pair: the status that a work completion had
-        self._released = trio.Event()
-        self._events = trio.lowlevel.ParkingLot()  # who waits for the device
-        nursery.start_soon(self._write, name=f"write to {self.peer}")
-        nursery.start_soon(self._wake, name=f"completions of {self.peer}")
         nursery.start_soon(self._hear, name=f"control of {self.peer}")
         nursery.start_soon(self._beat, name=f"heartbeat to {self.peer}")
         nursery.start_soon(self._watch, name=f"device towards {self.peer}")
 
-    # --- Sending
-
-    def queued(self) -> int:
-        """As the contract."""
-        return self._outgoing.queued()
-
-    def _offer(self, message: Sequence[Buffer], length: int) -> bool:
-        """See `Front`."""
-        offer = self._staging.offer(message, length)
-        if offer is None:
-            return False
-        data = offer.encode()
-        self._outgoing.put([data], len(data), Kind.OFFER)
-        return True
-
-    async def _write(self) -> None:
-        outgoing = self._outgoing
-        try:
-            while not self._over.is_set():
-                if not outgoing.queued():
-                    await self._writer.park()
-                    continue
-                self._grant(rang=False)
-                self._push()
-                if self._room:
-                    self._room.unpark_all()
-                if outgoing.queued():  # no credit; the last doorbell said that we wait for some
-                    await self._completion()
-        except trio.Cancelled:
-            self.close("its nursery was cancelled")
-            raise
-
-    def _push(self) -> None:
-        endpoint, outgoing = self._endpoint, self._outgoing
-        try:
-            while endpoint.has_room() and (push := outgoing.push()):
-                endpoint.write(push, self._its, push.bell.encode())
-                self.counters.sent_calls += 1
-        except PyverbsError as error:
-            self._lose(error)
-
-    def _grant(self, *, rang: bool) -> None:
-        fetched = self._outgoing.credit.fetched
-        try:
-            self._outgoing.grant(Credit(*CREDIT.unpack(self._endpoint.credit)), rang=rang)
-        except Malformed as error:
-            self._end(Broken(f"{self._who()} sent nonsense: {error}"))
-        else:
-            self._staging.let_go(self._outgoing.credit.fetched - fetched)
-
-    # --- Receiving
-
-    async def _receive(self) -> list[memoryview]:
-        polls, waited = 0, False
-        while not self._ours:
-            messages = self._take()
-            if messages:
-                self._received(messages)
-                if not waited:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                return messages
-            if self._over.is_set():
-                break
-            waited = True
-            if polls < self._fabric.polls_before_sleep:
-                polls += 1
-                await trio.lowlevel.checkpoint()
-            else:
-                await self._completion()
-        if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        raise self._again()
-
-    def _take(self) -> list[memoryview]:
-        """What has come, and room for more given back."""
-        self._poll()
-        try:
-            messages = self._incoming.take()
-            while self._incoming.offer is not None and not self._over.is_set():
-                fetched = self._fetching.fetch(self._incoming.offer)
-                if fetched is None:
-                    break
-                self._incoming.landed()
-                messages += [fetched, *self._incoming.take()]
-        except Malformed as error:
-            self._end(Broken(f"{self._who()} sent what is no message: {error}"))
-            return []
-        except Unusable as error:
-            self._endpoint.fetches_no_more()  # the next connection is told so
-            self._end(Broken(f"{self._who()} offered a long message: {error}"))
-            return []
-        except PyverbsError as error:
-            self._lose(error)
-            return []
-        if self._endpoint.has_room() and (given := self._incoming.give()) is not None:
-            self._write_credit(*given)
-        if self._early:
-            self._early, messages = [], self._early + messages
-        return messages
-
-    def _write_credit(self, credit: Credit, rings: bool) -> None:
-        if self._over.is_set():
-            return
-        word = Bell(is_credit=True, waits=False, position=0).encode() if rings else None
-        try:
-            self._endpoint.write_credit(credit, self._its, word)
-        except PyverbsError as error:
-            self._lose(error)
-
-    # --- Completions
-
-    def _poll(self) -> bool:
-        """Look at the completion queue; whether anything was there."""
-        if self._released.is_set():
-            return False
-        completions = self._endpoint.poll()
-        if not completions:
-            return False
-        taken, rang = 0, False
-        for completion in completions:
-            if completion.status:
-                self._fail(completions)
-                return True
-            if completion.wr_id:
-                self._endpoint.done = completion.wr_id
-                continue
-            taken += 1
-            bell = Bell.decode(socket.ntohl(completion.imm_data))
-            if bell.is_credit:
-                rang = True
-            else:
-                try:
-                    self._incoming.rang(bell)
-                except Malformed as error:
-                    self._end(Broken(f"{self._who()} sent nonsense: {error}"))
-                    return True
-                self.counters.received_calls += 1
-        if taken:
-            self._endpoint.post_receives(taken)
-        if rang:
-            self._grant(rang=True)
-        return True
-
-    def _fail(self, completions: Iterable[Any]) -> None:
-        # One failure says what it was; the others, that the queues were emptied. They come in any order.
-        statuses = [c.status for c in completions if c.status]
-        while more := self._endpoint.poll():
-            statuses += [c.status for c in more if c.status]
-        self._failure = next((s for s in statuses if s != FLUSHED), FLUSHED)
-        self._end(Broken(f"{self._who()}: {explain(self._failure)}"))
-
-    async def _completion(self) -> None:
-        """Until something has happened at the device, or the end. Always a checkpoint."""
-        if not self._over.is_set():
-            self._endpoint.arm()
-            if not self._poll():
-                self.sleeps += 1
-                await self._events.park()
-                return
-        await trio.lowlevel.checkpoint()
-
-    async def _wake(self) -> None:
-        endpoint = self._endpoint
-        try:
-            while not self._over.is_set():
-                await trio.lowlevel.wait_readable(endpoint.descriptor)
-                endpoint.take_event()
-                self._poll()
-                self._events.unpark_all()
-        except trio.ClosedResourceError:
-            return
+    # --- What the device says
 
     async def _watch(self) -> None:
         """The device tells at once what the queue pair would notice in a second, or only when something is sent."""
@@ -314,7 +106,7 @@ class VerbsConnection(Front):
         while self._poll():
             pass
         while self._its_end is not None and not self._over.is_set():
-            self._early += self._take()
+            self._early = self._take()  # with what was there
             if self._early:
                 self._events.unpark_all()  # somebody may be waiting to receive
             if self._incoming.read >= self._its_end and self._incoming.offer is None:
@@ -345,7 +137,7 @@ class VerbsConnection(Front):
                 raise self._again()
         with trio.move_on_after(4 * self._fabric.silence_s + 5):
             while self._incoming.probed < 8 + self._mtu_bytes and not self._over.is_set():
-                self._early += self._take()
+                self._early = self._take()  # with what was there
                 if self._incoming.probed < 8 + self._mtu_bytes:
                     await self._completion()
         if self._incoming.probed < 8 + self._mtu_bytes:
@@ -459,11 +251,6 @@ class VerbsConnection(Front):
             "sleeps": self.sleeps,
             "broken": None if self._why is None else str(self._why),
         }
-
-    def _lose(self, error: PyverbsError) -> None:
-        lost = Broken(f"{self._who()}: the RDMA device does not take work: {error}")
-        lost.__cause__ = error
-        self._end(lost)
 
     def _end(self, why: Broken, *, lingers: bool = False) -> None:
         if self._over.is_set():

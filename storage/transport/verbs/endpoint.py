@@ -41,6 +41,7 @@ from storage.transport.verbs.memory import (
     REMOTE_READ,
     REMOTE_WRITE,
     Lent,
+    LentDmabuf,
     Memory,
 )
 from storage.transport.verbs.posting import EXTENDED_OPERATIONS, Span, posting
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
 
     from storage.transport.verbs.device import Device
     from storage.transport.verbs.fabric import GidEntry
-    from storage.transport.verbs.ring import Credit, Push
+    from storage.transport.verbs.outgoing import Push
+    from storage.transport.verbs.ring import Credit
 
 __all__ = ["RECEIVES_MAX", "SENDS_MAX", "Endpoint"]
 
@@ -100,7 +102,7 @@ class Endpoint:
         self._gid = gid
         self._fabric = fabric
         self._open: list[Any] = []  # to be closed last to first
-        self._lent: list[Lent] = []
+        self._lent: list[Lent | LentDmabuf] = []
         self.posts = self.doorbells = self.done = self.polls = self.arms = self.wakes = 0
         self._signaled = 0  # the newest post that will say when it is done
         self._armed = False
@@ -328,7 +330,17 @@ class Endpoint:
         self._lent.append(lent)
         return lent
 
-    def take_back(self, lent: Lent) -> None:
+    def lend_dmabuf(self, descriptor: int, offset: int, size: int) -> LentDmabuf:
+        """Likewise, memory of another device.
+
+        Raises:
+            PyverbsError: As `LentDmabuf`.
+        """
+        lent = LentDmabuf(self._domain, descriptor, offset, size)
+        self._lent.append(lent)
+        return lent
+
+    def take_back(self, lent: Lent | LentDmabuf) -> None:
         """The device reaches it no more."""
         lent.revoke()
         self._lent.remove(lent)
@@ -337,7 +349,7 @@ class Endpoint:
         """There is no memory to read long messages into; further connections of the device have them pushed."""
         self._device.fetches = False
 
-    def read(self, lent: Lent, length: int, key: int, address: int) -> int:
+    def read(self, lent: Lent | LentDmabuf, length: int, key: int, address: int) -> int:
         """Read the peer's memory into memory that was lent; it has come when `done` is what this answers.
 
         Raises:

@@ -10,9 +10,11 @@ Fencing takes the right to read as it takes that to write (`Endpoint.revoke`), a
 from __future__ import annotations
 
 import mmap
+from collections import deque
 from typing import TYPE_CHECKING
 
 from storage.codec import checksum
+from storage.transport.verbs.accelerator import Target
 from storage.transport.verbs.fabric import Unusable
 from storage.transport.verbs.landing import Landings
 from storage.transport.verbs.memory import REMOTE_READ
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from storage.codec import Buffer
+    from storage.transport.verbs.accelerator import Accelerated
     from storage.transport.verbs.endpoint import Endpoint
     from storage.transport.verbs.memory import Lent
 
@@ -95,35 +98,63 @@ class Fetching:
         self._lent: dict[int, Lent] = {}  # by identity of the piece; alive as long as it is lent
         self._piece: bytearray | None = None
         self._number = 0  # of the work request that reads into it
+        self._aimed: deque[Target] = deque()
+        self._target: Target | None = None  # of the message that is being read
         self.fetched_bytes = 0
 
+    def aim(self, memory: Accelerated) -> Target:
+        """The next message that is fetched and is long enough ends in that memory of an accelerator (`accelerator`)."""
+        target = Target(self._endpoint, memory)
+        self._aimed.append(target)
+        return target
+
     def fetch(self, offer: Offer) -> memoryview | None:
-        """Begin to read a message, or answer it once it is there; called again until then.
+        """Begin to read a message, or answer it once it is there, less what landed in a target; called again until then.
 
         Raises:
             Malformed: What was read is not what was offered.
             Unusable: No more memory may be locked.
             PyverbsError: As `Endpoint.read`.
+            OSError: As `Target.land`.
         """
-        endpoint = self._endpoint
         if self._piece is None:
-            if endpoint.has_room():
-                piece = self._landings.piece(offer.length)
-                self._number = endpoint.read(
-                    self._lend(piece), offer.length, offer.key, offer.address
-                )
-                self._piece = piece
+            if self._endpoint.has_room():
+                self._begin(offer)
             return None
-        if endpoint.done < self._number:
+        if self._endpoint.done < self._number:
             return None
         piece, self._piece = self._piece, None
+        target, self._target = self._target, None
+        self.fetched_bytes += offer.length
+        head_bytes = offer.length - (target.nbytes if target is not None else 0)
         message = memoryview(piece).toreadonly()[: offer.length]
         if not self._landings.keeps(piece):
             self._forget(piece)
+        if target is not None and target.lent is not None:
+            target.land(None)  # never seen here, so not checked either
+            return message[:head_bytes]
         if checksum(message) != offer.checksum:
             raise Malformed(f"{offer.length} bytes were offered, and others were there")
-        self.fetched_bytes += offer.length
-        return message
+        if target is not None:
+            target.land(message[head_bytes:])
+        return message[:head_bytes]
+
+    def _begin(self, offer: Offer) -> None:
+        if self._aimed and self._aimed[0].nbytes <= offer.length:
+            self._target = self._aimed.popleft()
+        direct = self._target.lent if self._target is not None else None
+        direct_bytes = self._target.nbytes if self._target is not None and direct else 0
+        head_bytes = offer.length - direct_bytes
+        piece = self._landings.piece(max(1, head_bytes))
+        if head_bytes:
+            self._number = self._endpoint.read(
+                self._lend(piece), head_bytes, offer.key, offer.address
+            )
+        if direct is not None:
+            self._number = self._endpoint.read(
+                direct, direct_bytes, offer.key, offer.address + head_bytes
+            )
+        self._piece = piece
 
     def _lend(self, piece: bytearray) -> Lent:
         lent = self._lent.get(id(piece))

@@ -8,9 +8,17 @@ import resource
 from typing import Any, Final
 
 from storage.transport.verbs.fabric import Unusable
-from storage.transport.verbs.library import MR, PyverbsRDMAError, verbs
+from storage.transport.verbs.library import MR, DmaBufMR, PyverbsRDMAError, verbs
 
-__all__ = ["LOCAL_WRITE", "PAGE_BYTES", "REMOTE_READ", "REMOTE_WRITE", "Lent", "Memory"]
+__all__ = [
+    "LOCAL_WRITE",
+    "PAGE_BYTES",
+    "REMOTE_READ",
+    "REMOTE_WRITE",
+    "Lent",
+    "LentDmabuf",
+    "Memory",
+]
 
 PAGE_BYTES: Final = 4096
 LOCAL_WRITE: Final = int(verbs.IBV_ACCESS_LOCAL_WRITE)
@@ -44,6 +52,25 @@ class Lent:
 
     def revoke(self) -> None:
         """The device reaches it no more; its bytes stay for us. Harmless when repeated."""
+        if self._region is not None:
+            self._region.close()
+            self._region = None
+
+
+class LentDmabuf:
+    """Memory of another device, that ours may write until `revoke`; `address` is what work requests call its beginning.
+
+    Raises:
+        PyverbsRDMAError: The driver or the card does not do that.
+    """
+
+    def __init__(self, domain: Any, descriptor: int, offset: int, size: int) -> None:
+        self.address = offset
+        self._region = DmaBufMR(domain, size, LOCAL_WRITE, dmabuf=descriptor, offset=offset)
+        self.local_key: int = self._region.lkey
+
+    def revoke(self) -> None:
+        """As `Lent`."""
         if self._region is not None:
             self._region.close()
             self._region = None

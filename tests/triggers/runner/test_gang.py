@@ -209,6 +209,17 @@ async def test_what_ends_one_ends_all_kill_timeout_and_its_own_word(pool, cut):
         )  # fmt: skip
 
 
+async def test_a_gang_that_cannot_be_put_together_leaves_nothing_behind(pool, cut):
+    code = handlers("import sys\nfrom cascadefs.triggers import watch\nsys.exit('no')", "broken")
+    failed = await pool.run(gang_run(code, "f", cut), cut)
+    assert failed.kind == "load"
+    assert "SystemExit: no" in failed.message
+    while pool.state().workers:
+        await trio.lowlevel.checkpoint()
+    assert pool._gangs._crews == []
+    assert isinstance(await pool.run(gang_run(TALK, "talk", cut), cut), Done)
+
+
 REACH = handlers('''
 def refused(call):
     try:

@@ -23,8 +23,9 @@ from storage.transport.verbs import Fabric, Unusable
 from storage.transport.verbs.device import Device, device_names
 from storage.transport.verbs.endpoint import RECEIVES_MAX, SENDS_MAX
 from storage.transport.verbs.library import verbs
+from storage.transport.verbs.outgoing import Push
 from storage.transport.verbs.posting import Extended, Plain
-from storage.transport.verbs.ring import DOORBELLS_MAX, RING_BYTES_MIN, Bell, Push
+from storage.transport.verbs.ring import DOORBELLS_MAX, RING_BYTES_MIN, Bell
 from storage.transport.verbs.transport import VerbsTransport
 from tests.storage.transport.kinds import pause, take
 from tests.storage.transport.verbs.fabrics import LOOPBACK, control, pair, resources, transport

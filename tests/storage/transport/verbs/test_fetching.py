@@ -14,12 +14,13 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.transport import Broken
+from storage.transport import Broken, Role
+from storage.transport.verbs import Unusable
 from storage.transport.verbs.landing import KEPT_BYTES_MAX, KEPT_MAX, Landings
 from storage.transport.verbs.ring import Malformed, Offer
 from storage.transport.verbs.stage import Stage
 from tests.storage.transport.kinds import pause, take
-from tests.storage.transport.verbs.fabrics import pair
+from tests.storage.transport.verbs.fabrics import LOOPBACK, pair, transport
 
 LONG = 200_000
 CONTENT = random.Random(3).randbytes(1 << 20)
@@ -157,7 +158,34 @@ async def test_a_fenced_peer_cannot_fetch():
 @pytest.mark.rdma
 async def test_bytes_that_are_not_what_was_offered_break_the_connection():
     async with pair() as (near, far):
+        await near.send([b"before"])
         await near.send([CONTENT[:LONG]], bulk=True)
         near._staging._view[100] ^= 1
+        assert await take(far, 1) == [b"before"]
         with pytest.raises(Broken, match="offered"), trio.fail_after(20):
             await far.receive()
+
+
+@pytest.mark.rdma
+async def test_who_has_no_memory_for_long_messages_has_them_pushed_the_next_time(monkeypatch):
+    own, other = transport("n1", 0), transport("n2", 1)
+    async with trio.open_nursery() as nursery:
+        listener = await own.listen(nursery, LOOPBACK)
+        near = await other.connect(nursery, listener.address, role=Role.NODE)
+        far = await listener.accept()
+
+        def lend(memory, access=0):
+            raise Unusable("this process may lock 8 MiB of memory in all")
+
+        monkeypatch.setattr(far._endpoint, "lend", lend)
+        await near.send([CONTENT[:LONG]], bulk=True)
+        with pytest.raises(Broken, match="may lock"), trio.fail_after(20):
+            await far.receive()
+        near = await other.connect(nursery, listener.address, role=Role.NODE)
+        far = await listener.accept()
+        await near.send([CONTENT[:LONG]], bulk=True)
+        assert await take(far, 1) == [CONTENT[:LONG]]
+        assert near.status()["offered"] == 0
+        nursery.cancel_scope.cancel()
+    own.close()
+    other.close()

@@ -17,16 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.limits import MESSAGE_BYTES_MAX, SEND_QUEUE_BYTES
+from storage.transport.verbs.incoming import Incoming
+from storage.transport.verbs.outgoing import Outgoing
 from storage.transport.verbs.ring import (
     CREDIT,
     DOORBELLS_MAX,
     RING_BYTES_MIN,
     Bell,
     Credit,
-    Incoming,
     Kind,
     Malformed,
-    Outgoing,
 )
 
 SIZE = RING_BYTES_MIN
