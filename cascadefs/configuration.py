@@ -86,6 +86,7 @@ class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gid: str | int = ""
     mtu_bytes: int = 0
     ring_bytes: int = 1024 * 1024
+    fetch_bytes: int = 4 * 1024 * 1024
     timeout_exponent: int = 14
     retry_count: int = 3
     traffic_class: int = 0
@@ -341,6 +342,7 @@ def fabric(transport: Transport) -> Fabric:
         gid=None if transport.gid == "" else transport.gid,
         mtu_bytes=transport.mtu_bytes or None,
         ring_bytes=transport.ring_bytes,
+        fetch_bytes=transport.fetch_bytes,
         timeout_exponent=transport.timeout_exponent,
         retry_count=transport.retry_count,
         traffic_class=transport.traffic_class,

@@ -17,11 +17,16 @@ import gc
 import os
 import tomllib
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
+from tests.dealing import Dealing
 from tests.guest import Guests
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
 
 ROOT = Path(__file__).resolve().parent.parent
 PURE_CONTRACT = "pure rooms do no I/O, read no clock, draw no random number"
@@ -75,6 +80,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("mounted") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(MOUNTED_TIMEOUT_SECONDS, method="thread"))
     items.sort(key=rank)  # stable: inside one rank the order of the files stays
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Dealing:
+    return Dealing(config, log)
 
 
 def pytest_collection_finish() -> None:

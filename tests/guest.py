@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.dealing import is_called_as_for_the_guest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -80,6 +82,9 @@ class Guests:
         for item in items:
             if goes_to_guest(item):
                 item.add_marker(pytest.mark.timeout(0))  # the first one waits for all
+                assert is_called_as_for_the_guest(item.nodeid), (
+                    f"tests/dealing.py cannot tell that {item.nodeid} is for the guest"
+                )
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.nodeids = [item.nodeid for item in session.items if goes_to_guest(item)]

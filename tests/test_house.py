@@ -19,6 +19,7 @@ PACKAGES = ("cascadefs", "triggers", "storage")
 SCRIPTS = (
     ".ci/run",
     "scripts/check",
+    "scripts/pictures",
     "scripts/rdma-guest",
     "scripts/rdma/build_qemu",
     "scripts/rdma/build_uml",

@@ -15,11 +15,13 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Iterator
@@ -204,13 +206,22 @@ def free_ports(text: str) -> dict[str, str]:
         return exchanged
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A directory with a short name, as people's are: tables are 80 columns wide."""
+    path = Path(tempfile.mkdtemp(prefix="you-")).resolve()
+    yield path
+    assert mounts_below(path) == []
+    shutil.rmtree(path)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_tutorial_does_what_it_says(page: Path, tmp_path: Path) -> None:
+def test_a_tutorial_does_what_it_says(page: Path, home: Path) -> None:
     text = page.read_text(encoding="utf-8")
     exchanged = free_ports(text)
     if os.getuid() == 0:
         exchanged["--triggers=owner"] = "--triggers=root"
-    assert list(does_what_it_says(steps_of(text), tmp_path, exchanged)) == []
+    assert list(does_what_it_says(steps_of(text), home, exchanged)) == []
 
 
 def test_what_is_a_command_and_what_it_says() -> None:

@@ -37,6 +37,10 @@ CONTROL = b".cascade"
 EFFECTS_MAX = 20_000
 """Of one run: they are one record, and its metadata has a bound (`storage.limits.METADATA_BYTES_MAX`)."""
 
+
+RANGES_MAX = 200_000
+"""That additions of one run write in one file: each is an extent of its record, of some 15 bytes, beside the rest."""
+
 _SETGID = 0o2000
 
 
@@ -308,6 +312,10 @@ class _Planner:
     ) -> None:
         """Write the pages again that additions touch, of a file that then has `size` bytes."""
         ranges = added.ranges(size)
+        if len(ranges) > RANGES_MAX:
+            raise EffectRefused(
+                f"{path}: add: numbers in {len(ranges)} places of the file at once; {RANGES_MAX} are the most"
+            )
         before = file.size if file is not None else 0
         there = [(start, min(end, before)) for start, end in ranges if start < before]
         held = b""

@@ -19,35 +19,26 @@ from __future__ import annotations
 
 import datetime
 import errno
-import os
 import threading
-import tomllib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 import cascadefs
-from cascadefs import vpath
+from cascadefs.client.place import resolve
+from cascadefs.client.pools import check_there, pools, where_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cascadefs.client import Client, Entry, Version, calls
     from cascadefs.client.client import Instant
+    from cascadefs.client.place import Place
 
 __all__ = ["CascadeFileSystem"]
 
 BLOCK_BYTES = 4 * 1024 * 1024
 """Read at a time by default: a round trip costs less than a millisecond, a megabyte about one."""
-
-
-class _Place(NamedTuple):
-    """What a path means: in the store, and when."""
-
-    path: str
-    version: int | None
-    at: Instant | None
 
 
 class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships no types
@@ -89,15 +80,10 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
 
     def client(self, path: str = "") -> Client:
         """The store of a path's pool."""
-        where = self._where or _pools().get(path.partition("/")[0])
-        if where is None:
-            raise FileNotFoundError(
-                errno.ENOENT,
-                f"no pool {path.partition('/')[0]!r}: name it in {_configuration()}, or give the storage option where=",
-            )
+        where = self._where or where_of(path.partition("/")[0])
         with self._connecting:
             if where not in self._clients:
-                _check_there(where)
+                check_there(where)
                 self._clients[where] = cascadefs.connect(where)
             return self._clients[where]
 
@@ -107,55 +93,6 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
         for client in clients.values():
             client.close()
 
-    def _resolve(self, path: str) -> _Place:
-        """Read the names with "@" in a path, as a mount would: a name that is there as it stands is just a name."""
-        names = path.split("/")[1:]
-        client = self.client(path)
-        plain: list[str] = []
-        at = self._at
-        for position, name in enumerate(names):
-            parsed = vpath.parse(os.fsencode(name)) if "@" in name else None
-            if isinstance(parsed, vpath.Malformed) and not self._is_plain(
-                client, plain, name, os.fsdecode(parsed.base)
-            ):
-                raise OSError(errno.EINVAL, f"{path}: {name!r}: {parsed.why}")
-            if not isinstance(parsed, vpath.Historic) or at is not self._at:
-                plain.append(name)
-                continue
-            base = os.fsdecode(parsed.base)
-            if self._is_plain(client, plain, name, base):
-                plain.append(name)
-                continue
-            if base != ".":
-                plain.append(base)
-            match parsed.spec:
-                case vpath.Time(timestamp):
-                    at = timestamp
-                case vpath.Ago(duration_us):
-                    at = (client.now() - duration_us) // 1_000_000 * 1_000_000
-                case vpath.Now():
-                    at = client.now()
-                case vpath.Version(number) if position == len(names) - 1:
-                    return _Place("/".join(plain), number, self._at)
-                case vpath.VersionBack(steps) if position == len(names) - 1:
-                    head = client.stat("/".join(plain), at=self._at).version
-                    return _Place("/".join(plain), head - steps, self._at)
-                case _:
-                    raise ValueError(
-                        f"{path}: {name!r}: versions of files and instants of directories are known here; "
-                        "labels and event times at a mount"
-                    )
-        return _Place("/".join(plain), None, at)
-
-    def _is_plain(self, client: Client, above: list[str], name: str, base: str) -> bool:
-        """Whether a name with "@" is just a name: it is there as it stands, or its base has no history."""
-        if base == ".":
-            return False
-        if _is_there(client, "/".join([*above, name]), self._at):
-            return True
-        path = "/".join([*above, base])
-        return not _is_there(client, path, None) and not client.versions(path, limit=1)
-
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
@@ -163,7 +100,7 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
         path = self._strip_protocol(path)
         if "/" not in path:
             return {"name": path, "size": 0, "type": "directory"}
-        place = self._resolve(path)
+        place = resolve(self.client(path), path, self._at)
         entry = self.client(path).stat(place.path, version=place.version, at=place.at)
         return _details(path, entry)
 
@@ -171,9 +108,9 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
         """See fsspec. Names go on from the path as it was spelled."""
         path = self._strip_protocol(path)
         if not path:
-            names = sorted(_pools())
+            names = sorted(pools())
             return [self.info(name) for name in names] if detail else names
-        place = self._resolve(path)
+        place = resolve(self.client(path), path, self._at)
         client = self.client(path)
         try:
             entries: Sequence[Entry] = client.list(place.path, at=place.at)
@@ -187,7 +124,7 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
     ) -> bytes:
         """See fsspec."""
         path = self._strip_protocol(path)
-        place = self._resolve(path)
+        place = resolve(self.client(path), path, self._at)
         client = self.client(path)
         if (start or 0) < 0 or (end is not None and end < 0):
             size = client.stat(place.path, version=place.version, at=place.at).size
@@ -216,7 +153,7 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
             raise ValueError(f"{len(paths)} paths, {len(starts)} starts, {len(ends)} ends")
         found: list[Any] = []
         gets: dict[Client, list[tuple[int, calls.Get]]] = {}
-        places: dict[str, _Place | OSError] = {}
+        places: dict[str, Place | OSError] = {}
         for number, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True)):
             found.append(None)
             path = self._strip_protocol(path)
@@ -259,9 +196,9 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
             if on_error != "omit" or not isinstance(one, OSError)
         }
 
-    def _place_or_why(self, path: str) -> _Place | OSError:
+    def _place_or_why(self, path: str) -> Place | OSError:
         try:
-            return self._resolve(path)
+            return resolve(self.client(path), path, self._at)
         except OSError as error:
             return error
 
@@ -296,7 +233,7 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
     def versions(self, path: str) -> Sequence[Version]:
         """All versions of a path, oldest first."""
         path = self._strip_protocol(path)
-        return self.client(path).versions(self._resolve(path).path)
+        return self.client(path).versions(resolve(self.client(path), path, self._at).path)
 
     def _open(
         self,
@@ -326,7 +263,7 @@ class CascadeFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec shi
             OSError: EROFS of what is in the past.
         """
         path = self._strip_protocol(path)
-        place = self._resolve(path)
+        place = resolve(self.client(path), path, self._at)
         if place.version is not None or place.at is not None:
             raise OSError(errno.EROFS, f"{path}: the past cannot be changed")
         return self.client(path), place.path
@@ -389,7 +326,7 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
         self, fs: CascadeFileSystem, path: str, mode: str, *args: Any, **options: Any
     ) -> None:
         path = fs._strip_protocol(path)
-        self._place = fs._resolve(path)
+        self._place = resolve(fs.client(path), path, fs._at)
         if options.get("version"):
             self._place = self._place._replace(version=options["version"], at=None)
         self._client = fs.client(path)
@@ -442,28 +379,6 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
         self._parts = []
 
 
-def _check_there(where: str) -> None:
-    """`cascadefs.connect` would make a store of what is not there; who reads by name has mistyped it, or not mounted yet.
-
-    Raises:
-        FileNotFoundError: there is nothing.
-    """
-    path = Path(where)
-    is_empty = path.is_dir() and not path.is_mount() and not any(path.iterdir())
-    if is_empty or not path.exists():
-        raise FileNotFoundError(
-            errno.ENOENT, f"{where}: neither a mount nor a data directory; is it mounted?"
-        )
-
-
-def _is_there(client: Client, path: str, at: Instant | None) -> bool:
-    try:
-        client.stat(path, at=at)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def _details(path: str, entry: Entry) -> dict[str, Any]:
     return {
         "name": path,
@@ -475,21 +390,3 @@ def _details(path: str, entry: Entry) -> dict[str, Any]:
         "mtime": entry.timestamp / 1e6,
         "created": entry.timestamp / 1e6,
     }
-
-
-def _configuration() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "cascadefs/pools.toml"
-
-
-def _pools() -> dict[str, str]:
-    """Pools by name, as the user's configuration has them.
-
-    Raises:
-        ValueError: it is not TOML.
-    """
-    try:
-        with _configuration().open("rb") as file:
-            return {name: str(where) for name, where in tomllib.load(file).items()}
-    except FileNotFoundError:
-        return {}

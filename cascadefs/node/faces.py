@@ -85,6 +85,7 @@ class Faces:
         self._over = False
         self._tables: dict[int, tuple[Table, Position | None]] = {}
         self._faces: dict[int, Face] = {}
+        self._afar: dict[int, Face] = {}
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[dict[int, Face]]:
@@ -161,14 +162,12 @@ class Faces:
             face.close()
             raise
         with self._lock:
-            before = self._faces.get(line.shard)
-            if before is not None:
-                before.retire()  # It was followed elsewhere; whoever waits for it asks again.
-            self._join(face)
+            self._faces[line.shard] = face
+            self._joined(face)
         return face
 
     def attach_afar(self, line: RemoteLine) -> None:
-        """Bring up the face of a shard that other nodes hold, its table in memory, and keep it up until it is here.
+        """Bring up the face of a shard that other nodes hold, its table in memory, and keep it up until `leave_afar`.
 
         Raises:
             OSError: EAGAIN, if nobody tells of it in time.
@@ -188,13 +187,16 @@ class Faces:
             face.close()
             raise
         with self._lock:
-            if line.shard not in self._faces:
-                self._join(face)
-                return
+            self._afar[line.shard] = face
+            self._joined(face)
+
+    def leave_afar(self, shard: int) -> None:
+        """A shard is followed at other nodes no more; whoever waits for it asks again. The caller holds the faces."""
+        face = self._afar.pop(shard)
+        face.retire()
         face.close()
 
-    def _join(self, face: Face) -> None:
-        self._faces[face.namespace.shard] = face
+    def _joined(self, face: Face) -> None:
         if self.on_face is not None:
             self.on_face(face)
         self._news.set()
@@ -221,7 +223,7 @@ class Faces:
             came = self._news.wait(LOOK_S)
             self._news.clear()
             with self._lock:
-                for shard, face in self._faces.items():
+                for shard, face in [*self._faces.items(), *self._afar.items()]:
                     self._catch_up(shard, face, publish=not came)
                 self._applied.notify_all()
                 self.turns.tell()
@@ -246,7 +248,7 @@ class Faces:
             OSError: a shard does not take it.
         """
         with self._lock:
-            for face in list(self._faces.values()):
+            for face in [*self._faces.values(), *self._afar.values()]:
                 face.keep_session()
 
     def stop(self) -> None:
@@ -259,9 +261,12 @@ class Faces:
         with self._lock:
             for table, _ in self._tables.values():
                 table.close()
+            for face in self._afar.values():
+                face.close()
+            self._afar.clear()
             for shard, face in self._faces.items():
                 try:
-                    if face.close(keep=face.is_near) and face.is_near:
+                    if face.close(keep=True):
                         write_mark(self._disk_of(shard), CLEAN)
                 except OSError as error:
                     _log.error("shard %d: its index is not saved: %s", shard, error)
@@ -273,5 +278,6 @@ class Faces:
             "applied": {
                 str(shard): face.applied_index for shard, face in list(self._faces.items())
             },
+            "afar": {str(shard): face.applied_index for shard, face in list(self._afar.items())},
             "trouble": {str(shard): why for shard, why in self.trouble.items()},
         }

@@ -315,7 +315,6 @@ class Node:
                     _log.critical("shard %d: no index can be made: %s", shard, error)
             # A record may be damaged, and who has it whole not reached yet.
             await trio.sleep(LEASE_S)  # noqa: TID251  # A retry at the edge.
-        self.afar.close(shard)
         self._applied[shard] = lambda: face.applied_index
 
     async def _keep_sessions(self, faces: Faces) -> None:

@@ -1,13 +1,13 @@
 """Operations that a node executes for programs elsewhere, on the shards it holds (`wire.Call`).
 
 There is a tree once the face of shard 0 is up; others join it as they come. A shard that only other nodes hold is brought up when a
-program asks for it first (`afar`), and followed from then on.
+program asks for it first (`afar`), and followed from then on; also one that was here, and moved away.
 """
 
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -57,12 +57,21 @@ class Programs:
         """Brings up a shard that other nodes hold; raises OSError if that cannot be. None: nobody can."""
         self.holds: Callable[[int], bool] = lambda shard: False
         """Whether a shard is here, or will be."""
+        self.leave: Callable[[int], None] = lambda shard: None
+        """Told of a shard that is here again."""
+        self._near: dict[int, Face] = {}
+        self._revision = -1
         self._missing: set[int] = set()
         self._bringing: dict[int, trio.Event] = {}
         faces.on_face = self._add
 
     def _add(self, face: Face) -> None:
         """With the lock of the faces held."""
+        if face.is_near:
+            self._near[face.namespace.shard] = face
+            if face.namespace.shard in self._store_shards():
+                self._revision = -1  # Followed elsewhere until now: `_sort`.
+                return
         if self._store is not None:
             self._store.add(face)
         else:
@@ -132,6 +141,7 @@ class Programs:
             await self._bring(0)
         if self._service is None:
             raise NotYet
+        await self._sort()
         while True:
             answer, buffers = await self._service.execute(who, arguments, parts)
             missing = self._missing - self._store_shards()
@@ -142,6 +152,32 @@ class Programs:
                 await self._bring(shard)
             if not missing <= self._store_shards():
                 return answer, buffers
+
+    async def _sort(self) -> None:
+        """Where shards have moved, ask who has them now."""
+        revision = self._view().revision
+        if revision == self._revision or self.bring is None:
+            return
+        self._revision = revision
+        for shard in [shard for shard in self._near if not self.holds(shard)]:
+            if shard in self.shards:
+                with suppress(OSError):  # Then what is here answers, or says that it cannot.
+                    await self._bring(shard)
+        back = [shard for shard in self._near.keys() - self.shards if self.holds(shard)]
+        for shard in back:
+            if not await trio.to_thread.run_sync(self._put_back, shard):
+                self._revision = -1
+
+    def _put_back(self, shard: int) -> bool:
+        """Have a shard that is here again, once its face has come as far as the one in its place."""
+        with self._faces.exclusive():
+            near, afar = self._near[shard], self.store.faces[shard]
+            if near.applied_index < afar.applied_index:
+                return False
+            self.store.add(near)
+            self._faces.leave_afar(shard)
+        self.leave(shard)
+        return True
 
     def _store_shards(self) -> set[int]:
         return set(self._store.faces) if self._store is not None else set()

@@ -291,7 +291,10 @@ def _bring_from_afar(node: Node, faces: Faces, programs: Programs) -> None:
             node.afar.close(shard)
             raise
 
-    programs.holds, programs.bring = holds, bring
+    def leave(shard: int) -> None:
+        trio.from_thread.run_sync(node.afar.close, shard)
+
+    programs.holds, programs.bring, programs.leave = holds, bring, leave
 
 
 def _scripts(

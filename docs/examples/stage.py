@@ -61,13 +61,11 @@ class Stage:
         return {one["name"].partition(":")[2]: one for one in found}
 
     def wait_done(self, handler, count):
-        """Wait until a handler is done with so many events; a dead letter ends it all."""
-        while True:
-            one = self.bindings()[handler]
-            if one["failed"]:
-                sys.exit(f"{handler} failed: {one['last_error']}")
-            if one["done"] >= count:
-                return
+        """Wait until a handler is done with so many events; a dead letter of any ends it all."""
+        while (found := self.bindings())[handler]["done"] < count:
+            for name, one in found.items():
+                if one["failed"]:
+                    sys.exit(f"{name} failed: {one['last_error']}")
             time.sleep(POLL_SECONDS)
 
     def kill_worker(self):

@@ -97,6 +97,7 @@ def _crossing(directory: Path) -> list[Took]:
 def _rate(directory: Path, crossings: int) -> float:
     mount, stage, street = _started(directory, "intersection", "street")
     try:
+        _film(stage, street, ["warm"], 0)
         started = time.perf_counter()
         _film(stage, street, [str(one) for one in range(crossings)], 0)
         return crossings * street.FRAMES / (time.perf_counter() - started)
@@ -105,14 +106,14 @@ def _rate(directory: Path, crossings: int) -> float:
 
 
 def _film(stage: Any, street: Any, crossings: list[str], seconds: float) -> None:
-    scenes = {one: street.Scene(int(one)) for one in crossings}
+    scenes = {one: street.Scene(seed) for seed, one in enumerate(crossings)}
     for one in crossings:
         (stage.path / "cam" / one).mkdir(parents=True)
     for number in range(street.FRAMES):
         for one, scene in scenes.items():
             (stage.path / f"cam/{one}/frame.npy").write_bytes(scene.frame(number))
         time.sleep(seconds)
-    stage.wait_done("collision", len(crossings) * street.FRAMES)
+    stage.wait_done("collision", len(stage.files("cam/*")) * street.FRAMES)
     stage.wait_done("trajectory", sum(map(stage.count, stage.files("tracks/*/*.json"))))
 
 

@@ -44,7 +44,7 @@ MESSAGES, TURNS, LARGE_BYTES, LARGE = 50_000, 2_000, 1 << 20, 64
 ECHO, SINK, ASK = b"e", b"s", b"q"
 PERFTEST_ROUNDS = {"ib_write_bw": (32, 288), "ib_write_lat": (500, 4500)}
 PERFTEST_BYTES = {"ib_write_bw": LARGE_BYTES, "ib_write_lat": 64}
-PUTS_ALONE, PUTS, PUTS_AT_ONCE = 300, 20_000, 256
+PUTS_ALONE, PUTS, PUTS_AT_ONCE, SEGMENTS = 300, 20_000, 256, 10
 LONG_PUTS, LONG_BYTES, LONG_AT_ONCE = 64, 256 * 1024, 8
 TRACED = (2_000, 10_000)
 """Puts of the two runs whose system calls are subtracted from each other: what starting costs is in both."""
@@ -195,8 +195,12 @@ async def drive_puts(replica: Replica) -> dict[str, float]:
         watch.watch("device", endpoint._posting, "end")
         watch.watch("device", endpoint, "poll", "arm", "take_event", "post_receives")
         watch.watch("python", connection, "send_nowait", "_push", "_grant", "_take", "_poll")
-        await replica.put(PUTS, bytes(64), PUTS_AT_ONCE)
-        figures["python_us"] = watch.seconds["python"] / PUTS * 1e6
+        figures["python_us"] = float("inf")
+        for _ in range(SEGMENTS):  # the best of some: what else the machine does must not count
+            watch.clear()
+            await replica.put(PUTS // SEGMENTS, bytes(64), PUTS_AT_ONCE)
+            took_us = watch.seconds["python"] / (PUTS // SEGMENTS) * 1e6
+            figures["python_us"] = min(figures["python_us"], took_us)
     return figures
 
 

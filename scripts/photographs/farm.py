@@ -149,7 +149,7 @@ def make_farm(root: Path, *, pause_s: float) -> None:
         for number, cow in enumerate(COWS):
             if step and cow != "rosa" and chance.random() < 0.35:
                 continue
-            warm = cow == "rosa" and step > 1 or cow == "greta" and step == 4
+            warm = (cow == "rosa" and step > 1) or (cow == "greta" and step == 4)
             np.save(farm / f"frames/{cow}.npy", thermogram(10 * number + step, warm=warm))
             time.sleep(pause_s / 6)
         if step < len(PLAN):

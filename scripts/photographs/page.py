@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHROMIUM = "/usr/bin/chromium"
-WIDTHS = (1280, 390)
+SETTLE_MS = 1500
+FRAMES: dict[str, tuple[int, int, Any]] = {
+    "wide": (1280, 860, "light"),
+    "dark": (1280, 860, "dark"),
+    "narrow": (390, 844, "light"),
+}
 PRICES = """\
 currency = "EUR"
 per_hour = { node = 0.18, run = 0.024, gib_memory = 0.006 }
@@ -47,29 +52,31 @@ def versions(root: Path, path: str) -> list[int]:
         return [one.timestamp for one in client.versions(path)]
 
 
-def shots(root: Path) -> dict[str, tuple[str, str]]:
-    """Name of a picture: where it is taken, and what must be there first."""
+def shots(root: Path) -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Name of a picture: where it is taken, what must be there first, and in which frames."""
     plan, rosa = versions(root, "farm/plan.md"), versions(root, "farm/frames/rosa.npy")
+    then, before = f"#/files/farm/frames?at={rosa[3]}&file=rosa.npy", f"#/files/farm?at={plan[-2]}"
     return {
-        "files": ("#/files/farm", ".entries li:nth-child(6)"),
-        "array": (f"#/files/farm/frames?at={rosa[3]}&file=rosa.npy", "canvas"),
-        "difference": (f"#/files/farm?at={plan[-2]}&file=plan.md&tab=difference", ".lines tr"),
-        "picture": ("#/files/farm?file=barn.png", ".picture img"),
-        "origin": ("#/files/farm?file=vet-list.md&tab=origin", ".lineage .run"),
-        "triggers": ("#/triggers", ".runs li:nth-child(2)"),
-        "store": ("#/store", ".spark polygon"),
-        "sweep": ("#/sweep?in=sweep", ".rank li:nth-child(5)"),
+        "files": (then, "canvas", ("wide", "narrow", "dark")),
+        "difference": (f"{before}&file=plan.md&tab=difference", ".lines tr", ("wide",)),
+        "origin": (
+            "#/files/farm?file=vet-list.md&tab=origin",
+            ".lineage .run",
+            ("wide", "narrow"),
+        ),
+        "triggers": ("#/triggers", ".runs li:nth-child(2)", ("wide", "narrow")),
+        "store": ("#/store", ".spark polygon", ("wide",)),
+        "sweep": ("#/sweep?in=sweep", ".rank li:nth-child(5)", ("wide",)),
     }
 
 
-def photograph(page: Page, name: str, where: str, awaited: str, directory: Path) -> None:
+def photograph(page: Page, path: Path, where: str, awaited: str) -> None:
     """One view, when it has settled."""
     page.evaluate("where => { location.hash = where; }", where)
     page.wait_for_selector(awaited)
-    page.wait_for_timeout(700)
+    page.wait_for_timeout(SETTLE_MS)
     page.evaluate("document.activeElement?.blur()")
-    width = page.viewport_size["width"] if page.viewport_size else 0
-    page.screenshot(path=directory / f"{name}-{width}.png")
+    page.screenshot(path=path)
 
 
 def main() -> None:
@@ -120,18 +127,17 @@ def take(link: str, root: Path, directory: Path) -> None:
     wanted = shots(root)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for scheme in ("light", "dark"):
-            for width in WIDTHS:
-                size: Any = {"width": width, "height": 860 if width > 800 else 844}
-                page = browser.new_page(viewport=size, color_scheme=scheme, device_scale_factor=1)
-                page.on("console", lambda message: print("console:", message.text))
-                page.goto(link)
-                page.wait_for_selector(".entries li")
-                for name, (where, awaited) in wanted.items():
-                    if scheme == "light" or name in ("array", "origin"):
-                        suffix = "" if scheme == "light" else "-dark"
-                        photograph(page, f"page-{name}{suffix}", where, awaited, directory)
-                page.close()
+        for frame, (width, height, scheme) in FRAMES.items():
+            size: Any = {"width": width, "height": height}
+            page = browser.new_page(viewport=size, color_scheme=scheme, device_scale_factor=1)
+            page.on("console", lambda message: print("console:", message.text))
+            page.goto(link)
+            page.wait_for_selector(".entries li")
+            for name, (where, awaited, frames) in wanted.items():
+                if frame in frames:
+                    path = directory / f"page-{name}-{frame}.png"
+                    photograph(page, path, where, awaited)
+            page.close()
         browser.close()
 
 

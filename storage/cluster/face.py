@@ -118,7 +118,8 @@ class Face(Shard):
         self.turns: Turns | None = None
         """How who waits lets go of the shard, where somebody may."""
         self._waiting = 0
-        self._is_retired = False
+        self.is_retired = False
+        """Another face is asked in this one's place: who waits is told to ask again (`NotHere`)."""
         self._inodes = range(0)
         self._steady_ns = steady_ns
 
@@ -239,7 +240,7 @@ class Face(Shard):
             self._advance(timeout_s)
             return
         turns.rest(self, timeout_s)
-        if self._is_retired:
+        if self.is_retired:
             raise NotHere(self.namespace.shard)
         if self._failure is not None:
             raise OSError(errno.EIO, self._failure)
@@ -431,8 +432,8 @@ class Face(Shard):
         return range(seen.next_inode - count, seen.next_inode)
 
     def retire(self) -> None:
-        """Another face takes this one's place: who waits is told to ask again (`NotHere`)."""
-        self._is_retired = True
+        """Another face takes this one's place."""
+        self.is_retired = True
         if self.turns is not None:
             self.turns.tell()
 
@@ -478,7 +479,7 @@ class Face(Shard):
             try:
                 target = turns.apart(certain_index)
             except Unavailable as error:
-                if self._is_retired:
+                if self.is_retired:
                     raise NotHere(self.namespace.shard) from error
                 raise
         else:

@@ -113,9 +113,11 @@ class ClusterStore:
     # --- shards --------------------------------------------------------------------------------------------------
 
     def add(self, face: Face) -> None:
-        """One more shard, brought up; or one that was followed elsewhere, and now has a replica here."""
+        """One more shard, brought up; or another face of one, in the place of that before."""
         shard = face.namespace.shard
-        assert shard not in self._faces or not self._faces[shard].is_near
+        if shard in self._faces:
+            self._faces[shard].retire()
+        face.is_retired = False
         self._faces[shard] = face
         self._spaces[shard] = face.namespace
         self.retention.add(face)

@@ -7,7 +7,7 @@ A *message* is a run of bytes without meaning here, 0 to `MESSAGE_BYTES_MAX` lon
 and none behind it. Nothing tells a sender that a message arrived: whoever needs to know has the peer answer.
 
 **Memory.** Each direction holds at most `SEND_QUEUE_BYTES` and one message here, and what the kernel (or a ring) holds:
-a receiver that does not take its messages makes the sender wait.
+a receiver that does not take its messages makes the sender wait. What is sent as *bulk* may lie in memory set aside for it.
 
 **Cost.** A message costs no switch of tasks: `Connection.send` queues and returns while there is room, and all that was
 queued in one turn of the loop leaves in one system call; `Connection.receive` gives all messages of one.

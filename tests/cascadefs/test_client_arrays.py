@@ -1,5 +1,6 @@
 """Tensors and tables over versions: what is read is what is asked for, and it is what the versions hold."""
 
+import errno
 import threading
 
 import msgspec
@@ -11,9 +12,11 @@ from cascadefs.client.operations import Operations
 from storage import record
 from storage.attributes import DIRECTORY, REGULAR
 from storage.namespace import ROOT
+from tests.triggers.handler.card import Card
 from triggers.access import Identity
 from triggers.cut import StoreCut
 from triggers.handler.copies import Copies
+from triggers.handler.device import DeviceCache
 from triggers.handler.effects import encode
 from triggers.handler.frames import CutFrames
 from triggers.handler.table import sql
@@ -346,3 +349,57 @@ class Locked:
                 return getattr(self._cut, name)(*arguments)
 
         return call
+
+
+# --- on a device ------------------------------------------------------------------------------------------------------
+
+
+def test_an_array_on_a_device_is_read_and_moved_once(client, direct, monkeypatch):
+    card = Card(1 << 20)
+    monkeypatch.setattr("triggers.handler.device.gpu", lambda: DeviceCache(card, 1 << 19))
+    first = np.arange(100, dtype=np.float32)
+    client.put("m.npy", npy("m.npy", first))
+    there = client.get("m.npy", device="cuda")
+    np.testing.assert_array_equal(there, first)
+    assert client.get("m.npy", device="cuda") is there
+    cache = client.devices.cache("cuda")
+    assert (cache.moved_bytes, cache.hits, len(direct.read)) == (400, 1, 1)
+    client.put("m.npy", npy("m.npy", first + 1))
+    np.testing.assert_array_equal(client.get("m.npy", device="cuda"), first + 1)
+    assert (cache.moved_bytes, cache.size_bytes) == (800, 400)
+    np.testing.assert_array_equal(client.get("m.npy", version=1, device="cuda"), first)
+    np.testing.assert_array_equal(there, first)
+
+
+def test_without_a_card_the_same_is_numpys(client, direct):
+    client.put("m.npy", npy("m.npy", np.eye(3)))
+    there = client.get("m.npy", device="cpu")
+    assert client.get("m.npy", device="cpu") is there
+    assert (there.tolist(), there.flags.writeable, len(direct.read)) == (
+        np.eye(3).tolist(),
+        False,
+        1,
+    )
+    assert client.devices.cache("cpu").moved_bytes == 0
+    assert client.get("m.npy", at=client.now(), device="cpu") is there
+    import torch
+
+    assert torch.from_dlpack(there.copy()).sum() == 3
+    client.put("raw", b"\1\2")
+    assert client.get("raw", device="cpu").tolist() == [1, 2]
+
+
+def test_what_a_device_cannot_give_is_said(client, monkeypatch):
+    client.put("d/raw", b"\1\2")
+    monkeypatch.setattr("triggers.handler.device.gpu", lambda: None)
+    with pytest.raises(OSError, match=r'no GPU that CuPy finds.*device="cpu"') as caught:
+        client.get("d/raw", device="cuda")
+    assert caught.value.errno == errno.ENODEV
+    with pytest.raises(ValueError, match='write "cpu" or "cuda"'):
+        client.get("d/raw", device="tpu")
+    with pytest.raises(ValueError, match="a part of a file is bytes"):
+        client.get("d/raw", device="cpu", offset=1)
+    with pytest.raises(IsADirectoryError):
+        client.get("d", device="cpu")
+    with pytest.raises(FileNotFoundError):
+        client.get("nothing", device="cpu")

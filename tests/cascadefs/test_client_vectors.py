@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascadefs.client import Batch, Client, Conflict
+from cascadefs.client import Batch, Client, Conflict, TrioClient
 from cascadefs.client.operations import Operations
 from storage import record
 from triggers.access import Identity
@@ -155,3 +155,14 @@ def test_it_is_the_users_right_to_write_that_counts(store, clock):
     with pytest.raises(PermissionError):
         other.pull("secret", 0)
     assert root.add("w", 0, [1.0], key="k").number == 2
+
+
+async def test_under_trio_it_is_the_same(client):
+    store = TrioClient(client)
+    assert (await store.add("w", [0, 2], [1.0, 2.0], key=("a", 1))).number == 1
+    assert (await store.pull("w", [2, 0, 9])).tolist() == [2, 1, 0]
+    batch = Batch()
+    batch.add("w", 0, [5.0])
+    for _ in range(2):
+        await store.commit(batch, key="b")
+    assert (await store.get("w", device="cpu")).view("<f4").tolist() == [6, 0, 2]

@@ -159,7 +159,10 @@ def test_a_node_shows_the_scripts_of_the_shards_it_leads_and_ends_their_runs(tmp
             fleet.wait(lambda: not web.board()["running"], "end of the run")
             with web.open("api/command", {"do": "pause", "base": "farm", "name": "slow.py:slow"}):
                 pass
-            (binding,) = web.board()["bindings"]
-            assert (binding["state"], binding["failed"]) == ("paused", 1)
+            binding = fleet.wait(
+                lambda: next((b for b in web.board()["bindings"] if b["state"] == "paused"), None),
+                "pause",
+            )
+            assert binding["failed"] == 1
         finally:
             assert mount.end() == 0, mount.log.read_text()

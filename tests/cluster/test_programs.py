@@ -72,6 +72,27 @@ def test_one_of_many_writers_wins(apart):
     assert sorted(apart[0].get("race/log").split()) == [b"0"] * 20 + [b"1"] * 20 + [b"2"] * 20
 
 
+def test_additions_at_every_node_come_to_their_sum(apart):
+    count = 1 << 16
+    apart[0].put("model/w", bytes(4 * count))
+
+    def run(index):
+        draw = random.Random(index)
+        for step in range(1, 16):
+            places = [draw.randrange(count) for _ in range(400)]  # more than one frame holds
+            for _ in range(2):  # as somebody who was not told does
+                apart[index].add("model/w", places, [1.0] * 400, key=(f"worker {index}", step))
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for reader in apart:
+        assert reader.pull("model/w", range(count)).sum() == 3 * 15 * 400
+    assert len(apart[0].versions("model/w")) == 1 + 3 * 15
+
+
 def test_a_watch_of_all_shards_goes_on_at_another_node(fleet, apart):
     token = apart[0].look("w*/*", "")[1]
     written = [f"w{number % 4}/{number}" for number in range(40)]

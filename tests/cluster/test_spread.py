@@ -5,14 +5,17 @@ Method: the spread over a fake exchange and a fake runner, on trio's own clock; 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import threading
 
 import pytest
 import trio
 
 from cascadefs.host import Shared
-from cascadefs.node.exchange import Lost, across, standing_from, standing_to
+from cascadefs.node.exchange import Exchange, Lost, across, standing_from, standing_to
 from cascadefs.node.spread import Observer, Spread
+from storage.transport import Identity, Role
 from triggers.allocation import Standing, bits_of
 from triggers.run import Add, Append, Delete, Done, Event, Failed, LogLine, Put, PutIf, Run, Script
 from triggers.runner import errand
@@ -151,6 +154,39 @@ async def test_a_run_there_can_be_killed_and_gives_its_slot_back(autojump_clock)
     assert {getattr(one, "kind", "") for one in results} == {"", "killed"}
     assert isinstance(results[0], Done | Failed)
     assert (observer.running, observer.away, observer.rooms["b"].borrowed_tokens) == (0, 0, 0)
+
+
+class FakeNode:
+    """Names itself; nobody is linked with it."""
+
+    name = "a"
+
+
+async def test_what_is_no_errand_is_refused_and_says_why():
+    none = lambda _: None  # noqa: E731
+    exchange = Exchange(FakeNode(), Standing, none, contextlib.nullcontext, none)
+    peer = Identity("c", Role.NODE, "b")
+
+    async def refused(operation, *parts):
+        with pytest.raises(OSError, match=r".") as caught:
+            await exchange.serve(peer, operation, [memoryview(part) for part in parts])
+        return caught.value.errno
+
+    assert await refused("standing", b"") == errno.EAGAIN, "no scripts run yet"
+    exchange.open(FakeHome())
+    answer, _ = await exchange.serve(peer, "standing", [memoryview(b"")])
+    assert standing_from(memoryview(answer)) == Standing()
+    assert await refused("run", b"nonsense") == errno.EPROTO
+    assert await refused("run") == errno.EAGAIN
+    assert await refused("call", b"") == errno.EOPNOTSUPP
+    sent = errand.encode(errand.Errand(run_of("r"), 3, 17, 99))
+    assert await refused("run", sent) == errno.EAGAIN, "no replica of that shard"
+    strict = Exchange(FakeNode(), Standing, none, contextlib.nullcontext, lambda uid: f"not {uid}")
+    strict.open(FakeHome())
+    with pytest.raises(PermissionError, match="not 1000"):
+        await strict.serve(peer, "run", [memoryview(sent)])
+    with pytest.raises(Lost, match="no links"):
+        await exchange.hand("b", 3, 17, run_of("r"), 99)
 
 
 def test_an_errand_and_what_comes_back_are_themselves_again():

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from cascadefs import connect
 from tests.mounted.conftest import cascadefs, mounts_below
 from tests.mounted.test_triggers import MODE, install, wait_for
 
@@ -76,8 +77,6 @@ def farm(tmp_path_factory):
         wait_for(lambda: (farm / "out/a").read_text() == "X!", "output")
         (farm / "late.txt").write_text("late")
         yield mount
-    with pytest.raises(urllib.error.URLError, match="refused"):  # it ends with the mount
-        urllib.request.urlopen(mount.link, timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -231,13 +230,21 @@ def test_what_users_wrote_never_runs(page, farm):
     assert page.title() != "evil"
 
 
-def test_the_origin_of_a_version_is_drawn_and_leads_on(page):
+def test_the_origin_of_a_version_is_drawn_and_leads_on(page, farm):
     go(page, "#/files/farm/out?file=a&tab=origin")
     expect(page.locator(".lineage .run .label")).to_have_text(["chain.py:first", "chain.py:second"])
     boxes = page.locator(".lineage .box .label")
     expect(boxes).to_have_count(4)
     assert sorted(boxes.all_text_contents()) == ["a", "a", "a", "model"]
     expect(page.locator(".lineage .trigger")).to_have_count(2)
+    with connect(farm.path) as store:
+        version, run = store.why("farm/out/a")
+        assert (version.number, run["binding"], run["reads"]) == (
+            1,
+            "chain.py:second",
+            ["model@v1"],
+        )
+        assert store.why("farm/in/a")[1] is None
     page.locator(".lineage a", has_text="farm/in").click()
     expect(page.locator(".crumbs")).to_contain_text("in")
     expect(page.locator(".origin .note")).to_contain_text("Written by a program")
@@ -396,3 +403,25 @@ def test_only_its_owner_may_read_the_token(farm):
     assert token.read_text().strip() not in json.dumps(told)
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(told["page"]["url"], timeout=10)
+
+
+def test_it_ends_with_its_mount(tmp_path):
+    with mounts_below(tmp_path, "auto") as make:
+        mount = make(mounted=False)
+        said = cascadefs("mount", mount.path, "--data", mount.data, "--http", "127.0.0.1:0").stdout
+        mount.find_daemon()
+        assert not is_refused(said.split()[-1])
+        mount.kill()
+        wait_for(
+            lambda: is_refused(said.split()[-1]), "end of the page of a daemon that was killed"
+        )
+
+
+def is_refused(link):
+    try:
+        urllib.request.urlopen(link, timeout=10).close()
+    except urllib.error.HTTPError:
+        return False
+    except urllib.error.URLError:
+        return True
+    return False

@@ -4,7 +4,12 @@
     collector   `watch`, and what a module registers
     importer    a script and its `lib/`, imported from memory
     blob        bytes and the ways to look at them
+    frames      versions as data, not read yet
+    tensor      arrays along time, made of them
+    table       rows, and questions in SQL, made of them
+    prefetch    files that are read while a handler computes
     device      arrays on a GPU, or NumPy's where there is none, kept by (path, version)
+    transfer    how numbers get there
     effects     what a run has staged, and its own reads of that
     event       the event as a handler sees it
     context     `ctx`

@@ -65,6 +65,11 @@ class DeviceCache:
         """Sent to the device so far."""
         return self.transfer.moved_bytes
 
+    @property
+    def identities(self) -> list[Identity]:
+        """Of all that is here."""
+        return [identity for _, identity in self._kept]
+
     def holds(self, path: str) -> Identity | None:
         """The identity of the newest content that is here under a path."""
         return self._newest.get(path)
@@ -102,11 +107,7 @@ class DeviceCache:
                 self._drop(key)
 
     def _load(self, path: str, identity: Identity, data: memoryview) -> _Kept:
-        for key, other in list(self._kept.items()):
-            if key[0] == path:
-                other.is_old = True
-                if not other.users:
-                    self._drop(key)
+        self._supersede(path)
         host = arrays(data)
         size_bytes = sum(a.nbytes for a in host.values()) if isinstance(host, dict) else host.nbytes
         while self._kept and self.size_bytes + size_bytes > self.limit_bytes:
@@ -117,6 +118,13 @@ class DeviceCache:
             self._newest[path] = identity
             self.size_bytes += size_bytes
         return kept
+
+    def _supersede(self, path: str) -> None:
+        for key, kept in list(self._kept.items()):
+            if key[0] == path:
+                kept.is_old = True
+                if not kept.users:
+                    self._drop(key)
 
     def _drop_one(self) -> None:
         """Make room: by what nobody uses, if there is such, since only that gives memory back."""

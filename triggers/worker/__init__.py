@@ -8,6 +8,7 @@
     cgroup      how much it and all it starts may use together, where a control group is delegated
     limits      how much it may use
     sandbox     all of that in the right order
+    network     a loopback that the workers of a gang have to themselves
     reach       an interpreter below a private directory, made reachable for other users
     bubblewrap  the command line that confines an executable
     remote      a cut in the daemon, read from a worker

@@ -19,7 +19,7 @@ export function parse(buffer) {
   const fortran = /'fortran_order':\s*True/.test(head);
   const reader = descr && READERS[descr[2] + descr[3]];
   const total = shape.reduce((a, b) => a * b, 1);
-  const array = { shape, dtype: descr ? descr[2] + descr[3] : "objects", bytes: buffer.byteLength, values: new Float64Array(0) };
+  const array = { shape, dtype: descr ? named(descr[2], descr[3]) : "objects", bytes: buffer.byteLength, values: new Float64Array(0) };
   if (!reader || start + length + total * reader[0] > buffer.byteLength) return { ...array, unreadable: true };
   const little = descr[1] !== ">";
   const [width, method] = reader;
@@ -40,6 +40,9 @@ export function parse(buffer) {
   }
   return { ...array, values, low, high, mean: counted ? sum / counted : NaN, odd: total - counted };
 }
+
+const NAMES = { f: "float", i: "int", u: "uint", b: "bool" };
+const named = (kind, bytes) => (kind === "b" ? "bool" : `${NAMES[kind] ?? kind}${bytes * 8}`);
 
 function half(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
@@ -72,7 +75,7 @@ function colour(ramp, part) {
   return ramp[at].map((value, channel) => value + (ramp[at + 1][channel] - value) * (place - at));
 }
 
-const isColour = ({ shape, dtype }) => shape.length === 3 && (shape[2] === 3 || shape[2] === 4) && dtype === "u1";
+const isColour = ({ shape, dtype }) => shape.length === 3 && (shape[2] === 3 || shape[2] === 4) && dtype === "uint8";
 
 // A picture of an array: numbers as a line, a plane as colours.
 export function plane(array, index = 0) {

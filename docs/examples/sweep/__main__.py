@@ -2,7 +2,7 @@
 """Sweep learning rates: `python docs/examples/sweep MOUNTPOINT [--rows 30000] [--epochs 2] [--picture FILE]`.
 
 Writes clicks, has them hashed, starts a line for each rate, kills two workers on the way, and compares what came out with
-scikit-learn. Ends with status 1 if that is worse than it has to be. See it run by `cascadefs top MOUNTPOINT/sweep/sweep`.
+scikit-learn. Ends with status 1 if that is worse than it has to be. See it run by `cascadefs top --sweep MOUNTPOINT/sweep/sweep`.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def sweep(stage, epochs):
         (stage.path / f"sweep/{number}.toml").write_text(
             f"rate = {rate}\nbatch = 50\nrounds = {rounds}\nparts = {TRAIN_PARTS}\n"
         )
+    stage.wait_done("begin", len(RATES))
     stage.wait_done("train", 2 * len(RATES))
     while not has_ended(stage) and stage.bindings()["train"]["retries"] < KILLS:
         stage.kill_worker()
@@ -61,7 +62,7 @@ def sweep(stage, epochs):
 
 
 def has_ended(stage):
-    """Whether no line has a round before it: a round writes its loss and, but for the last, what begins the next."""
+    """Whether no line that has begun has a round before it: a round writes its loss and, but for the last, what begins the next."""
     lines = [f"sweep/{number}" for number in range(1, len(RATES) + 1)]
     under_way = sum(stage.count(f"{one}/loss") < stage.count(f"{one}/round.json") for one in lines)
     return under_way <= stage.bindings()["train"]["failed"]  # a round that somebody killed
