@@ -130,6 +130,9 @@ class Report(Protocol):
     def progress(self, records: int, total: int) -> None:
         """So many records of the log were applied so far, of so many."""
 
+    def waiting(self, why: str) -> None:
+        """It takes long, for this reason."""
+
     def ready(self) -> None:
         """The mount answers."""
 
@@ -149,6 +152,9 @@ class _PipeReport:
             self._next_progress_at = time.monotonic() + PROGRESS_SECONDS
             self.say(progress=records, total=total)
 
+    def waiting(self, why: str) -> None:
+        self.say(waiting=why)
+
     def ready(self) -> None:
         self.say(ready=True)
         os.close(self._descriptor)
@@ -158,7 +164,11 @@ class _PipeReport:
             os.write(self._descriptor, json.dumps(message).encode() + b"\n")
 
 
-def start_detached(settings: Settings, on_progress: Callable[[int, int], None]) -> int:
+def start_detached(
+    settings: Settings,
+    on_progress: Callable[[int, int], None],
+    on_waiting: Callable[[str], None] = lambda why: None,
+) -> int:
     """Start a daemon of its own session; return its process id when the mount answers.
 
     Interrupted (KeyboardInterrupt), it ends the daemon, which a daemon survives like any other kill.
@@ -183,6 +193,8 @@ def start_detached(settings: Settings, on_progress: Callable[[int, int], None]) 
                         daemon = pid
                     case {"progress": int(records), "total": int(total)}:
                         on_progress(records, total)
+                    case {"waiting": str(why)}:
+                        on_waiting(why)
                     case {"error": str(message)}:
                         raise NotStarted(message)
                     case {"ready": True}:
@@ -586,7 +598,7 @@ def _observed_cluster(
         raise NotStarted(str(error)) from error
     try:
         try:
-            observer.open(report.progress)
+            observer.open(report.progress, report.waiting)
         except (Unusable, Corruption) as error:
             raise NotStarted(str(error)) from error
         except OSError as error:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from cascadefs.filesystem.foreign import stale_by
 from cascadefs.filesystem.scripts import Scripts
 from cascadefs.fuse import mountpoint
 from storage import record
@@ -264,7 +263,7 @@ class MountHost:
 
     def applied(self, records: list[Part]) -> None:
         """See `triggers.options.Watcher`: what the kernel knows of these is old."""
-        self._filesystem.invalidations.extend(stale_by(records))
+        self._filesystem.changed_beside(records)
 
 
 def make_control(store: Store) -> None:

@@ -47,6 +47,9 @@ __all__ = ["ClusterSettings", "Observer"]
 START_SECONDS: Final = 30.0
 """How long the first answer of a node, and the first word about each shard, may take."""
 
+SAY_SECONDS: Final = 2.0
+"""After how long whoever waits for a mount is told for whom it waits."""
+
 STEP_SECONDS: Final = 0.1
 """Between two looks while a shard is brought up."""
 
@@ -115,6 +118,7 @@ class Observer:
         self._lines: list[RemoteLine] = []
         self._on_more: Callable[[], None] = lambda: None
         self._store: ClusterStore | None = None
+        self._waiting: Callable[[str], None] = lambda why: None
 
     @property
     def store(self) -> ClusterStore:
@@ -124,17 +128,23 @@ class Observer:
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    def open(self, progress: Callable[[int, int], None]) -> ClusterStore:
+    def open(
+        self,
+        progress: Callable[[int, int], None],
+        waiting: Callable[[str], None] = lambda why: None,
+    ) -> ClusterStore:
         """Reach the cluster, and bring up what it has.
 
         Args:
             progress: called now and then with the records applied of a shard, and how many there are.
+            waiting: told once who is waited for, where that takes longer than `SAY_SECONDS`.
 
         Raises:
             Unusable: no node answered in time, or the cluster is not made yet, or the cache is another mount's.
             OSError: the cache cannot be written.
             Corruption: a record makes no sense to this version.
         """
+        self._waiting = waiting
         self._thread.start()
         self._running.wait()
         view = self._view()
@@ -287,6 +297,7 @@ class Observer:
         """What the cluster consists of, as soon as a node has told."""
         deadline_ns = self._steady_ns() + int(START_SECONDS * 1e9)
         nodes = ", ".join(self._settings.nodes)
+        wait_s = SAY_SECONDS
         while True:
             self._seen.clear()
             view = self._link.view
@@ -295,7 +306,10 @@ class Observer:
             left_s = (deadline_ns - self._steady_ns()) / 1e9
             if left_s <= 0 or self._failure is not None:
                 break
-            self._seen.wait(left_s)
+            if not self._seen.wait(min(left_s, wait_s)) and wait_s < START_SECONDS:
+                wait_s = START_SECONDS
+                what = "has told of its shards yet" if view.revision else "has answered yet"
+                self._waiting(f"no node of the cluster {what}; asking {nodes}: {self._link.why}")
         if not view.revision:
             raise Unusable(f"{nodes}: no node of the cluster answers: {self._link.why}")
         raise Unusable(
@@ -312,7 +326,11 @@ class Observer:
         face = self._opening.open(line, DistantLog(line))
         line.on_more = lambda: None if face.is_waiting else self._on_more()
         deadline_ns = self._steady_ns() + int(START_SECONDS * 1e9)
+        say_at_ns = self._steady_ns() + int(SAY_SECONDS * 1e9)
         while not line.has_heard():
+            if self._steady_ns() > say_at_ns:
+                say_at_ns = deadline_ns
+                self._waiting(f"no member of shard {shard} has answered yet: {self._link.why}")
             try:
                 face.wait_and_apply(STEP_SECONDS)
             except OSError as error:

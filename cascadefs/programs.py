@@ -13,18 +13,16 @@ import trio
 
 from cascadefs.client.nearby import CLUSTER, SOCKET
 from cascadefs.client.service import Service
-from cascadefs.filesystem.foreign import stale_by
 from storage.transport import Identity, Role
 from storage.transport.tcp import TcpTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from cascadefs.filesystem import Filesystem
     from storage.clock import Clock
-    from storage.record import Part
     from storage.store import Store
 
 __all__ = ["Programs"]
@@ -66,7 +64,7 @@ class Programs:
             store,
             clock,
             self._held,
-            applied=self._applied,
+            applied=self._filesystem.changed_beside,
             reserved=filesystem.is_reserved,
             threaded=threaded,
         )
@@ -106,6 +104,3 @@ class Programs:
             yield
         if self._filesystem.invalidations:
             self._notify()
-
-    def _applied(self, records: Sequence[Part]) -> None:
-        self._filesystem.invalidations.extend(stale_by(records))

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.mounted, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs/tutorials").glob("[0-9]*.md"))
 PORTS = ("2379", "2380", "7401", "7402", "7403", "7404", "7405")
-SECONDS = 100
+SECONDS = 200
 COLUMNS = 80
 ATTEMPTS, PAUSE_SECONDS = 150, 0.2
 MARK = "\x01"
@@ -215,6 +215,7 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.mark.timeout(SECONDS + 40)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_tutorial_does_what_it_says(page: Path, home: Path) -> None:
     text = page.read_text(encoding="utf-8")

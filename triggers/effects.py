@@ -37,7 +37,6 @@ CONTROL = b".cascade"
 EFFECTS_MAX = 20_000
 """Of one run: they are one record, and its metadata has a bound (`storage.limits.METADATA_BYTES_MAX`)."""
 
-
 RANGES_MAX = 200_000
 """That additions of one run write in one file: each is an extent of its record, of some 15 bytes, beside the rest."""
 

@@ -217,7 +217,7 @@ def mount(
         if foreground:
             sys.exit(daemon.run(settings, _Console(settings), logging.StreamHandler()))
         with _RecoveryBar() as bar:
-            daemon.start_detached(settings, bar.update)
+            daemon.start_detached(settings, bar.update, _say_waiting)
     except daemon.NotStarted as error:
         raise Complaint(str(error)) from error
     if http:
@@ -323,9 +323,17 @@ class _Console:
     def progress(self, records: int, total: int) -> None:
         """Nothing: the log says afterwards what was recovered."""
 
+    def waiting(self, why: str) -> None:
+        """One line, beside the log."""
+        _say_waiting(why)
+
     def ready(self) -> None:
         """One line for whoever started us and reads it."""
         print(f"ready: {self._settings.mountpoint}", flush=True)
+
+
+def _say_waiting(why: str) -> None:
+    print(f"waiting: {why}", file=sys.stderr, flush=True)
 
 
 class _RecoveryBar:

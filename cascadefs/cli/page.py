@@ -8,7 +8,7 @@ import os
 import pwd
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cascadefs.page import Listening, Source
 
 __all__ = ["register"]
+
+STORE: Final = "cascadefs.json"
+"""In every data directory (FORMAT); one that is none yet is not made for a page."""
 
 
 def register(app: typer.Typer) -> None:
@@ -128,6 +131,11 @@ def _opened(where: Path) -> Iterator[Source]:
     from cascadefs import connect
     from storage.errors import Unusable
 
+    is_mount, is_data = (os.path.exists(where / name) for name in (".cascade/status", STORE))
+    if not (is_mount or is_data or (where.suffix == ".toml" and os.path.isfile(where))):
+        raise Complaint(
+            f"{where}: nothing to show: name a mountpoint, a data directory, or a cluster's mount.toml"
+        )
     try:
         client = connect(where)
     except Unusable as error:
@@ -137,7 +145,7 @@ def _opened(where: Path) -> Iterator[Source]:
     source: Source
     if where.suffix == ".toml":
         source = _Cluster(client, where)
-    elif (where / ".cascade/status").exists():
+    elif is_mount:
         source = _Mounted(client, where)
     else:
         source = _Unmounted(client, where)

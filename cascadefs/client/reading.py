@@ -6,6 +6,7 @@ The reads of the past are those of a trigger's cut. Source: SEMANTICS 4 (access 
 from __future__ import annotations
 
 import errno
+import itertools
 from typing import TYPE_CHECKING
 
 from cascadefs.client import calls
@@ -190,10 +191,15 @@ class Reading:
             else self._store.children_at(inode, timestamp, after)
         )
         entries: list[Entry] = []
-        for name, binding in rows:
+        # All at once: what is asked below may change the table.
+        for name, binding in list(itertools.islice(rows, call.limit + 1)):
             if len(entries) >= call.limit:
                 return calls.Listed(entries, more=True)
             row = self._attributes(binding.inode, timestamp)
+            if row is None and timestamp is None:
+                # A directory of another shard, which is behind here.
+                self._store.refresh(binding.inode)
+                row = self._attributes(binding.inode, None)
             if row is not None and not (inode == ROOT and name == CONTROL):
                 entries.append(_entry(name.decode(errors="surrogateescape"), binding, row))
         return calls.Listed(entries, more=False)

@@ -182,6 +182,7 @@ class Files:
         node = self._inodes.node(number)
         if type(node) is Live:
             self._others.meet(number)
+            self._inodes.check_has_name(node)
         writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
         if type(node) is Live:
             if writes and self._options.read_only:

@@ -56,6 +56,8 @@ class Inodes:
         """Nodes that other mounts have changed since the kernel last asked for their attributes."""
         self.ends_elsewhere: set[int] = set()
         """Nodes whose end may be elsewhere than the kernel believes: it has not asked since others changed them."""
+        self.names_go_beside = False
+        """Whether programs or scripts have removed names: the kernel may ask for a file by one that is gone."""
         self._has_others = store.has_others
         self._unnamed: list[
             int
@@ -69,6 +71,14 @@ class Inodes:
         if number < RECORD_INODE_MAX and self._store.attributes(number) is not None:
             return self.nodes.live(number)
         raise Refused(Reason.ABSENT)
+
+    def check_has_name(self, live: Live) -> None:
+        """Refuse (MOVED: the kernel asks again) to open what nobody has open and has no name: it was found by one that is gone."""
+        if not self.names_go_beside or live.handles:
+            return
+        attributes = self._store.attributes(live.number)
+        if attributes is None or attributes.nlink == 0:
+            raise Refused(Reason.MOVED)
 
     def live(self, number: int) -> Live:
         """The live node a change is asked for."""

@@ -22,6 +22,7 @@ from cascadefs.filesystem.conditional import Conditional, Conditionals, OpenCond
 from cascadefs.filesystem.control import Control
 from cascadefs.filesystem.directories import Directories
 from cascadefs.filesystem.files import Files, OpenFile
+from cascadefs.filesystem.foreign import stale_by
 from cascadefs.filesystem.history import History
 from cascadefs.filesystem.inodes import Inodes
 from cascadefs.filesystem.interface import Caller, Changes, FilesystemOptions, Stat, Usage
@@ -36,10 +37,11 @@ from storage.errors import Reason, Refused
 from storage.limits import FILE_BYTES_MAX, NAME_BYTES_MAX, TIME_NS_MAX, TIME_NS_MIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cascadefs.filesystem.node import Live
     from storage.clock import Clock
+    from storage.record import Part
     from storage.store import Store
 
 __all__ = ["Filesystem"]
@@ -176,6 +178,12 @@ class Filesystem:
         taken = self.invalidations.copy()
         self.invalidations.clear()
         return taken
+
+    def changed_beside(self, records: Iterable[Part]) -> None:
+        """A program or a script changed the store, not the kernel: note what that must forget, and that it may believe in names that are gone."""
+        for part in records:
+            self.invalidations.extend(stale_by([part]))
+            self.inodes.names_go_beside |= isinstance(part, record.Unlink | record.Rename)
 
     def statfs(self) -> Usage:
         """Used is what the store holds, history too; free is what the disk below has (SEMANTICS 12)."""

@@ -36,6 +36,9 @@ __all__ = ["Session"]
 ANSWERING_MAX: Final = 64
 """Questions of one peer that are being answered at the same time."""
 
+ERRANDS_MAX: Final = 1024
+"""Of another node that are done here at the same time. They take as long as they like, so nothing else waits for their end."""
+
 REFUSAL_S: Final = 1.0
 """How long who is cut off may take to hear why."""
 
@@ -85,6 +88,7 @@ class Session:
         self._subscriptions: dict[int, Subscription] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
         self._answering = trio.Semaphore(ANSWERING_MAX)
+        self._errands = 0
         self._touched: set[Member] = set()
 
     async def run(self) -> None:
@@ -131,6 +135,12 @@ class Session:
             case wire.Taken(shard=shard, index=index):
                 if shard in self._subscriptions:
                     self._subscriptions[shard].taken(index)
+            case wire.Call(request=request) if self._connection.peer.role is Role.NODE:
+                if self._errands < ERRANDS_MAX:
+                    self._errands += 1
+                    nursery.start_soon(self._do_errand, message, parts)
+                else:
+                    self.answer(wire.Answer(request, errno.EAGAIN, "too many errands"))
             case wire.ReadPayload() | wire.ReadFrame() | wire.Ask() | wire.Call():
                 await self._answering.acquire()
                 nursery.start_soon(self._answer, message, parts)
@@ -245,6 +255,18 @@ class Session:
 
     async def _answer(self, message: wire.Message, parts: list[memoryview]) -> None:
         try:
+            await self._answer_or_fail(message, parts)
+        finally:
+            self._answering.release()
+
+    async def _do_errand(self, message: wire.Call, parts: list[memoryview]) -> None:
+        try:
+            await self._answer_or_fail(message, parts)
+        finally:
+            self._errands -= 1
+
+    async def _answer_or_fail(self, message: wire.Message, parts: list[memoryview]) -> None:
+        try:
             match message:
                 case wire.ReadPayload():
                     await self._read(message)
@@ -261,8 +283,6 @@ class Session:
             _log.exception("%s asked what cannot be answered", self._connection.peer)
             assert isinstance(message, wire.ReadPayload | wire.ReadFrame | wire.Ask | wire.Call)
             await self._fail(message.request, errno.EIO, f"{type(error).__name__}: {error}")
-        finally:
-            self._answering.release()
 
     async def _call(self, request: int, message: wire.Call, parts: list[memoryview]) -> None:
         node, peer = self._node, self._connection.peer

@@ -236,7 +236,8 @@ class Answers:
     # --- commands ----------------------------------------------------------------------------------------------------
 
     def _command(self, told: dict[str, Any]) -> Response:
-        word, base, name = (str(told.get(key, "")) for key in ("do", "base", "name"))
+        word, name = (str(told.get(key, "")) for key in ("do", "name"))
+        base = _path({"path": str(told.get("base", ""))})
         if not name or "\n" in name:
             raise BadRequest("say what it is about")
         try:

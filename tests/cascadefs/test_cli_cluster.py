@@ -309,7 +309,21 @@ def test_status_of_a_cluster_that_is_well(peopled):
     [
         (["live/n1"], [], "shard 0: without a leader: n1 is away"),
         (["live/n2"], [], "shard 0: waiting for n2"),
-        ([], [Epoch(0, 5, "n1", ("n1",))], "shard 0: 1 of 2 members"),
+        (
+            [],
+            [Epoch(0, 5, "n1", ("n1",)), Shard(0, "root", ("n1", "n2"))],
+            "shard 0: 1 of 2 members: n2 has not begun to be filled, n3 is not asked yet",
+        ),
+        (
+            ["live/n2", "nodes/n3", "live/n3"],
+            [Epoch(0, 5, "n1", ("n1",))],
+            "shard 0: 1 of 2 members: n2 is away",
+        ),
+        (
+            ["nodes/n2", "nodes/n3", "live/n2", "live/n3"],
+            [Epoch(0, 5, "n1", ("n1",)), Epoch(1, 5, "n1", ("n1",))],
+            "shard 0: 1 of 2 members: there are no more nodes; add one",
+        ),
         ([], [Shard(1, "root", ("n1", "n2"))], "shard 1: moving to n1"),
         (["epochs/1"], [], "shard 1: not begun"),
         (["nodes/n3"], [], "node n3: is alive, but was removed or never added; stop it, or add it"),

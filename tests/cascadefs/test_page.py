@@ -330,10 +330,11 @@ async def test_names_that_are_no_utf8_and_names_like_markup(web, root):
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({"do": "kill", "base": "farm", "name": "r"}, 200),
+        ({"do": "kill", "base": "/farm", "name": "r"}, 200),
         ({"do": "kill", "base": "farm", "name": "gone"}, 409),
         ({"do": "kill", "base": "farm", "name": "a\nkill b"}, 400),
         ({"do": "remake", "base": "", "name": "x of now"}, 400),
+        ({"do": "kill", "base": "../elsewhere", "name": "r"}, 400),
         ({"do": "kill", "base": "", "name": ""}, 400),
         ([], 400),
     ],

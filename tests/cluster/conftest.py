@@ -34,7 +34,7 @@ def in_world(monkeypatch):
 def fleet(tmp_path_factory):
     """Three nodes, four shards, one etcd, for all tests that leave them well."""
     directory = tmp_path_factory.mktemp("fleet")
-    node = {"scrub_mib_per_s": 256.0, "scrub_rest_s": 1.0, "http": "127.0.0.1:0"}
+    node = {"scrub_mib_per_s": 256.0, "scrub_rest_s": 1.0}
     names = ("n1", "n2", "n3")
     with Etcd(directory) as etcd, Fleet(directory, etcd.endpoints, names, 4, node=node) as fleet:
         fleet.etcd = etcd

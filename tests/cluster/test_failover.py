@@ -144,7 +144,14 @@ CUTS = {
 
 
 # In the short form one that ends on each side of the question who is cut off; the long form has all.
-@pytest.mark.parametrize("cut", CUTS if ROUNDS > ROUNDS_SHORT else ["followers", "mute"])
+@pytest.mark.parametrize(
+    ("fleet", "cut"),
+    [
+        *[("tcp", cut) for cut in (CUTS if ROUNDS > ROUNDS_SHORT else ["followers", "mute"])],
+        pytest.param("verbs", "followers", marks=RDMA),
+    ],
+    indirect=["fleet"],
+)
 def test_partitions(fleet, make_load, cut):
     ways, what = CUTS[cut]
     load = make_load(fleet, cut)

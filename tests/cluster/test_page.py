@@ -1,6 +1,7 @@
 """The page of a node and of a cluster: the same tree, whoever serves it, and how all shards are.
 
-Method: the three nodes that all tests share, each with a page on loopback; and `cascadefs page` of a program's mount.toml.
+Method: two nodes with a page each on loopback, and scripts; and `cascadefs page` of a program's mount.toml, of the three nodes that
+all tests share.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def page_of(fleet, name):
     return Web(url, token)
 
 
-def check(web, path, versions):
+def check(web, path, versions, shards, members):
     """Whether a page shows the file with its past, and all shards well."""
     name = path.rpartition("/")[2]
     entries = web.ask("tree", path=path.rpartition("/")[0])["entries"]
@@ -80,18 +81,36 @@ def check(web, path, versions):
             break
         time.sleep(0.1)
     assert [pool["name"] for pool in board["pools"]] == ["main"]
-    assert [shard["shard"] for shard in board["shards"]] == [0, 1, 2, 3]
-    assert {len(shard["members"]) for shard in board["shards"]} == {3}
+    assert [shard["shard"] for shard in board["shards"]] == shards
+    assert {len(shard["members"]) for shard in board["shards"]} == {members}
     assert {node["state"] for node in board["nodes"]} == {"alive"}
 
 
-def test_every_node_shows_the_cluster_and_nobody_without_its_token(fleet):
-    with fleet.program() as store:
+@pytest.fixture(scope="module")
+def paged(tmp_path_factory):
+    """Two nodes with a page each, and scripts."""
+    directory = tmp_path_factory.mktemp("paged")
+    mode = "root" if os.geteuid() == 0 else "owner"
+    node = {"triggers": mode, "http": "127.0.0.1:0"}
+    with (
+        Etcd(directory) as etcd,
+        Fleet(directory, etcd.endpoints, ("n1", "n2"), 1, node=node, durability="memory") as fleet,
+    ):
+        nodes = tuple(fleet.address(name) for name in fleet.names)
+        told = configuration.spell(configuration.Mount(cluster=CLUSTER, nodes=nodes))
+        (directory / "m1/mount.toml").write_text(told)
+        fleet.start()
+        fleet.wait_well()
+        yield fleet
+
+
+def test_every_node_shows_the_cluster_and_nobody_without_its_token(paged):
+    with paged.program() as store:
         versions = [store.put("pages/note", text) for text in ("one", "two")]
-    for name in ("n1", "n3"):
-        check(page_of(fleet, name), "pages/note", versions)
-    web = page_of(fleet, "n2")
-    web.token = page_of(fleet, "n1").token
+    for name in paged.names:
+        check(page_of(paged, name), "pages/note", versions, [0], 2)
+    web = page_of(paged, "n2")
+    web.token = page_of(paged, "n1").token
     with pytest.raises(urllib.error.HTTPError, match="401"):
         web.ask("about")
 
@@ -106,7 +125,7 @@ def test_a_program_has_a_page_of_the_cluster_with_its_own_rights(fleet):
     try:
         url, _, token = process.stdout.readline().strip().partition("?token=")
         web = Web(url, token)
-        check(web, "shown/note", versions)
+        check(web, "shown/note", versions, [0, 1, 2, 3], 3)
         with pytest.raises(urllib.error.HTTPError, match="403"):
             web.open("raw", path="hidden")
         with pytest.raises(urllib.error.HTTPError, match="409"):
@@ -128,41 +147,29 @@ def slow(event, ctx):
 """
 
 
-def test_a_node_shows_the_scripts_of_the_shards_it_leads_and_ends_their_runs(tmp_path):
-    mode = "root" if os.geteuid() == 0 else "owner"
-    node = {"triggers": mode, "http": "127.0.0.1:0"}
-    with (
-        Etcd(tmp_path) as etcd,
-        Fleet(tmp_path, etcd.endpoints, ("n1",), 1, node=node) as fleet,
-    ):
-        fleet.start()
-        fleet.wait_well()
-        nodes = tuple(f"127.0.0.1:{port}" for port in fleet.ports.values())
-        told = configuration.spell(configuration.Mount(cluster=CLUSTER, nodes=nodes))
-        (tmp_path / "m1" / "mount.toml").write_text(told)
-        mount = Mount(fleet, tmp_path / "mount", "kernel")
-        try:
-            farm = mount.path / "farm"
-            (farm / "in").mkdir(parents=True)
-            install(farm, "slow.py", SLOW)
-            fleet.wait(lambda: page_of(fleet, "n1").board()["bindings"], "binding")
-            (farm / "in/a").write_text("x")
-            web = page_of(fleet, "n1")
-            (run,) = fleet.wait(lambda: web.board()["running"], "run")
-            assert (run["base"], run["binding"], run["paths"]) == ("farm", "slow.py:slow", ["in/a"])
+def test_a_node_shows_the_scripts_of_the_shards_it_leads_and_ends_their_runs(paged, tmp_path):
+    mount = Mount(paged, tmp_path / "mount", "kernel")
+    try:
+        farm = mount.path / "farm"
+        (farm / "in").mkdir(parents=True)
+        install(farm, "slow.py", SLOW)
+        web = page_of(paged, paged.leader(0))
+        paged.wait(lambda: web.board()["bindings"], "binding")
+        (farm / "in/a").write_text("x")
+        (run,) = paged.wait(lambda: web.board()["running"], "run")
+        assert (run["base"], run["binding"], run["paths"]) == ("farm", "slow.py:slow", ["in/a"])
+        told = {"do": "kill", "base": "farm", "name": run["run"]}
+        for wrong in ({**told, "base": "elsewhere"}, {**told, "name": "no such run"}):
             with pytest.raises(urllib.error.HTTPError, match="409"):
-                web.open("api/command", {"do": "kill", "base": "elsewhere", "name": run["run"]})
-            with web.open(
-                "api/command", {"do": "kill", "base": "farm", "name": run["run"]}
-            ) as answer:
-                assert json.load(answer) == {"done": 1}
-            fleet.wait(lambda: not web.board()["running"], "end of the run")
-            with web.open("api/command", {"do": "pause", "base": "farm", "name": "slow.py:slow"}):
-                pass
-            binding = fleet.wait(
-                lambda: next((b for b in web.board()["bindings"] if b["state"] == "paused"), None),
-                "pause",
-            )
-            assert binding["failed"] == 1
-        finally:
-            assert mount.end() == 0, mount.log.read_text()
+                web.open("api/command", wrong)
+        with web.open("api/command", told) as answer:
+            assert json.load(answer) == {"done": 1}
+        paged.wait(lambda: not web.board()["running"], "end of the run")
+        web.open("api/command", {"do": "pause", "base": "farm", "name": "slow.py:slow"}).close()
+        binding = paged.wait(
+            lambda: next((b for b in web.board()["bindings"] if b["state"] == "paused"), None),
+            "pause",
+        )
+        assert binding["failed"] == 1
+    finally:
+        assert mount.end() == 0, mount.log.read_text()

@@ -157,37 +157,16 @@ def operator_says(fleet):
     return done.output
 
 
-def test_who_was_away_is_filled_by_rdma(fleet):
-    away = fleet.names[-1]
-    fleet.kill(away)
-    with fleet.program() as store:
-        for number in range(12):
-            store.put(f"away/{number}", bytes([number]) * PIECE_BYTES)
-    fleet.start(away)
-    fleet.wait_well()
-    fleet.check_logs()
-    received = sum(link["received_bytes"] for link in links(fleet)[away].values())
-    assert received > 12 * PIECE_BYTES
-    wait_whole(fleet)
-
-
-def test_a_follower_killed_in_mid_write(fleet):
+def test_a_follower_killed_in_mid_write_is_filled_when_it_is_back(fleet):
     leader = fleet.leader(0)
     victim = next(name for name in fleet.names if name != leader)
-    store = fleet.program()
-    with store:
-        done = []
+    killing = f"import os, time; time.sleep(0.05); os.kill({fleet.running[victim].pid}, 9)"
+    with fleet.program() as store:
         for number in range(16):
-            done.append(store.put(f"torn/{number}", bytes([number]) * PIECE_BYTES).number)
-            if number == 5:
-                writing = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-c",
-                        f"import os, time; time.sleep(0.05); os.kill({fleet.running[victim].pid}, 9)",
-                    ]
-                )
-        writing.wait()
+            if number == 4:
+                killer = subprocess.Popen([sys.executable, "-S", "-c", killing])
+            store.put(f"torn/{number}", bytes([number]) * PIECE_BYTES)
+        assert killer.wait() == 0
         fleet.running.pop(victim).wait()
         fleet.start(victim)
         fleet.wait_well()
@@ -196,6 +175,8 @@ def test_a_follower_killed_in_mid_write(fleet):
             assert len(list(store.versions(f"torn/{number}"))) == 1
     fleet.check_logs()
     wait_whole(fleet)
+    # Of the connections there are; one may have broken meanwhile.
+    assert sum(link["received_bytes"] for link in links(fleet)[victim].values()) > PIECE_BYTES
 
 
 def test_packets_are_lost_and_a_cable_is_out(fleet, load):

@@ -421,7 +421,9 @@ def is_refused(link):
     try:
         urllib.request.urlopen(link, timeout=10).close()
     except urllib.error.HTTPError:
-        return False
+        return False  # somebody answers
     except urllib.error.URLError:
         return True
+    except ConnectionError:
+        return False  # it is just ending
     return False

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted.conftest import environment, mounts_below
+from tests.mounted.conftest import cascadefs, environment, mounts_below
 
 pytestmark = [pytest.mark.mounted, pytest.mark.slow]
 
@@ -88,3 +88,7 @@ def test_the_sweep_finds_the_rate_and_its_models_are_the_sum_of_what_was_acknowl
     (stopped,) = (stage / "sweep/sweep").glob("*/stopped")
     assert stopped.parent.name == "6"  # of the rate that is too high
     assert versions(stopped.with_name("loss")) < versions(stage / "sweep/sweep/1/loss")
+    top = cascadefs("top", "--once", "--sweep", stage / "sweep/sweep").stdout
+    lines = [line.split() for line in top.partition("curve")[2].splitlines() if line.strip()]
+    assert lines[0][:2] == [json.loads((stage / "sweep/best.json").read_bytes())["line"], "best"]
+    assert lines[-1][:2] == ["6", "stopped"]

@@ -10,6 +10,10 @@ import os
 
 import pytest
 
+from storage import record
+from storage.errors import Reason, Refused
+from storage.namespace import ROOT
+
 NOREPLACE, EXCHANGE = 1, 2
 
 
@@ -215,6 +219,31 @@ def test_an_unlinked_file_lives_on_in_its_handles_and_becomes_no_version(tree):
     assert tree.versions("f") == ["v1"]
     assert tree.cat("f@v1") == b"old"
     assert tree.fs.status()["drafts"] == 0
+
+
+def test_a_name_that_a_program_removed_is_asked_for_again_and_not_opened(tree):
+    """The kernel has looked it up and has not heard yet: what is written must not go into a file that has no name."""
+    tree.put("f", "old")
+    number = tree.stat("f").number
+    tree.fs.lookup(ROOT, b"f", tree.caller)  # It keeps that reference.
+    removal = record.Unlink(ROOT, b"f")
+    tree.store.propose(removal)
+    tree.fs.changed_beside([removal])
+    for flags in (os.O_WRONLY | os.O_TRUNC, os.O_RDONLY):
+        with pytest.raises(Refused) as refused:
+            tree.fs.open(number, flags, tree.caller)
+        assert refused.value.reason is Reason.MOVED
+    tree.fs.forget(number, 1)
+    tree.put("f", "new")
+    assert tree.cat("f") == b"new"
+    file = tree.open("f", os.O_RDONLY)
+    tree.store.propose(removal)
+    tree.fs.changed_beside([removal])
+    again = tree.fs.open(
+        file.number, os.O_RDONLY, tree.caller
+    )  # By its descriptor (/proc/self/fd).
+    tree.fs.release(again.handle)
+    tree.close(file)
 
 
 def test_a_file_unlinked_before_its_first_close_never_has_a_version(tree):

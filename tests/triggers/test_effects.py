@@ -160,6 +160,14 @@ def test_there_is_a_bound():
     assert len(cascade.files("many")) == 1999
 
 
+def test_additions_in_too_many_places_are_refused(monkeypatch):
+    monkeypatch.setattr("triggers.effects.RANGES_MAX", 3)
+    cascade = Cascade()
+    commit(cascade, addition("v", [0, 1000, 2000], [1, 1, 1], "float32"))
+    with pytest.raises(EffectRefused, match="4 places of the file at once; 3 are the most"):
+        plan(cascade.store, ROOT, WHO, [addition("v", [0, 1000, 1400, 2000], [1] * 4, "int32")], 5)
+
+
 def test_put_if_expects_a_version():
     cascade = Cascade()
     commit(cascade, PutIf("a", b"1", 0))

@@ -9,7 +9,6 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from triggers.binding import duration_ms
 from triggers.run import Frame
 
 if TYPE_CHECKING:
@@ -83,6 +82,10 @@ def instant_of(instant: Instant | None, cut: int) -> int | None:
         case timedelta():
             return cut - abs(instant) // timedelta(microseconds=1)
         case str() if instant.startswith("-"):
+            from triggers.binding import (
+                duration_ms,
+            )  # brings libraries along that few handlers need
+
             return cut - duration_ms(instant[1:]) * 1000
     raise ValueError(
         f"{instant!r}: microseconds since 1970, a datetime, or how long before: '-10m'"

@@ -93,6 +93,12 @@ def add(
             show_default=False,
         ),
     ] = "",
+    triggers: Annotated[
+        str,
+        typer.Option(
+            metavar="off|owner|root", help="Whose scripts it runs, as whom (docs/TRIGGERS.md)."
+        ),
+    ] = "off",
     config: Config = None,
 ) -> None:
     """Add a node: node.toml and its credentials in DIR, for that machine; its name in etcd.
@@ -117,6 +123,7 @@ def add(
         labels=tuple(label or ()),
         lease_s=lease_s,
         transport=Transport(transport, fallback, device, gid=gid),  # type: ignore[arg-type]  # checked next
+        triggers=triggers,  # type: ignore[arg-type]  # likewise
     )
     checked(directory / NODE, node)
     signer = _signer(cluster)

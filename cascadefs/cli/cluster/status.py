@@ -25,7 +25,7 @@ from cascadefs.cli.history.report import Column
 
 if TYPE_CHECKING:
     from storage.membership.contract import Authority
-    from storage.membership.values import Shard, View
+    from storage.membership.values import Node, Pool, Shard, View
 
 __all__ = ["status"]
 
@@ -188,11 +188,11 @@ def _shard(view: View, shard: Shard, said: Figures) -> dict[str, Any]:
         "replicas": pool.replicas if pool else 0,
         "lag": lag,
         "said": ends,
-        "is": _standing(view, shard),
+        "is": _standing(view, shard, said),
     }
 
 
-def _standing(view: View, shard: Shard) -> str:
+def _standing(view: View, shard: Shard, said: Figures) -> str:
     """How a shard is, in words; "well" is the one that is no trouble."""
     epoch, pool = view.epochs.get(shard.shard), view.pools.get(shard.pool)
     if pool is None:
@@ -221,6 +221,42 @@ def _standing(view: View, shard: Shard) -> str:
     if away:
         return f"waiting for {', '.join(away)}"
     if len(epoch.members) < pool.replicas:
-        return f"{len(epoch.members)} of {pool.replicas} members"
+        return f"{len(epoch.members)} of {pool.replicas} members: {_why_fewer(view, shard, pool, said)}"
     moving = sorted(set(shard.wished) - set(epoch.members))
     return f"moving to {', '.join(moving)}" if moving else "well"
+
+
+def _why_fewer(view: View, shard: Shard, pool: Pool, said: Figures) -> str:
+    """Why a shard has not all the members it should."""
+    members = view.epochs[shard.shard].members
+    allowed = [
+        node
+        for name, node in sorted(view.nodes.items())
+        if name not in members and set(pool.labels) <= set(node.labels)
+    ]
+    if len(members) + len(allowed) < pool.replicas:
+        labelled = f" with {' '.join(pool.labels)}" if pool.labels else ""
+        return f"there are no more nodes{labelled}; add one"
+    return ", ".join(_why_not(view, shard, node, said) for node in allowed)
+
+
+def _why_not(view: View, shard: Shard, node: Node, said: Figures) -> str:
+    """Why a node that may hold a shard is no member of it."""
+    if node.state == "draining":
+        return f"{node.name} is draining"
+    if node.name not in view.live:
+        return f"{node.name} is away"
+    if node.name not in shard.wished:
+        return f"{node.name} is not asked yet"
+    ends = {
+        name: figure.get("last_index", 0)
+        for name, figures in said.items()
+        for figure in figures.get("shards", ())
+        if figure.get("shard") == shard.shard
+    }
+    leader = view.epochs[shard.shard].leader
+    if leader not in ends or node.name not in ends:
+        return f"{node.name} has not begun to be filled"
+    return (
+        f"{node.name} is being filled, and lacks {max(0, ends[leader] - ends[node.name])} records"
+    )

@@ -3,7 +3,7 @@
 import { curves } from "./chart.js";
 import { h, show, toast } from "./dom.js";
 import { live, tell } from "./store.js";
-import { ago, figure, plural } from "./words.js";
+import { ago, plural } from "./words.js";
 
 export function sweep(main, signal, { go, place }) {
   let directory = null;
@@ -28,7 +28,7 @@ export function sweep(main, signal, { go, place }) {
     h("ol", {}, lines.map((line) => h("li", {},
       h("a", { href: place("files", `${directory}/${line.name}`, { file: "loss" }), "data-focus": line.path }, h("b", {}, line.name)),
       running.has(line.name) ? h("button", { class: "button bad small", type: "button", "data-focus": `kill ${line.path}`, onclick: () => kill(running.get(line.name)) }, "Kill") : h("span", {}),
-      h("span", { class: "loss" }, figure(line.loss)), h("span", { class: "when" }, ago(line.timestamp, now)),
+      h("span", { class: "loss" }, line.loss.toPrecision(4)), h("span", { class: "when" }, ago(line.timestamp, now)),
     ))),
   );
 

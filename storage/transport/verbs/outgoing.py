@@ -19,6 +19,7 @@ from storage.transport.verbs.ring import (
     Credit,
     Kind,
     Malformed,
+    Offer,
     padded,
 )
 
@@ -107,18 +108,17 @@ class Outgoing:
         """Add a message whose buffers have this length together."""
         sequence = self._sequence
         self._sequence = sequence + 1 & SEQUENCE_MASK
-        self.offered += kind is Kind.OFFER
-        need = HEAD_BYTES + padded(length)
-        end = self.credit.read + self._size
-        short = need <= EAGER_BYTES_MAX
-        if short and self.backlog_bytes and self.tail + self.backlog_bytes + need <= end:
-            self._lay(
-                self.backlog_bytes
-            )  # a long one in front, and room for both: else this one is copied twice
-        tail = self.tail
-        offset = tail & self._size - 1
-        fits = tail + need <= end and offset + need <= self._size
-        if fits and short and not self.backlog_bytes:
+        need = HEAD_BYTES + (length + 7 & -8)
+        if self.backlog_bytes:
+            self._make_way(need)
+        tail, size = self.tail, self._size
+        offset = tail & size - 1
+        if (
+            need <= EAGER_BYTES_MAX
+            and not self.backlog_bytes
+            and tail + need <= self.credit.read + size
+            and offset + need <= size
+        ):
             mirror = self._mirror
             HEAD.pack_into(mirror, offset, kind << LENGTH_BITS | length, sequence)
             at = offset + HEAD_BYTES
@@ -146,6 +146,18 @@ class Outgoing:
             self._seal()
         self.backlog_bytes += need
         self.copied_bytes += length
+
+    def offer(self, offer: Offer) -> None:
+        """Add what stands for a message that is to be fetched."""
+        data = offer.encode()
+        self.put([data], len(data), Kind.OFFER)
+        self.offered += 1
+
+    def _make_way(self, need: int) -> None:
+        """Lay down what waits if there is room for that and so much more: else what comes now is copied twice."""
+        room = self.credit.read + self._size - self.tail
+        if need <= EAGER_BYTES_MAX and self.backlog_bytes + need <= room:
+            self._lay(self.backlog_bytes)
 
     def _seal(self) -> None:
         if self._gathering:

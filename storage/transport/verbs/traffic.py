@@ -22,7 +22,7 @@ from storage.transport.verbs.fetching import Fetching, Staging
 from storage.transport.verbs.incoming import Incoming
 from storage.transport.verbs.library import FLUSHED, PyverbsError, explain
 from storage.transport.verbs.outgoing import Outgoing
-from storage.transport.verbs.ring import CREDIT, Bell, Credit, Kind, Malformed
+from storage.transport.verbs.ring import CREDIT, Bell, Credit, Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,8 +81,7 @@ class Traffic(Front):
         offer = self._staging.offer(message, length)
         if offer is None:
             return False
-        data = offer.encode()
-        self._outgoing.put([data], len(data), Kind.OFFER)
+        self._outgoing.offer(offer)
         return True
 
     async def _write(self) -> None:

@@ -488,3 +488,42 @@ def test_a_killed_daemon_leaves_no_process_and_no_file_behind():
         daemon.kill()
     while members(group) or os.path.exists(directory):
         time.sleep(0.001)
+
+
+AHEAD = """
+    from cascadefs.triggers import watch
+
+    @watch("ahead/*")
+    def ahead(event, ctx):
+        import time
+        for number, file in enumerate(ctx.prefetch([f"{event.name}/{n}" for n in range(60)], ahead=40)):
+            assert file.path == f"{event.name}/{number}"
+            assert bytes(file.data) == file.path.encode() * (5_000 + 5_000 * (number % 2)), file.path
+            if number == 0:
+                time.sleep(0.2)  # answers wait for room meanwhile
+    """
+
+
+async def test_what_waits_to_be_sent_is_kept_open_whatever_others_ask(pool, monkeypatch):
+    monkeypatch.setattr("triggers.runner.inputs.INPUT_COUNT_MAX", 1)
+    names = ["a", "b", "c"]
+    files = {
+        f"{name}/{n}": [
+            f"{name}/{n}".encode() * (5_000 + 5_000 * (n % 2))
+        ]  # in the message, and beside it
+        for name in names
+        for n in range(60)
+    }
+    cut = DictCut({**files, **{f"ahead/{name}": [b""] for name in names}})
+    made = script(AHEAD)
+    await pool.load(made)
+    outcomes = []
+
+    async def go(name):
+        run = run_of(made, "ahead", cut.event(f"ahead/{name}"), id=f"r~{name}")
+        outcomes.append(await pool.run(run, cut))
+
+    async with trio.open_nursery() as nursery:
+        for name in names:
+            nursery.start_soon(go, name)
+    assert [type(outcome) for outcome in outcomes] == [Done] * 3, outcomes
