@@ -290,7 +290,8 @@ def _check_etcd(path: Path, found: Cluster | Node | Mount) -> None:
 
 
 def _check_node(path: Path, node: Node) -> None:
-    for key, address in (("listen", node.listen), *(("advertise", a) for a in node.advertise)):
+    told = [("listen", node.listen), *(("advertise", one) for one in node.advertise)]
+    for key, address in [*told, *([("http", node.http)] if node.http else [])]:
         if int(address.rpartition(":")[2]) > 65535:
             raise Unusable(f"{path}: {key}: {address!r} has no such port; choose one below 65536")
     host = node.listen.rpartition(":")[0]

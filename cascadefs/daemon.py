@@ -384,8 +384,8 @@ class _Mount:
                 if self.settings.http:
                     nursery.start_soon(self._serve_page, data)
                 await self.programs.run()
-        except Exception as error:  # Also that a part of Python is not there for this user.
-            _log.error("programs cannot connect: %s", error)
+        except* Exception as errors:  # Also that a part of Python is not there for this user.
+            _log.error("programs cannot connect: %s", errors.exceptions[0])
             self.programs = None
 
     async def _serve_page(self, data: Path) -> None:
@@ -398,7 +398,7 @@ class _Mount:
         )
         try:
             await self.page.run()
-        except OSError as error:
+        except Exception as error:
             _log.error("there is no page: %s", error)
 
     async def _apart(self, call: Callable[[], _T]) -> _T:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Host", "MountHost", "groups_of", "make_control", "why_not"]
 
 MOUNT_SECONDS = 0.5
+TRACING_CLOSE_S = 5.0
 """Between two looks whether the mount is still there: how long an umount(8) may take longer."""
 
 
@@ -111,8 +112,9 @@ class Host:
                 yield
         finally:
             if self._tracing is not None:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._tracing.close)
+                # A collector that does not answer holds up nobody's unmounting.
+                with trio.move_on_after(TRACING_CLOSE_S, shield=True):
+                    await trio.to_thread.run_sync(self._tracing.close, abandon_on_cancel=True)
 
     def drive(
         self,

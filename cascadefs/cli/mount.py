@@ -535,6 +535,8 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("errors", ", ".join(f"{name} {count:,}" for name, count in errors.items()) or "none"),
     ]
+    if page := found.get("page"):
+        rows.append(("page", str(page.get("url") or page.get("trouble") or "starting")))
     if damage := (store.get("scrub") or {}).get("damage"):
         rows.append(
             (

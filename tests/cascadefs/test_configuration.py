@@ -103,6 +103,11 @@ def test_paths_are_relative_to_the_file_unless_they_are_absolute(tmp_path):
         (("[etcd]", '[etcd]\nprefix = "x"'), r"etcd\.prefix: not of the form"),
         (("[etcd]", "[etcd"), r"no TOML: .*; mend it there"),
         (
+            ("[etcd]", 'http = "10.0.0.1:7480"\n[etcd]'),
+            r"http_certificate: is missing; beyond this machine the page is served over TLS only",
+        ),
+        (("[etcd]", 'http = "127.0.0.1:70000"\n[etcd]'), r"http: '127\.0\.0\.1:70000' has no such"),
+        (
             ("[etcd]", '[transport]\nkind = "pigeon"\n[etcd]'),
             r"transport\.kind: invalid enum value 'pigeon'",
         ),

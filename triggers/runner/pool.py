@@ -19,7 +19,7 @@ import resource
 import shutil
 import signal
 import tempfile
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -31,13 +31,12 @@ from triggers.runner.executable import Executables
 from triggers.runner.gang import Gangs
 from triggers.runner.inproc import InprocRunner
 from triggers.runner.inputs import Inputs
+from triggers.runner.launcher import Launcher
 from triggers.runner.settings import Settings, State
 from triggers.runner.spawner import NotStarted, Spawner
 from triggers.runner.worker import Worker
 from triggers.worker import bubblewrap
-from triggers.worker.channel import pair
-from triggers.worker.message import Limits, Spawn
-from triggers.worker.sealed import growing
+from triggers.worker.message import Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -81,6 +80,7 @@ class PoolRunner:
         self._habits = Habits()
         self._count = 0
         self._freed = trio.Event()
+        self._launcher = Launcher(self.spawner, self._inputs, self._directory, wall_ns)
         self._gangs = Gangs(self, self._directory, settings.workers_max)
         self._inproc = InprocRunner(wall_ns, steady_ns, in_threads=True)
         self._executables = Executables(
@@ -330,7 +330,7 @@ class PoolRunner:
             NotStarted: there is no process; the room is free again.
         """
         try:
-            worker = await self._fork(script, key, crew)
+            worker = await self._launcher.launch(script, key[1], self._limits(key[2]), crew)
         except BaseException:
             self.leave()
             raise
@@ -351,42 +351,6 @@ class PoolRunner:
         if not worker.has_ended:  # it may have died behind its last word
             self.workers.setdefault(key, []).append(worker)
         return worker
-
-    async def _fork(self, script: Script, key: Key, crew: Crew | None) -> Worker:
-        """A process with a channel to it, a place for its output, and a scratch directory.
-
-        Raises:
-            NotStarted: there is none.
-        """
-        number = self.spawner.next_number()
-        scratch = f"{self._directory}/{number}"
-        order = Spawn(
-            number,
-            script.uid,
-            script.gid,
-            script.groups,
-            key[1],
-            self._limits(key[2]),
-            [scratch] if crew is None else [scratch, crew.directory],
-            network=0 if crew is None else crew.network,
-            environment={"HOME": scratch, "TMPDIR": scratch, "PATH": os.defpath},
-        )
-        with ExitStack() as undo:
-            try:
-                os.mkdir(scratch, 0o700)
-                undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-                if os.getuid() == 0:
-                    os.chown(scratch, script.uid, script.gid)
-                ours, theirs = pair()
-                undo.enter_context(ours)
-                with theirs:
-                    output_fd = growing("output")
-                    undo.callback(os.close, output_fd)
-                    process = await self.spawner.spawn(order, [theirs.fileno(), output_fd])
-            except OSError as error:
-                raise NotStarted(f"no worker: {error}") from error
-            undo.pop_all()
-        return Worker(process, ours, output_fd, scratch, self._inputs, self._wall_ns)
 
     async def _attend(self, key: Key, worker: Worker) -> None:
         """Be with a worker until its end, and clean up behind it."""

@@ -282,16 +282,20 @@ class Worker:
         return (None, []) if content is None else self._inputs.wire(content, held)
 
     async def _send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
-        while True:
-            try:
-                return self._channel.send(message, fds)
-            except BlockingIOError:
+        held: list[int] = []
+        try:
+            while True:
                 try:
+                    return self._channel.send(message, held or fds)
+                except BlockingIOError:
+                    # While this waits, others ask, and the cache may close what it lent.
+                    held = held or [os.dup(fd) for fd in fds]
                     await trio.lowlevel.wait_writable(self._channel.socket)
-                except trio.ClosedResourceError as error:
-                    raise Closed from error
-            except OSError as error:  # closed by us, because it has ended
-                raise Closed from error
+        except (trio.ClosedResourceError, OSError) as error:  # closed by us, because it has ended
+            raise Closed from error
+        finally:
+            for fd in held:
+                os.close(fd)
 
     async def _hear(self, message: FromWorker, fds: list[int]) -> None:
         try:

@@ -16,7 +16,7 @@ export class FilePanel {
   constructor(turn, address) {
     this.turn = turn;
     this.address = address;
-    this.title = h("h2", { class: "title" });
+    this.title = h("h2", { class: "title", tabindex: "-1" });
     this.facts = h("p", { class: "facts" });
     this.download = h("a", { class: "button", download: "" }, icon("down"), "Download");
     this.back = h("a", { class: "button quiet back" }, icon("earlier"), "Files");

@@ -90,7 +90,10 @@ export function files(main, signal, { go, place }) {
       show(beside, recent());
       return;
     }
+    const opened = !beside.contains(panel.element);
     show(beside, panel.element);
+    // Where only one of the two has room, the list is gone, and the focus with it.
+    if (opened && getComputedStyle(tree).display === "none") panel.title.focus();
     const full = state.path ? `${state.path}/${state.file}` : state.file;
     panel.open({ ...state, full, entry, now: moments?.now });
   }

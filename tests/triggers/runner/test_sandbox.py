@@ -138,6 +138,22 @@ return " ".join([
     assert victim.read_text() == "precious"
 
 
+async def test_a_strict_script_is_told_its_own_bounds_and_nothing_of_others(attempt):
+    outcome = await attempt("""
+own = open("/proc/self/cgroup").read()
+for path in ("/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/tasks", "/sys/fs/cgroup", "/proc/self/maps", "/proc/1/cgroup"):
+    try:
+        os.listdir(path) if os.path.isdir(path) else open(path).read()
+        own = f"{path} is readable"
+    except OSError:
+        pass
+return own
+""")
+    assert isinstance(outcome, Done), outcome
+    assert b":" in outcome.result
+    assert b"readable" not in outcome.result
+
+
 async def test_programs_that_it_starts_are_confined_as_well(attempt):
     outcome = await attempt("""
 done = subprocess.run(["cat", "/etc/passwd"], capture_output=True, text=True)
