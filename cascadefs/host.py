@@ -45,8 +45,10 @@ if TYPE_CHECKING:
 __all__ = ["Host", "MountHost", "groups_of", "make_control", "why_not"]
 
 MOUNT_SECONDS = 0.5
-TRACING_CLOSE_S = 5.0
 """Between two looks whether the mount is still there: how long an umount(8) may take longer."""
+
+TRACING_CLOSE_S = 5.0
+"""For the spans that are still kept to reach their collector."""
 
 
 class Host:

@@ -34,7 +34,6 @@ from triggers.runner.inputs import Inputs
 from triggers.runner.launcher import Launcher
 from triggers.runner.settings import Settings, State
 from triggers.runner.spawner import NotStarted, Spawner
-from triggers.runner.worker import Worker
 from triggers.worker import bubblewrap
 from triggers.worker.message import Limits
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
     from triggers.run import Cut, Run, Script
     from triggers.runner.gang import Crew
+    from triggers.runner.worker import Worker
 
 __all__ = ["PoolRunner", "Settings", "State", "models_of", "open_pool"]
 
