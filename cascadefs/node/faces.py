@@ -148,7 +148,7 @@ class Faces:
         if position is not None and (is_astray or position.identity != line.identity):
             _log.warning("shard %d: the index is of something else; it is made again", line.shard)
             table = self._renewed(self._index_of(line.shard), table)
-        line.on_more = self._news.set
+        line.on_more = lambda: self._told(line)
         face = self._face(line, table)
         try:
             try:
@@ -173,7 +173,7 @@ class Faces:
             OSError: EAGAIN, if nobody tells of it in time.
             Corruption: a record makes no sense to this version.
         """
-        line.on_more = self._news.set
+        line.on_more = lambda: self._told(line)
         face = self._face(line, MemoryTable())
         try:
             face.recover()
@@ -195,6 +195,15 @@ class Faces:
         face = self._afar.pop(shard)
         face.retire()
         face.close()
+
+    def _told(self, line: Sequencer) -> None:
+        """A shard has come further. Its frontier alone, a few times a second, wakes the follower only if somebody waits for it."""
+        found = (self._faces.get(line.shard), self._afar.get(line.shard))
+        faces = [face for face in found if face is not None]
+        last = line.last_index()
+        is_wanted = any(face.applied_index < last or face.has_proposed for face in faces)
+        if is_wanted or self.turns.resting or not faces:
+            self._news.set()
 
     def _joined(self, face: Face) -> None:
         if self.on_face is not None:

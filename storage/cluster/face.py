@@ -134,6 +134,11 @@ class Face(Shard):
         return self._sequencer.log is not None
 
     @property
+    def has_proposed(self) -> bool:
+        """Whether anybody waits for what becomes of a proposal. May be read by any thread."""
+        return bool(self._seen or self._begun)
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a proposer is applying what comes: nobody else need. May be read by any thread."""
         return self._waiting > 0
