@@ -148,7 +148,7 @@ class Guests:
             return
         passed_on = [
             f"{name}={os.environ[name]}"
-            for name in ("CI", "HYPOTHESIS_PROFILE")
+            for name in ("CI", "HYPOTHESIS_PROFILE", "CASCADEFS_CLUSTER_ROUNDS")
             if name in os.environ
         ]
         passed_on.append(f"{REPORTS_WANTED}=1")

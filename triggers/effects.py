@@ -37,8 +37,8 @@ CONTROL = b".cascade"
 EFFECTS_MAX = 20_000
 """Of one run: they are one record, and its metadata has a bound (`storage.limits.METADATA_BYTES_MAX`)."""
 
-RANGES_MAX = 200_000
-"""That additions of one run write in one file: each is an extent of its record, of some 15 bytes, beside the rest."""
+RANGES_MAX = 65_536
+"""That additions of one run write in one file: 64 MiB of pages, a few times over in memory, and as many extents of the record."""
 
 _SETGID = 0o2000
 
@@ -162,6 +162,11 @@ def _fold(effects: list[Effect]) -> dict[str, _Folded]:
                 one.sum = Sum(one.adds)
             except ValueError as error:
                 raise EffectRefused(f"{path}: {error}") from None
+            except ImportError:
+                raise EffectRefused(
+                    f"{path}: add needs NumPy where the store is: pip install 'cascadefs[arrays]'",
+                    Reason.UNSUPPORTED,
+                ) from None
     return folded
 
 

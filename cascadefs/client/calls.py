@@ -8,7 +8,7 @@ Source: FORMAT, "Calls of programs".
 from __future__ import annotations
 
 import errno
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeGuard
 
 import msgspec
 
@@ -38,6 +38,8 @@ __all__ = [
     "RemoveDirectory",
     "Scan",
     "Scanned",
+    "Send",
+    "Sent",
     "Stat",
     "Versions",
     "VersionsFound",
@@ -52,6 +54,7 @@ __all__ = [
     "decode_call",
     "encode",
     "is_elsewhere",
+    "is_sent_ahead",
 ]
 
 
@@ -75,20 +78,24 @@ class Get(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The next version of a file, whole: a buffer. Missing directories are made.
+    """The next version of a file, whole: a buffer, or what was sent ahead. Missing directories are made.
 
-    `expect`: only if that is its newest version (0: it does not exist).
+    `expect`: only if that is its newest version (0: it does not exist). `upload` and `length`: of what was sent ahead; 0: it was not.
     """
 
     path: str
     mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0o644
     expect: int | None = None
+    upload: Requester = 0
+    length: Natural = 0
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The next version of a file: what it holds, and a buffer."""
+    """The next version of a file: what it holds, and a buffer, or what was sent ahead, as of `Put`."""
 
     path: str
+    upload: Requester = 0
+    length: Natural = 0
 
 
 class Delete(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -212,6 +219,13 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, tag=12):
     at: int | None = None
 
 
+class Send(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Bytes of a write to come that no message holds, from an offset on: buffers. In order; again is no mistake."""
+
+    upload: Requester
+    offset: Natural
+
+
 class Why(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Which run made a file: its newest version, the `version`-th, or the one at a timestamp `at`."""
 
@@ -227,6 +241,7 @@ Call: TypeAlias = (
     | Pull
     | Write
     | WriteEach
+    | Send
     | List
     | Match
     | Versions
@@ -308,6 +323,12 @@ class GotEach(msgspec.Struct, frozen=True, array_like=True, tag=11):
     results: list[tuple[Got | Failed, int]]
 
 
+class Sent(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Of `Send`: how many bytes of it there are now."""
+
+    length: int
+
+
 class Known(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Of `Why`: which version it is, and the run as JSON (TRIGGERS 10); empty if a program wrote it."""
 
@@ -318,6 +339,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True, tag=20):
 Answer: TypeAlias = (
     Got
     | Known
+    | Sent
     | GotEach
     | Written
     | Listed
@@ -346,6 +368,11 @@ def decode_call(data: bytes | msgspec.Raw) -> Call:
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from error
     return call
+
+
+def is_sent_ahead(part: Part) -> TypeGuard[Put | Append]:
+    """Whether the bytes of a change were sent ahead."""
+    return isinstance(part, Put | Append) and bool(part.upload)
 
 
 def is_elsewhere(answer: Answer) -> bool:

@@ -326,11 +326,17 @@ class Client:
             parts: list[calls.Part] = []
             buffers: list[Buffer] = []
             size = 0
-            while paths and len(parts) < MANY_FILES and (not parts or size < MANY_BYTES):
+            while paths and len(parts) < MANY_FILES and size < MANY_BYTES:
                 path = paths.popleft()
+                data = _bytes(files[path])
+                if len(data) >= MANY_BYTES:
+                    versions[path] = self.put(path, data, mode=mode, durable=durable)
+                    continue
                 parts.append(calls.Put(path, mode))
-                buffers.append(_bytes(files[path]))
-                size += len(buffers[-1])
+                buffers.append(data)
+                size += len(data)
+            if not parts:
+                continue
             answer, _ = self._execute(calls.WriteEach(parts, durable), buffers)
             assert isinstance(answer, calls.WrittenEach)
             for part, data, result in zip(parts, buffers, answer.results, strict=True):

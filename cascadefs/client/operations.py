@@ -84,6 +84,13 @@ class Operations:
             buffers.extend(found)
         return calls.GotEach(results), buffers
 
+    def repeated(self, call: calls.Write) -> calls.Answer | None:
+        """What became of a write that was done already; None if it was not."""
+        try:
+            return self._writing.repeated(call)
+        except Exception as error:
+            return _failed(error)
+
     def begin(
         self,
         call: calls.Write,
@@ -107,6 +114,8 @@ class Operations:
         self, call: calls.Call, buffers: Sequence[Buffer]
     ) -> tuple[calls.Answer, Sequence[Buffer]]:
         match call:
+            case calls.Send():
+                raise OSError(errno.EOPNOTSUPP, "nothing is sent ahead to a store in this process")
             case calls.Get():
                 return self._reading.get(call)
             case calls.Pull():

@@ -55,6 +55,15 @@ UNSURE_SECONDS = 10.0
 
 LOOK_SECONDS = 1.0
 
+PIECE_BYTES = 8 * 1024 * 1024
+"""Of one message of what is sent ahead; a write with more than this has its bytes sent ahead."""
+
+SMALL_BYTES = 64 * 1024
+"""Up to this, bytes go with the write all the same."""
+
+SENDINGS_MAX = 5
+"""Of one write, while nodes are lost one after another."""
+
 _Result = tuple[calls.Answer, "Sequence[Buffer]"]
 
 
@@ -124,13 +133,44 @@ class Remote:
         Raises:
             OSError: ETIMEDOUT where nobody could be reached for as long as we wait; EACCES where we are not let in.
         """
-        if not isinstance(call, calls.Write | calls.WriteEach) or call.client:
+        if not isinstance(call, calls.Write | calls.WriteEach):
             return self._ask(call, buffers)
+        if call.client:
+            return self._write(call, buffers)
         with self._writing:
             first = self._numbers + 1
             self._numbers += 1 if isinstance(call, calls.Write) else len(call.parts)
             numbered = msgspec.structs.replace(call, client=self._client, number=first)
-            return self._ask(numbered, buffers)
+            return self._write(numbered, buffers)
+
+    def _write(self, call: calls.Write | calls.WriteEach, buffers: Sequence[Buffer]) -> _Result:
+        """Ask for it; what no message holds is sent ahead, again where the node that has it is lost."""
+        if isinstance(call, calls.WriteEach) or sum(map(len, buffers)) <= PIECE_BYTES:
+            return self._ask(call, buffers)
+        for _ in range(SENDINGS_MAX):
+            result = self._ask_for_sent(call, buffers)
+            if not isinstance(result[0], calls.Failed) or result[0].errno != errno.ENOBUFS:
+                break
+        return result
+
+    def _ask_for_sent(self, call: calls.Write, buffers: Sequence[Buffer]) -> _Result:
+        data = iter(buffers)
+        parts: list[calls.Part] = []
+        rest: list[Buffer] = []
+        for part in call.parts:
+            if isinstance(part, calls.Put | calls.Append | calls.Add):
+                rest.append(next(data))
+            if isinstance(part, calls.Put | calls.Append) and len(rest[-1]) > SMALL_BYTES:
+                view = memoryview(rest.pop()).cast("B")
+                upload = self._random.getrandbits(62) + 1
+                for offset in range(0, len(view), PIECE_BYTES):
+                    piece = view[offset : offset + PIECE_BYTES]
+                    result = self._ask(calls.Send(upload, offset), [piece])
+                    if isinstance(result[0], calls.Failed):
+                        return result
+                part = msgspec.structs.replace(part, upload=upload, length=len(view))
+            parts.append(part)
+        return self._ask(msgspec.structs.replace(call, parts=parts), rest)
 
     def _ask(self, call: calls.Call, buffers: Sequence[Buffer]) -> _Result:
         with self._starting:
@@ -270,7 +310,7 @@ class Remote:
                 pass  # asked again on the next connection
             except ValueError as error:
                 del self._open[request]
-                why = f"{error}: write larger files through a mount"
+                why = f"{error}: change fewer files at a time"
                 question.answer.put(OSError(errno.EMSGSIZE, why))
 
     def _take(self, data: memoryview) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import queue
 import threading
@@ -21,6 +22,7 @@ import trio
 
 from cascadefs.client import calls
 from cascadefs.client.operations import Operations, apart
+from cascadefs.client.uploads import Uploads
 from cascadefs.client.writing import ATTEMPTS_MAX
 from cascadefs.errnos import ERRNO
 from storage import wire
@@ -79,6 +81,7 @@ class Service:
         self._applied = applied
         self._reserved = reserved
         self._limiter = trio.CapacityLimiter(CALLS_MAX) if threaded else None
+        self._uploads = Uploads()
         self._busy: set[str] = set()  # paths of writes that are on their way
         self._free = threading.Condition()
         self.executed = 0
@@ -113,13 +116,50 @@ class Service:
     def _execute(
         self, who: Identity, call: calls.Call, parts: Sequence[Buffer]
     ) -> tuple[calls.Answer, Sequence[Buffer]]:
+        if isinstance(call, calls.Send):
+            return self._receive(who, call, parts), ()
         operations = Operations(self._store, self._clock, who, self._reserved, self._applied)
+        if isinstance(call, calls.Write) and any(calls.is_sent_ahead(part) for part in call.parts):
+            return self._write_sent_ahead(operations, who, call, parts), ()
+        return self._do(operations, call, parts)
+
+    def _do(
+        self, operations: Operations, call: calls.Call, parts: Sequence[Buffer]
+    ) -> tuple[calls.Answer, Sequence[Buffer]]:
         if isinstance(call, calls.Write) and self._limiter is not None:
             return self._write(operations, call, parts), ()
         if isinstance(call, calls.WriteEach) and self._limiter is not None:
             return self._write_each(operations, call, parts), ()
         with self._exclusive():
             return operations.execute(call, parts)
+
+    def _receive(self, who: Identity, call: calls.Send, parts: Sequence[Buffer]) -> calls.Answer:
+        try:
+            return calls.Sent(self._uploads.receive(who.uid, call.upload, call.offset, parts))
+        except OSError as error:
+            return calls.Failed(error.errno or errno.EIO, error.strerror or str(error))
+
+    def _write_sent_ahead(
+        self, operations: Operations, who: Identity, call: calls.Write, parts: Sequence[Buffer]
+    ) -> calls.Answer:
+        """A write some of whose bytes were sent ahead, perhaps to a node that is not this one."""
+        rest = iter(parts)
+        buffers: list[Buffer] = []
+        for part in call.parts:
+            if calls.is_sent_ahead(part):
+                found = self._uploads.take(who.uid, part.upload, part.length)
+                if found is None:
+                    with self._exclusive():
+                        done = operations.repeated(call)
+                    return done or calls.Failed(errno.ENOBUFS, "what was sent ahead is not here")
+                buffers.append(found)
+            elif isinstance(part, calls.Put | calls.Append | calls.Add):
+                buffers.extend(itertools.islice(rest, 1))
+        answer, _ = self._do(operations, call, [*buffers, *rest])
+        for part in call.parts:
+            if calls.is_sent_ahead(part):
+                self._uploads.drop(who.uid, part.upload)
+        return answer
 
     def _write_each(
         self, operations: Operations, call: calls.WriteEach, parts: Sequence[Buffer]
@@ -174,14 +214,17 @@ class Service:
     # --- connections that bring nothing but calls --------------------------------------------------------------------
 
     async def serve(self, listener: Listener, node: str) -> None:
-        """Answer all who come, as the node of that name, until cancelled or the listener is closed."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    connection = await listener.accept()
-                except Broken:
-                    return
-                nursery.start_soon(self._attend, connection, node)
+        """Answer all who come, as the node of that name, until cancelled or the listener is closed; then the service is over."""
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    try:
+                        connection = await listener.accept()
+                    except Broken:
+                        return
+                    nursery.start_soon(self._attend, connection, node)
+        finally:
+            self._uploads.close()
 
     async def _attend(self, connection: Connection, node: str) -> None:
         room = trio.Semaphore(CONNECTION_CALLS_MAX)

@@ -79,6 +79,12 @@ class Writing:
                 return answer
         raise Refused(Reason.CONDITION_FAILED)
 
+    def repeated(self, call: calls.Write) -> calls.Answer | None:
+        """The answer to a request that was done already; None if it was not."""
+        for part in call.parts:
+            self._reading.refresh(part.path)
+        return self._repeated(call) if self._is_done(call) else None
+
     def begin(
         self,
         call: calls.Write,

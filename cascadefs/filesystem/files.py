@@ -306,6 +306,8 @@ class Files:
             self._inodes.check_claim(live, file)
         end = None
         if self._has_others and (file.appends if appends is None else appends):
+            if live.is_busy:
+                self._inodes.draft(live)  # Waits: where the end is, is said when that has come.
             end = self._others.end(live, offset, appends=appends)
             offset = offset if end is None else end
         draft = live.draft

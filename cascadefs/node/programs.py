@@ -95,7 +95,8 @@ class Programs:
             )
 
     def _find(self, shard: int) -> Face:
-        self._missing.add(shard)
+        if self.bring is not None and shard in self._view().shards:
+            self._missing.add(shard)
         raise NotHere(shard)
 
     async def _bring(self, shard: int) -> None:
@@ -144,8 +145,8 @@ class Programs:
         await self._sort()
         while True:
             answer, buffers = await self._service.execute(who, arguments, parts)
-            missing = self._missing - self._store_shards()
-            self._missing.clear()
+            self._missing -= self._store_shards()
+            missing = set(self._missing)
             if not missing or not calls.is_elsewhere(calls.decode_answer(answer)):
                 return answer, buffers
             for shard in missing:
@@ -172,6 +173,8 @@ class Programs:
         """Have a shard that is here again, once its face has come as far as the one in its place."""
         with self._faces.exclusive():
             near, afar = self._near[shard], self.store.faces[shard]
+            if afar.is_near:
+                return True  # Another call was quicker.
             if near.applied_index < afar.applied_index:
                 return False
             self.store.add(near)

@@ -30,7 +30,7 @@ from cascadefs.machine import (
 from cascadefs.node.faces import Faces
 from cascadefs.node.node import Node
 from cascadefs.node.programs import Programs
-from cascadefs.node.transport import NodeTransport, open_transport
+from cascadefs.node.transport import NodeTransport, Refrain, open_transport
 from storage.disk import RealDisk
 from storage.errors import Unusable
 from storage.index import LmdbIndex
@@ -118,8 +118,7 @@ def _first(error: BaseException) -> str:
 
 
 def _transport(settings: Settings, *, insecure: bool) -> NodeTransport:
-    def turned_away(why: str) -> None:
-        _log.warning("turned away: %s", why)
+    turned_away = Refrain(lambda why: _log.warning("turned away: %s", why))
 
     def make_tcp(offer: Offer) -> TcpTransport:
         contexts = None if credentials is None else credentials.contexts()

@@ -11,6 +11,7 @@ RDMA again once a minute, and changes over when that works.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,12 +29,33 @@ if TYPE_CHECKING:
     from storage.transport import Connection, Identity, Listener, TcpTransport
     from storage.transport.verbs.transport import VerbsTransport
 
-__all__ = ["NodeTransport", "open_transport"]
+__all__ = ["NodeTransport", "Refrain", "open_transport"]
 
 AGAIN_S: Final = 60.0
 """From falling back to the next attempt by RDMA, and between two."""
 
+REFRAIN_S: Final = 600.0
+REFRAINS_MAX: Final = 256
+
 _log = logging.getLogger("cascadefs.node")
+
+
+class Refrain:
+    """Tells in words, and the same again only after a while: who is turned away dials again every two seconds, from another port."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told: dict[str, float] = {}
+
+    def __call__(self, why: str) -> None:
+        """Tell it, if that was not done in the last ten minutes. In a trio loop."""
+        same = re.sub(r":\d+", "", why)
+        now_s = trio.current_time()
+        if now_s >= self._told.get(same, now_s):
+            if len(self._told) >= REFRAINS_MAX:
+                self._told.clear()
+            self._told[same] = now_s + REFRAIN_S
+            self._tell(why)
 
 
 def open_transport(
@@ -91,9 +113,8 @@ class NodeTransport:
         self._verbs = verbs
         self._trouble = trouble
         self._again_s = again_s
-        self._fallen: dict[
-            str, str
-        ] = {}  # nodes that are reached by TCP though both have verbs, and why
+        # Nodes that are reached by TCP though both have verbs, and why.
+        self._fallen: dict[str, str] = {}
 
     def close(self) -> None:
         """Let go of the device, when all connections are closed."""

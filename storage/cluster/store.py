@@ -121,7 +121,10 @@ class ClusterStore:
         self._faces[shard] = face
         self._spaces[shard] = face.namespace
         self.retention.add(face)
-        face.listener, face.on_others = self._listener, self._on_others
+        if self._listener is not None:  # Else a face's listener is its own (`view`).
+            face.listener = self._listener
+        if self._on_others is not None:
+            face.on_others = self._on_others
         face.turns = self.turns
 
     def share(self, turns: Turns) -> None:

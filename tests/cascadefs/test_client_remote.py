@@ -15,6 +15,7 @@ from cascadefs.client import Client, Conflict, calls
 from cascadefs.client.operations import Operations, apart
 from cascadefs.client.remote import Remote
 from cascadefs.client.service import Service, user_of
+from cascadefs.client.uploads import Uploads
 from storage import wire
 from storage.transport import EVERYBODY, Broken, Identity, IdMap, IdRange, Role
 from storage.transport.tcp import TcpTransport
@@ -40,6 +41,8 @@ class Server:
         self.mute = 0
         """Answers to swallow, each with its connection."""
         self.executed = 0
+        self.swallow = 0
+        """The number of the one answer to swallow, with its connection; 0: none."""
 
     def start(self):
         self.ready = threading.Event()
@@ -60,8 +63,8 @@ class Server:
             if isinstance(calls.decode_call(arguments), calls.Instant):
                 return answer  # Asked of each connection before anything else.
             self.executed += 1
-            if self.mute:
-                self.mute -= 1
+            if self.mute or self.executed == self.swallow:
+                self.mute = max(self.mute - 1, 0)
                 raise Broken("cut by the test")
             return answer
 
@@ -134,6 +137,91 @@ def test_a_write_whose_answer_was_lost_is_answered_and_not_repeated(connect, ser
     assert server.executed == 1 + 4
     assert (version.number, version.size) == (2, 2)
     assert client.get("log") == b"ab"
+
+
+LARGE = random.Random(7).randbytes(20_000_000)
+PIECES = 3
+"""That it is sent in, ahead of the write."""
+
+
+def test_what_no_message_holds_is_sent_ahead(connect, server):
+    client = connect()
+    assert client.put("d/large", LARGE).size == len(LARGE)
+    assert server.executed == PIECES + 1
+    assert client.append("d/large", LARGE).number == 2
+    versions = client.put_many({"d/a": b"small", "d/b": LARGE, "d/c": b"small"})
+    assert [(version.number, version.size) for version in versions] == [
+        (1, 5), (1, len(LARGE)), (1, 5),
+    ]  # fmt: skip
+    with client.batch() as batch:
+        batch.put("d/a", "x")
+        batch.put("d/b", LARGE[1:])
+        batch.put("d/c", LARGE[2:])
+    assert (
+        b"".join(
+            client.get("d/large", offset=at, length=2**24) for at in range(0, 40_000_000, 2**24)
+        )
+        == 2 * LARGE
+    )
+    assert client.get("d/a") == b"x"
+    assert client.get("d/b", offset=0, length=100) == LARGE[1:101]
+    assert client.get("d/c", offset=19_999_000) == LARGE[19_999_002:]
+    with pytest.raises(Conflict):
+        client.put("d/a", LARGE, expect=1)
+
+
+@pytest.mark.parametrize("lost", range(1, PIECES + 2))
+def test_a_large_write_goes_on_through_a_break_and_is_done_once(connect, server, lost):
+    client = connect()
+    server.swallow = lost
+    assert client.put("f", LARGE).number == 1
+    assert server.executed == PIECES + 2
+    assert client.get("f", offset=19_000_000) == LARGE[19_000_000:]
+    assert client.put("f", "x").number == 2
+
+
+def test_what_was_sent_ahead_to_a_node_that_is_gone_is_sent_again(connect, server, monkeypatch):
+    client = connect()
+    received = Uploads.receive
+    lose = [
+        2,
+        4,
+        7,
+    ]  # Of all pieces: the second begins again, and so on; the third time all of them arrive.
+
+    def receive(self, *arguments):
+        lose[:] = [number - 1 for number in lose]
+        if 0 in lose:
+            self.close()
+        return received(self, *arguments)
+
+    monkeypatch.setattr(Uploads, "receive", receive)
+    assert client.put("f", LARGE).number == 1
+    assert client.get("f", offset=19_000_000) == LARGE[19_000_000:]
+    monkeypatch.setattr(Uploads, "take", lambda *arguments: None)
+    with pytest.raises(OSError, match="sent ahead") as caught:
+        client.put("f", LARGE)
+    assert caught.value.errno == errno.ENOBUFS
+
+
+def test_uploads_are_each_users_own_and_bounded(monkeypatch):
+    uploads = Uploads()
+    assert uploads.receive(1, 5, 0, [b"ab", b"c"]) == 3
+    assert uploads.receive(1, 5, 0, [b"abc"]) == 3  # Again.
+    with pytest.raises(OSError, match="not here"):
+        uploads.receive(1, 5, 4, [b"e"])
+    with pytest.raises(OSError, match="not here"):
+        uploads.receive(2, 5, 3, [b"d"])
+    assert uploads.take(2, 5, 3) is None
+    assert uploads.take(1, 5, 2) is None
+    view = uploads.take(1, 5, 3)
+    monkeypatch.setattr("cascadefs.client.uploads.UPLOADS_MAX", 2)
+    uploads.receive(1, 6, 0, [b"x"])
+    uploads.receive(1, 7, 0, [b"x"])
+    assert uploads.take(1, 5, 3) is None
+    assert view == b"abc"
+    uploads.drop(1, 6)
+    uploads.close()
 
 
 def test_a_condition_that_was_met_is_no_conflict_when_asked_again(connect, server):

@@ -6,6 +6,7 @@ each mistake; hypothesis for what is written.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from cascadefs.configuration import (
     spell,
 )
 from storage.errors import Unusable
+from storage.transport.verbs import Fabric
 
 NODE_TOML = """
 cluster = "c0ffee"
@@ -235,6 +237,12 @@ def test_what_is_written_is_read_as_it_was(tmp_path_factory, configuration):
 def test_what_is_empty_is_left_to_the_transport():
     assert (fabric(Transport("verbs")).device, fabric(Transport("verbs")).gid) == (None, None)
     assert fabric(Transport("verbs", gid=0)).gid == 0
+    assert fabric(Transport("verbs")) == Fabric()
+
+
+def test_all_that_a_fabric_has_can_be_configured():
+    keys = {field.name for field in msgspec.structs.fields(Transport)}
+    assert keys - {"kind", "fallback"} == {field.name for field in dataclasses.fields(Fabric)}
 
 
 RDMA = (Path(__file__).resolve().parents[2] / "docs/RDMA.md").read_text()

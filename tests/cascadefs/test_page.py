@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 import stat
+import time
 
 import httpx
 import pytest
@@ -33,6 +35,9 @@ from cascadefs.page.message import Request, Response
 from cascadefs.page.sweep import Sweep, figure
 from cascadefs.page.timeline import STEP_CHANGES, Timeline
 from storage.errors import Unusable
+from storage.transport import Identity as TransportIdentity
+from storage.transport import Role
+from storage.transport.certificates import Authority
 from triggers.access import Identity
 
 TOKEN = "t" * 43
@@ -424,6 +429,31 @@ async def test_a_feed_has_room_for_so_many(source):
     for one in events:
         await one.aclose()
     assert not feed.is_full
+
+
+async def test_over_tls_the_cookie_is_for_tls_only(source, nursery, tmp_path):
+    signer = Authority.create("00c0ffee00c0ffee", now_ns=time.time_ns())
+    node = TransportIdentity("00c0ffee00c0ffee", Role.NODE, "n1")
+    signer.install(signer.issue(node, now_ns=time.time_ns()), tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "identity.crt", tmp_path / "identity.key")
+    listening = Listening(host="127.0.0.1", port=0, tls=tls)
+    port = await nursery.start(serve, source, listening, TOKEN)
+    async with await trio.open_tcp_stream("127.0.0.1", port) as plain:
+        await plain.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert b"HTTP" not in await plain.receive_some()
+    trusting = ssl.create_default_context(cafile=tmp_path / "authority.crt")
+    trusting.check_hostname = False
+    stream = await trio.open_ssl_over_tcp_stream(
+        "127.0.0.1", port, ssl_context=trusting, https_compatible=True
+    )
+    async with stream:
+        asked = f"GET /?token={TOKEN} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        await stream.send_all(asked.encode())
+        answer = b"".join([data async for data in stream])
+    assert answer.startswith(b"HTTP/1.1 303 ")
+    assert b"; HttpOnly; SameSite=Strict; Path=/; Secure\r\n" in answer
 
 
 # --- a connection -----------------------------------------------------------------------------------------------------

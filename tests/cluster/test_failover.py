@@ -148,7 +148,10 @@ CUTS = {
     ("fleet", "cut"),
     [
         *[("tcp", cut) for cut in (CUTS if ROUNDS > ROUNDS_SHORT else ["followers", "mute"])],
-        pytest.param("verbs", "followers", marks=RDMA),
+        *[
+            pytest.param("verbs", cut, marks=RDMA)
+            for cut in (["followers", "mute", "deaf"] if ROUNDS > ROUNDS_SHORT else ["followers"])
+        ],
     ],
     indirect=["fleet"],
 )

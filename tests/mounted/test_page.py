@@ -139,6 +139,7 @@ def test_the_slider_changes_the_tree(page):
 
 def test_by_keyboard_alone_from_the_root_to_a_difference_of_then(page):
     press = page.keyboard.press
+    expect(names(page).first).to_be_visible()
     press("l")
     press("Enter")
     row = page.locator(".entries a", has_text="notes.txt")

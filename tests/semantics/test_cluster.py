@@ -504,6 +504,29 @@ def test_what_is_on_its_way_is_changed_by_nobody(mounts, cluster) -> None:
     assert one.fs.inodes.drafts == {}
 
 
+def test_what_is_appended_while_more_is_on_its_way_comes_behind_it(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    one.put("f", "begin ")
+    two.follow()
+    first, second = (one.open("f", os.O_WRONLY | os.O_APPEND) for _ in range(2))
+    late = two.open("f", os.O_WRONLY | os.O_APPEND)
+    one.write(first, b"first ")
+    two.write(late, b"other ")
+    shared = Shared(one)
+    orders[0].pause()
+    shared.begin("close", first)
+    until(lambda: len(orders[0]._faces[0].pending) == 1)
+    shared.begin("write", second, b"second ")
+    until(lambda: one.store.turns.resting == 2)
+    orders[0].meanwhile = lambda: two.close(late)
+    orders[0].resume()
+    shared.end()
+    assert not shared.failures
+    one.close(second)
+    assert two.cat("f") == b"begin other first second "
+
+
 def test_a_file_that_loses_its_last_name_while_it_is_on_its_way(mounts, cluster) -> None:
     orders, _ = cluster
     one, two = mounts

@@ -6,6 +6,7 @@ Method: random calls on a few paths, against a dict of bytes; each plan is commi
 from __future__ import annotations
 
 import array
+import sys
 
 import numpy as np
 import pytest
@@ -158,6 +159,14 @@ def test_there_is_a_bound():
         plan(cascade.store, ROOT, WHO, effects, 5)
     commit(cascade, *effects[1:2000])
     assert len(cascade.files("many")) == 1999
+
+
+def test_without_numpy_an_addition_is_refused(monkeypatch):
+    add = addition("v", 0, [1], "float32")
+    cascade = Cascade()
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(EffectRefused, match=r"cascadefs\[arrays\]"):
+        plan(cascade.store, ROOT, WHO, [add], 5)
 
 
 def test_additions_in_too_many_places_are_refused(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triggers import vector
 from triggers.handler.effects import addition
 from triggers.run import Add
 from triggers.vector import PAGE_BYTES, Sum, gathered, pages, windows
@@ -20,6 +21,11 @@ places = st.one_of(
     st.lists(st.integers(0, ITEMS), max_size=8),
     st.integers(0, ITEMS).map(lambda first: list(range(first, first + 300))),
 )
+
+
+@pytest.fixture(autouse=True)
+def _as_it_is(monkeypatch):
+    monkeypatch.setattr(vector, "GATHERED", vector.GATHERED)
 
 
 class File:
@@ -76,8 +82,10 @@ def test_additions_are_numpys_and_write_the_pages_they_touch(indices, size, dtyp
     assert data[whole:] == before.ljust(after, b"\0")[whole:]
 
 
+@pytest.mark.parametrize("at_a_time", [3, 16_384])
 @given(st.lists(st.integers(0, ITEMS), max_size=20), st.integers(0, 4 * ITEMS + 3))
-def test_numbers_are_gathered_from_the_pages_they_are_in(indices, size):
+def test_numbers_are_gathered_from_the_pages_they_are_in(at_a_time, indices, size):
+    vector.GATHERED = at_a_time
     numbers = np.arange(1, size // 4 + 2, dtype="<f4")
     file = File(numbers.tobytes()[:size])
     wanted = np.array(indices, "<i8")

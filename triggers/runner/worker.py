@@ -347,7 +347,7 @@ class Worker:
                     frames = cut.scan(ask.path, ask.since, ask.until, ask.after, limit)
                     return Answer(frames=frames), []
             return Answer(error=("ValueError", f"no such call: {ask.call}")), []
-        except (OSError, ValueError, LookupError) as error:
+        except (OSError, ValueError, LookupError, ImportError) as error:  # NumPy, for a pull
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return Answer(error=(type(error).__name__, text)), []
 

@@ -5,7 +5,8 @@ import { parse, plane } from "./array.js";
 import { address, ask, bytes } from "./store.js";
 import { clock, figure, size } from "./words.js";
 
-export async function difference(path, number, compare, versions, choose, signal) {
+export async function difference(path, number, compare, choose, signal) {
+  const { versions } = await ask("versions", { path }, signal);
   const others = versions.map((one) => one.version).filter((one) => one !== number);
   if (!others.length) return h("p", { class: "note" }, "This is the only version there is.");
   const other = others.includes(compare) ? compare : (others.filter((one) => one < number).at(-1) ?? others[0]);

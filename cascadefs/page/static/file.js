@@ -9,9 +9,29 @@ import { clock, count, date, name, size } from "./words.js";
 
 const TABS = { content: "Content", difference: "Difference", origin: "Origin" };
 
-export class FilePanel {
-  #key = "";
+// What is asked for one thing, until another is wanted; `begin` answers null where that is what is wanted already.
+class Turn {
+  #key = null;
   #ending = new AbortController();
+
+  begin(...key) {
+    const text = JSON.stringify(key);
+    if (text === this.#key) return null;
+    this.end();
+    this.#key = text;
+    this.#ending = new AbortController();
+    return this.#ending.signal;
+  }
+
+  end() {
+    this.#key = null;
+    this.#ending.abort();
+  }
+}
+
+export class FilePanel {
+  #head = new Turn();
+  #shown = new Turn();
 
   constructor(turn, address) {
     this.turn = turn;
@@ -27,40 +47,41 @@ export class FilePanel {
   }
 
   leave() {
-    this.#key = "";
-    this.#ending.abort();
+    this.#head.end();
+    this.#shown.end();
   }
 
-  async open({ full, at, entry, tab, compare, now }) {
+  open({ full, at, entry, tab, compare }) {
     const number = entry?.version ?? 0;
-    const key = JSON.stringify([full, number, tab, compare, at === null ? null : at]);
-    if (key === this.#key) return;
-    const same = this.#key && JSON.parse(this.#key).slice(0, 4).join("\n") === [full, number, tab, compare].join("\n");
-    this.#key = key;
-    this.#paintHead(full, at, entry, tab);
-    if (!same) {
-      this.#ending.abort();
-      this.#ending = new AbortController();
+    const head = this.#head.begin(full, number, at, tab);
+    if (head) {
+      this.#paintHead(full, at, entry, tab);
+      this.#list(full, number, at, tab, head);
     }
-    const signal = this.#ending.signal;
-    const found = await ask("versions", { path: full, at: at ?? undefined }, signal).catch((error) => (error.name === "AbortError" ? null : { versions: [] }));
-    if (!found || key !== this.#key) return;
-    this.#paintVersions(found.versions, number, tab);
-    if (same) return;
+    const shown = this.#shown.begin(full, number, tab, compare);
+    if (shown) this.#show(full, number, at, tab, compare, shown);
+  }
+
+  async #list(full, number, at, tab, signal) {
+    const found = await ask("versions", { path: full, at: at ?? undefined }, signal).catch(() => ({ versions: [] }));
+    if (!signal.aborted) this.#paintVersions(found.versions, number, tab);
+  }
+
+  async #show(full, number, at, tab, compare, signal) {
     if (!number) {
+      this.body.removeAttribute("aria-busy");
       show(this.body, h("p", { class: "note" }, at === null ? "There is no such file now." : "This file was not there then."));
       return;
     }
-    try {
-      const shown = await this.#body(tab, full, number, compare, found.versions, signal);
-      if (key === this.#key || !signal.aborted) show(this.body, shown);
-    } catch (error) {
-      if (error.name !== "AbortError") show(this.body, h("p", { class: "note bad" }, error.message));
-    }
+    this.body.setAttribute("aria-busy", "true");
+    const found = await this.#body(tab, full, number, compare, signal).catch((error) => h("p", { class: "note bad" }, error.message));
+    if (signal.aborted) return;
+    this.body.removeAttribute("aria-busy");
+    show(this.body, found);
   }
 
-  #body(tab, path, number, compare, versions, signal) {
-    if (tab === "difference") return difference(path, number, compare, versions, (other) => this.turn({ compare: other }), signal);
+  #body(tab, path, number, compare, signal) {
+    if (tab === "difference") return difference(path, number, compare, (other) => this.turn({ compare: other }), signal);
     if (tab === "origin") return origin(path, number, (where) => this.address(where), signal);
     return content(path, number, signal);
   }

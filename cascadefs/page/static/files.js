@@ -95,7 +95,7 @@ export function files(main, signal, { go, place }) {
     // Where only one of the two has room, the list is gone, and the focus with it.
     if (opened && getComputedStyle(tree).display === "none") panel.title.focus();
     const full = state.path ? `${state.path}/${state.file}` : state.file;
-    panel.open({ ...state, full, entry, now: moments?.now });
+    panel.open({ ...state, full, entry });
   }
 
   function recent() {

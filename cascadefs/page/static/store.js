@@ -31,7 +31,8 @@ async function answered(response) {
   throw new Failed(told.error, response.status);
 }
 
-export const ask = async (question, asked, signal) => answered(await fetch(address(`/api/${question}`, asked), { signal }));
+// Past the browser's cache: there, a question waits for an equal one before it, and for many seconds if that one was given up.
+export const ask = async (question, asked, signal) => answered(await fetch(address(`/api/${question}`, asked), { signal, cache: "no-store" }));
 
 export const tell = async (command) =>
   answered(
@@ -43,7 +44,7 @@ export const tell = async (command) =>
   );
 
 export async function bytes(asked) {
-  const response = await fetch(address("/raw", asked));
+  const response = await fetch(address("/raw", asked), { cache: "no-store" });
   if (!response.ok) await answered(response);
   return response.arrayBuffer();
 }

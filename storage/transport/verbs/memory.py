@@ -84,6 +84,7 @@ class Memory(Lent):
     """
 
     def __init__(self, domain: Any, size: int, access: int) -> None:
-        own = mmap.mmap(-1, size)
+        # It is pinned anyway: so have all of it mapped now, not page by page when it is first touched.
+        own = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
         super().__init__(domain, own, access)
         self.view = memoryview(own)
