@@ -8,6 +8,7 @@ from pathlib import Path
 from cascadefs.client.client import Batch, Client
 from cascadefs.client.concurrent import TrioClient
 from cascadefs.client.values import Change, Conflict, Content, Entry, Version
+from storage.errors import Unusable
 
 __all__ = [
     "Batch",
@@ -33,7 +34,8 @@ def connect(where: str | Path) -> Client:
 
     Args:
         where: a mountpoint; or a data directory, mounted or not: one that nobody has mounted is opened by this process, which
-            keeps everybody else out until `close`; or the ``mount.toml`` of a cluster.
+            keeps everybody else out until `close`, and makes a store where there is no directory; or the ``mount.toml`` of a
+            cluster.
 
     Raises:
         storage.errors.Unusable: it cannot be opened; the message says why and what helps.
@@ -46,6 +48,11 @@ def connect(where: str | Path) -> Client:
     clock = _SystemClock()
     path = Path(where).absolute()
     remote = elsewhere(path, clock) if path.suffix == ".toml" else nearby(path)
+    if remote is None and path.is_dir() and not any(path.iterdir()):
+        raise Unusable(
+            f"{path}: is empty, so it is neither mounted nor a store; mount it first, or name a directory that does not "
+            "exist to have a store made there"
+        )
     return Client(Embedded(path, clock) if remote is None else remote, clock, str(path))
 
 

@@ -158,13 +158,16 @@ def test_add_writes_a_nodes_configuration_and_credentials_and_tells_etcd(founded
     assert (known.addresses, known.labels, known.state) == (("127.0.0.1:7400",), ("ssd",), "active")
 
 
-def test_add_says_how_the_node_reaches_others(founded, tmp_path):
+def test_add_says_how_the_node_reaches_others_and_whose_scripts_it_runs(founded, tmp_path):
     words = ["add", "n1", tmp_path / "n1", "--listen", "127.0.0.1:7400"]
     founded(*words, "--transport", "verbs", "--fallback", "tcp", "--device", "mlx5_0")
     told = load(tmp_path / "n1/node.toml", Node).transport
     assert (told.kind, told.fallback, told.device, told.gid) == ("verbs", "tcp", "mlx5_0", "")
     assert "transport.kind: invalid enum" in refused(founded, *words, "--transport", "pigeon")
     assert "transport.fallback: is for verbs" in refused(founded, *words, "--fallback", "tcp")
+    founded(*words, "--triggers", "owner")
+    assert load(tmp_path / "n1/node.toml", Node).triggers == "owner"
+    assert "triggers: invalid enum" in refused(founded, *words, "--triggers", "all")
 
 
 def test_add_again_changes_the_node_and_keeps_its_state(founded, tmp_path):

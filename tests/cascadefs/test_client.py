@@ -378,6 +378,13 @@ def test_a_batch_beaten_to_one_of_its_names_leaves_no_half(client, store, monkey
     assert (client.get("a"), client.get("b")) == (b"1", b"theirs")
 
 
+def test_an_empty_directory_is_a_mistake_and_made_no_store(tmp_path):
+    """Such as a mountpoint that nobody has mounted."""
+    with pytest.raises(Unusable, match="mount it first"):
+        cascadefs.connect(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
 def test_a_directory_of_ones_own(tmp_path):
     with cascadefs.connect(tmp_path / "data") as client:
         version = client.put("a/b", "kept", durable=True)

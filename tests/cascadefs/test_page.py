@@ -11,7 +11,6 @@ import json
 import os
 import ssl
 import stat
-import time
 
 import httpx
 import pytest
@@ -22,6 +21,7 @@ from typer.testing import CliRunner
 from cascadefs.cli import app
 from cascadefs.client import Client
 from cascadefs.client.operations import Operations
+from cascadefs.machine import SystemClock
 from cascadefs.page import Listening, Prices, Refused, link_of, parse_address, serve, token_at
 from cascadefs.page.board import board, clustered, mounted
 from cascadefs.page.connection import converse
@@ -432,9 +432,9 @@ async def test_a_feed_has_room_for_so_many(source):
 
 
 async def test_over_tls_the_cookie_is_for_tls_only(source, nursery, tmp_path):
-    signer = Authority.create("00c0ffee00c0ffee", now_ns=time.time_ns())
+    signer = Authority.create("00c0ffee00c0ffee", now_ns=SystemClock().now_ns())
     node = TransportIdentity("00c0ffee00c0ffee", Role.NODE, "n1")
-    signer.install(signer.issue(node, now_ns=time.time_ns()), tmp_path)
+    signer.install(signer.issue(node, now_ns=SystemClock().now_ns()), tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(tmp_path / "identity.crt", tmp_path / "identity.key")
     listening = Listening(host="127.0.0.1", port=0, tls=tls)

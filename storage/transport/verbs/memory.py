@@ -84,7 +84,6 @@ class Memory(Lent):
     """
 
     def __init__(self, domain: Any, size: int, access: int) -> None:
-        # It is pinned anyway: so have all of it mapped now, not page by page when it is first touched.
-        own = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        own = mmap.mmap(-1, size)
         super().__init__(domain, own, access)
         self.view = memoryview(own)
