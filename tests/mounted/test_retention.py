@@ -251,7 +251,8 @@ def test_a_budget_bounds_what_history_holds_and_df_shows_it(make_mount) -> None:
     os.setxattr(path / "d", "user.cascade.history_budget", b"20M")
     lines = {line["line"]: line for line in objects("gc", path, "--dry-run")}
     to_go = {"line": "budget", "versions": 21, "bytes": 21 * size}
-    assert lines.get("budget", to_go) == to_go  # Nothing is left to say where the daemon's own pass was faster.
+    # Nothing is left to say where the daemon's own pass was faster.
+    assert lines.get("budget", to_go) == to_go
     objects("gc", path)
     assert sorted(os.listdir(path / "d/f@@")) == ["v22", "v23", "v24"]
     assert (path / "d/f@v22").read_bytes() == Random(21).randbytes(size)
