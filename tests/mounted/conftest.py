@@ -36,12 +36,14 @@ def command_line(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "cascadefs.cli", *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
+def environment(columns: int = 100) -> dict[str, str]:
     # COLUMNS: what a person sees does not depend on the terminal of whoever runs the tests.
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "NO_COLOR": "1"}
 
 
-def cascadefs(*arguments: object, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+def cascadefs(
+    *arguments: object, expect: int | None = 0, columns: int = 100
+) -> subprocess.CompletedProcess[str]:
     """Run ``cascadefs`` to its end; None for any exit status."""
     done = subprocess.run(
         command_line(*arguments),
@@ -49,7 +51,7 @@ def cascadefs(*arguments: object, expect: int | None = 0) -> subprocess.Complete
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,
-        env=environment(),
+        env=environment(columns),
     )
     if expect is not None:
         assert done.returncode == expect, f"{arguments}: {done.stdout}{done.stderr}"

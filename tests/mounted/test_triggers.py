@@ -653,7 +653,7 @@ def slow(event, ctx):
     wait_for(lambda: bindings(farm)["slow.py:slow"]["running"], "run")
     (line,) = [
         one
-        for one in cascadefs("top", "--once", "--in", farm.farm).stdout.splitlines()
+        for one in cascadefs("top", "--once", "--in", farm.farm, columns=160).stdout.splitlines()
         if "slow.py" in one
     ]
     assert "/farm" in line
