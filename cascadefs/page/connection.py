@@ -1,6 +1,6 @@
 """One connection of a browser: HTTP/1.1 on a trio stream, requests one after the other. The only import of h11.
 
-Bounded: a head of 16 KiB, a body of 64 KiB, half a minute between requests and for a piece of an answer to be taken.
+Bounded: a head of 16 KiB, a body of 64 KiB, half a minute between requests and for each 64 KiB of an answer to be taken.
 
 Source: RFC 9112, as h11 reads it.
 """
@@ -24,21 +24,30 @@ __all__ = ["converse"]
 HEAD_BYTES_MAX: Final = 16 * 1024
 BODY_BYTES_MAX: Final = 64 * 1024
 RECEIVE_BYTES: Final = 4096
+SEND_BYTES: Final = 64 * 1024
 IDLE_SECONDS: Final = 30.0
-"""For a request to come, and for a piece of an answer to be taken."""
+"""For a request to come, and for `SEND_BYTES` of an answer to be taken."""
 
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 """The other side is, or does not listen."""
 
 
-class _TooLong(Exception):
-    """A body that no request of ours has."""
+class _Refusal(Exception):
+    """What no request of ours is; nothing more is read."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
 
 
 async def converse(
     stream: trio.abc.Stream, answer: Callable[[Request], Awaitable[Response]]
 ) -> None:
-    """Answer requests until the other side has no more; never raises for what it does. The stream is closed then."""
+    """Answer requests until the other side has no more; never raises for what it does. The stream is closed then.
+
+    Raises:
+        Exception: an answer in pieces ended before its end.
+    """
     protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
     async with stream:
         try:
@@ -53,20 +62,18 @@ async def converse(
                 protocol.start_next_cycle()
         except* (*GONE, ConnectionError):  # The last of TLS, on a connection that broke.
             pass
-        except* _TooLong:
-            await _complain(protocol, stream, 413, "too long")
+        except* _Refusal as refusals:
+            await _complain(protocol, stream, refusals.exceptions[0].response)
         except* h11.RemoteProtocolError as errors:
             hint = getattr(errors.exceptions[0], "error_status_hint", 400)
-            await _complain(protocol, stream, hint, "that is no request")
+            await _complain(protocol, stream, failure(hint, "that is no request"))
 
 
-async def _complain(
-    protocol: h11.Connection, stream: trio.abc.Stream, status: int, why: str
-) -> None:
+async def _complain(protocol: h11.Connection, stream: trio.abc.Stream, why: Response) -> None:
     """Say why there is no answer, if there can still be said anything."""
     if protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
         with contextlib.suppress(*GONE):
-            await _respond(protocol, stream, failure(status, why))
+            await _respond(protocol, stream, why)
 
 
 async def _request(protocol: h11.Connection, stream: trio.abc.Stream) -> Request | None:
@@ -77,10 +84,12 @@ async def _request(protocol: h11.Connection, stream: trio.abc.Stream) -> Request
         match event:
             case h11.Request():
                 head = event
+                if head.method == b"HEAD":  # Its answer has no body, of which others' consist.
+                    raise _Refusal(Response(405))
             case h11.Data(data=data):
                 body += data
                 if len(body) > BODY_BYTES_MAX:
-                    raise _TooLong
+                    raise _Refusal(failure(413, "too long"))
             case h11.EndOfMessage():
                 assert head is not None, "h11 keeps the order"
                 return _whole(head, bytes(body))
@@ -138,7 +147,8 @@ async def _cancel_when_gone(stream: trio.abc.Stream, scope: trio.CancelScope) ->
 
 
 async def _send(protocol: h11.Connection, stream: trio.abc.Stream, event: h11.Event) -> None:
-    data = protocol.send(event)
-    if data:
+    """In pieces: a slow line is none that does not listen."""
+    data = memoryview(protocol.send(event) or b"")
+    for at in range(0, len(data), SEND_BYTES):
         with trio.fail_after(IDLE_SECONDS):
-            await stream.send_all(data)
+            await stream.send_all(data[at : at + SEND_BYTES])

@@ -49,6 +49,7 @@ class Feed:
         self._looked_s = 0.0
         self._sweeps: dict[str, Sweep] = {}
         self._before: tuple[float, int] | None = None
+        self._is_mistaken = False
         self.looks = 0
         """Taken since the start."""
 
@@ -95,9 +96,20 @@ class Feed:
     def _look(self, sweeps: list[str], now_s: float) -> dict[str, bytes]:
         """On a worker thread: the store may make us wait."""
         try:
-            shown = self._board(now_s)
+            news = self._found(sweeps, now_s)
         except OSError as error:
-            return {sweep: _encoded({"error": _words(error)}) for sweep in {*sweeps, ""}}
+            why = _words(error)
+        except Exception:  # Whatever is found there, the page goes on.
+            if not self._is_mistaken:
+                _log.exception("it cannot be told how the store is")
+            self._is_mistaken, why = True, "the page made a mistake; its log says which"
+        else:
+            self._is_mistaken = False
+            return news
+        return {sweep: _encoded({"error": why}) for sweep in {*sweeps, ""}}
+
+    def _found(self, sweeps: list[str], now_s: float) -> dict[str, bytes]:
+        shown = self._board(now_s)
         news = {"": _encoded(shown)}
         self._sweeps = {one: self._sweeps.get(one) or self._sweep(one) for one in sweeps if one}
         for name, sweep in self._sweeps.items():

@@ -73,6 +73,9 @@ async def serve(
         except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError, OSError) as error:
             _log.debug("a connection broke: %s", error)
             await trio.aclose_forcefully(stream)
+        except Exception:  # Whatever one browser does, the page goes on.
+            _log.exception("a connection was given up")
+            await trio.aclose_forcefully(stream)
         finally:
             connected -= 1
 

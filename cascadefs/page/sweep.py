@@ -101,7 +101,7 @@ def figure(data: bytes) -> float | None:
         told = json.loads(line)
         value = told.get("loss") if isinstance(told, dict) else told
         found = float(value) if isinstance(value, int | float) else None
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         numbers = _NUMBER.findall(line)
         found = float(numbers[-1]) if numbers else None
     return found if found is not None and math.isfinite(found) else None

@@ -46,6 +46,7 @@ PERFTEST_ROUNDS = {"ib_write_bw": (32, 288), "ib_write_lat": (500, 4500)}
 PERFTEST_BYTES = {"ib_write_bw": LARGE_BYTES, "ib_write_lat": 64}
 PUTS_ALONE, PUTS, PUTS_AT_ONCE, SEGMENTS = 300, 20_000, 256, 10
 LONG_PUTS, LONG_BYTES, LONG_AT_ONCE = 64, 256 * 1024, 8
+TRACED_S_MAX = 120
 TRACED = (2_000, 10_000)
 """Puts of the two runs whose system calls are subtracted from each other: what starting costs is in both."""
 
@@ -213,7 +214,7 @@ def system_calls(kind: str) -> float | None:
     for puts in TRACED:
         with tempfile.NamedTemporaryFile("r") as said:
             words = ["strace", "-c", "-o", said.name, sys.executable, __file__]
-            subprocess.run([*words, "--lead", kind, str(puts)], check=True)
+            subprocess.run([*words, "--lead", kind, str(puts)], check=True, timeout=TRACED_S_MAX)
             totals[puts] = int(said.read().splitlines()[-1].split()[3])
     few, many = TRACED
     return (totals[many] - totals[few]) / (many - few)
