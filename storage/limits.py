@@ -29,6 +29,9 @@ PAYLOAD_BYTES_MAX = CHUNK_BYTES
 METADATA_BYTES_MAX = 16 * 1024 * 1024
 """A frame's metadata: a commit of a 10 GiB file lists 40,960 extents, about 1 MiB."""
 
+RECORD_BYTES_MAX = METADATA_BYTES_MAX - 4096
+"""A record, encoded; a larger one is refused. What a cluster's log puts around it has room beside it."""
+
 SEGMENT_BYTES = 64 * 1024 * 1024
 """A log segment file; addresses are segment number * SEGMENT_BYTES + offset, frames never cross."""
 

@@ -178,8 +178,11 @@ class Sequencer(Protocol):
         """
         ...
 
-    def wait_more(self, timeout_s: float) -> None:
-        """Wait until `take` has something to answer or to raise, or for so long. Any thread."""
+    def wait_more(self, index: int, timeout_s: float) -> None:
+        """Wait until what is behind an index has come, taken by now or not, or `take` has something to raise, or for so long.
+
+        Any thread. `index` is that of the last record taken when the caller last looked, since which others may have taken more.
+        """
         ...
 
     def frontier(self) -> tuple[int, int]:

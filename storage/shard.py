@@ -25,9 +25,9 @@ import msgspec
 import trio
 
 from storage import extents, record
-from storage.errors import Corruption
-from storage.limits import CHUNK_BYTES, PAYLOAD_BYTES_MAX
-from storage.namespace import DONE, ROOT, Counters, Namespace, Outcome
+from storage.errors import Corruption, Reason
+from storage.limits import CHUNK_BYTES, PAYLOAD_BYTES_MAX, RECORD_BYTES_MAX
+from storage.namespace import DONE, REFUSED, ROOT, Counters, Namespace, Outcome
 from storage.sequencer import PLAIN
 from storage.volatile import VolatileLog
 
@@ -364,6 +364,8 @@ class Shard:
         if self._failure is not None:
             self._refuse_failed()
         metadata = record.encode(proposal)
+        if len(metadata) > RECORD_BYTES_MAX:
+            return REFUSED[Reason.ARGUMENT_TOO_LARGE]
         timestamp = self._hybrid.tick(self._clock.now_ns())
         log = self.log
         address = log.append(PLAIN, timestamp, metadata, payload)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from storage import record
+from storage.errors import Reason
 from storage.namespace.deliveries import FINISH_DONE
 from triggers import provenance
 from triggers.access import Identity
@@ -40,6 +41,8 @@ PLANS_MAX = 16
 
 STATE_BYTES_MAX = 1024 * 1024
 """That one run leaves: it is read whole by the next run of each key."""
+
+LARGE = "what the run did, and what it read, is more than one record holds; do it in several"
 
 
 class Commitment:
@@ -119,6 +122,8 @@ class Commitment:
                 if self._watcher is not None and planned.records:
                     self._watcher.applied(list(planned.records))
                 return None
+            if reason is Reason.ARGUMENT_TOO_LARGE:
+                return Failed("exception", LARGE)
         assert reason is not None, "it was proposed at least once"
         return Failed("retry", f"the commit was refused: {reason.value}", after_ms=AGAIN_MS)
 

@@ -263,7 +263,10 @@ class StoreCut:
             return None
         binding, attributes = found
         version = binding.version_of(attributes.content)
-        content = self._readable(path, version, binding.inode, attributes, timestamp, part)
+        at = timestamp
+        if at is None and self._store.has_others:
+            at = attributes.content_timestamp  # Others may change it between two pieces.
+        content = self._readable(path, version, binding.inode, attributes, at, part)
         if note:
             self._note(path, version, latest=timestamp is None)
         return content

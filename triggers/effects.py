@@ -38,7 +38,13 @@ EFFECTS_MAX = 20_000
 """Of one run: they are one record, and its metadata has a bound (`storage.limits.METADATA_BYTES_MAX`)."""
 
 RANGES_MAX = 65_536
-"""That additions of one run write in one file: 64 MiB of pages, a few times over in memory, and as many extents of the record."""
+"""That additions of one run write in one file: as many extents of the record."""
+
+PAGES_BYTES_MAX = 64 * 1024 * 1024
+"""Of the pages that additions of one run write in one file, a few times over in memory; beyond that, `PAGES_FACTOR` times the
+numbers added: neighbouring pages are one range, so numbers here and there in all of a large file are few ranges and many bytes."""
+
+PAGES_FACTOR = 16
 
 _SETGID = 0o2000
 
@@ -319,6 +325,11 @@ class _Planner:
         if len(ranges) > RANGES_MAX:
             raise EffectRefused(
                 f"{path}: add: numbers in {len(ranges)} places of the file at once; {RANGES_MAX} are the most"
+            )
+        written = sum(end - start for start, end in ranges)
+        if written > max(PAGES_BYTES_MAX, PAGES_FACTOR * added.added_bytes):
+            raise EffectRefused(
+                f"{path}: add: numbers all over {written >> 20} MiB of the file at once; {PAGES_BYTES_MAX >> 20} are the most"
             )
         before = file.size if file is not None else 0
         there = [(start, min(end, before)) for start, end in ranges if start < before]

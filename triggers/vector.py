@@ -116,7 +116,7 @@ def windows(
 
 
 class Sum:
-    """All that a run adds to one file. `size_bytes` is what the file has at least when it is done."""
+    """All that a run adds to one file. `size_bytes` is what the file has at least when it is done, `added_bytes` what is added."""
 
     def __init__(self, adds: Sequence[Add]) -> None:
         """Look at what is added; nothing is read.
@@ -134,6 +134,7 @@ class Sum:
             )
         self._dtype = np.dtype(name).newbyteorder("<")
         self._adds = [self._places(add) for add in adds]
+        self.added_bytes = sum(delta.nbytes for _, delta in self._adds)
         self._touched = np.concatenate([np.ravel(places) for places, _ in self._adds])
         last = int(self._touched.max()) if self._touched.size else -1
         self.size_bytes = (last + 1) * self._dtype.itemsize

@@ -109,15 +109,12 @@ def _listening(
     *,
     plain: bool,
 ) -> Listening:
-    import ssl
-
-    from cascadefs.page import Listening, loopback, parse_address
+    from cascadefs.page import Listening, certified, loopback, parse_address
 
     host, port = parse_address(http)
     tls = None
     if certificate is not None:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(certificate, key)
+        tls = certified(certificate, key)
     elif not loopback(host) and not plain:
         raise ValueError(
             f"{http}: others could read along: give --certificate and --key, or listen on 127.0.0.1 and come by "

@@ -50,6 +50,9 @@ INSTANT_SECONDS = 5.0
 SILENT_SECONDS = 5.0
 """Without an answer, a question is asked of another node; the next time after twice as long."""
 
+WRITTEN_BYTES_PER_SECOND = 50_000_000
+"""At which a node writes what was sent ahead, at least: another one would only have to be sent all of it again."""
+
 UNSURE_SECONDS = 10.0
 """How long writes wait for a node to be up to date; one shard that nobody leads is no reason to hold up all others."""
 
@@ -72,8 +75,8 @@ class _Question:
     """Asked, and not answered yet."""
 
     message: list[Buffer]
-    is_write: bool = False
-    patience_s: float = SILENT_SECONDS
+    is_write: bool
+    patience_s: float
     since: float = 0.0
     began: float = 0.0
     """Since when nobody has had the shard that is asked about."""
@@ -120,6 +123,7 @@ class Remote:
         self._is_current = False  # The node we are connected with has named a final instant.
         self._token: trio.lowlevel.TrioToken | None = None
         self._stop: trio.CancelScope | None = None
+        self._is_over = False
         self._started = threading.Event()
         self._writing = threading.Lock()
         self._starting = threading.Lock()
@@ -170,9 +174,11 @@ class Remote:
                         return result
                 part = msgspec.structs.replace(part, upload=upload, length=len(view))
             parts.append(part)
-        return self._ask(msgspec.structs.replace(call, parts=parts), rest)
+        length = sum(map(len, buffers))
+        return self._ask(msgspec.structs.replace(call, parts=parts), rest, length)
 
-    def _ask(self, call: calls.Call, buffers: Sequence[Buffer]) -> _Result:
+    def _ask(self, call: calls.Call, buffers: Sequence[Buffer], length: int = 0) -> _Result:
+        """The answer, waited for; `length`: bytes that it is about and that were sent ahead."""
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -184,12 +190,14 @@ class Remote:
         request = next(self._requests)
         asked = wire.Call(request, "call", msgspec.Raw(calls.encode(call)))
         question = _Question(
-            wire.encode(asked, buffers), isinstance(call, calls.Write | calls.WriteEach)
+            wire.encode(asked, buffers),
+            isinstance(call, calls.Write | calls.WriteEach),
+            SILENT_SECONDS + length / WRITTEN_BYTES_PER_SECOND,
         )
         try:
             self._token.run_sync_soon(self._send, request, question)
         except trio.RunFinishedError:
-            raise OSError(errno.ENOTCONN, "the connection to the store was closed") from None
+            raise _closed() from None
         result = question.answer.get()
         if isinstance(result, OSError):
             raise result
@@ -216,7 +224,8 @@ class Remote:
                 while True:
                     await self._carry()
         finally:
-            self._fail(OSError(errno.ENOTCONN, "the connection to the store was closed"))
+            self._is_over = True
+            self._fail(_closed())
 
     async def _carry(self) -> None:
         """One connection, from dialling to its end."""
@@ -298,6 +307,9 @@ class Remote:
                     return
 
     def _send(self, request: int, question: _Question) -> None:
+        if self._is_over:  # Asked just before the loop ended.
+            question.answer.put(_closed())
+            return
         self._open[request] = question
         question.since = trio.current_time()
         if self._connection is not None and (self._is_current or not question.is_write):
@@ -364,6 +376,10 @@ def _begin_all() -> None:
 os.register_at_fork(after_in_child=_begin_all)
 
 _INSTANT = wire.encode(wire.Call(0, "call", msgspec.Raw(calls.encode(calls.Instant()))))
+
+
+def _closed() -> OSError:
+    return OSError(errno.ENOTCONN, "the connection to the store was closed")
 
 
 def _is_instant(answer: wire.Answer, parts: Sequence[memoryview]) -> bool:

@@ -147,7 +147,10 @@ class Service:
         buffers: list[Buffer] = []
         for part in call.parts:
             if calls.is_sent_ahead(part):
-                found = self._uploads.take(who.uid, part.upload, part.length)
+                try:
+                    found = self._uploads.take(who.uid, part.upload, part.length)
+                except OSError as error:  # No memory to map it.
+                    return calls.Failed(error.errno or errno.EIO, error.strerror or str(error))
                 if found is None:
                     with self._exclusive():
                         done = operations.repeated(call)

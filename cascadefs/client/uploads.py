@@ -6,11 +6,12 @@ node that it cannot reach any more is not here: the write is refused, and the cl
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import tempfile
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
@@ -22,13 +23,21 @@ if TYPE_CHECKING:
 __all__ = ["Uploads"]
 
 UPLOADS_MAX: Final = 256
-"""At a time, of all users; beyond that the one that has waited longest goes, and is sent again if it is still wanted."""
+"""At a time, of all users; beyond that, of who has the most, the one that has waited longest goes; it is sent again if it is
+still wanted."""
+
+IDLE_SECONDS: Final = 600.0
+"""Between two looks for uploads that nobody has touched: what a client that is gone has left is on the disk for twice as long."""
 
 
 @dataclass(slots=True)
 class _Upload:
     file: BinaryIO
-    length: int
+    length: int = 0
+    is_idle: bool = False
+    """Not touched since the last look."""
+    is_taken: bool = False
+    """Being written: its bytes must not change any more, for they have been checksummed perhaps."""
 
 
 class Uploads:
@@ -39,12 +48,13 @@ class Uploads:
         self._open: OrderedDict[tuple[int, int], _Upload] = (
             OrderedDict()
         )  # The one touched last is last.
+        self._timer: threading.Timer | None = None
 
     def receive(self, uid: int, number: int, offset: int, parts: Sequence[Buffer]) -> int:
         """Keep the next bytes of a user's upload; how many there are now.
 
         Raises:
-            OSError: ENOBUFS, if what should be in front of them is not here; as the disk says.
+            OSError: ENOBUFS, if what should be in front of them is not here; as the disk says, and nothing of it stays.
         """
         with self._lock:
             upload = self._open.get((uid, number))
@@ -52,13 +62,18 @@ class Uploads:
                 if offset:
                     raise OSError(errno.ENOBUFS, "what was sent ahead is not here")
                 upload = self._begin(uid, number)
-            if offset > upload.length:
+            if offset > upload.length or upload.is_taken:
                 raise OSError(errno.ENOBUFS, "a part of what was sent ahead is not here")
             self._open.move_to_end((uid, number))
-            upload.file.seek(offset)
-            for part in parts:
-                upload.file.write(part)
-            upload.file.flush()
+            upload.is_idle = False
+            try:
+                upload.file.seek(offset)
+                for part in parts:
+                    upload.file.write(part)
+                upload.file.flush()
+            except OSError:
+                self._forget((uid, number))
+                raise
             upload.length = max(upload.length, upload.file.tell())
             return upload.length
 
@@ -68,24 +83,53 @@ class Uploads:
             upload = self._open.get((uid, number))
             if upload is None or upload.length != length:
                 return None
+            upload.is_taken = True
+            if not length:
+                return memoryview(b"")
             return memoryview(mmap.mmap(upload.file.fileno(), length, access=mmap.ACCESS_READ))
 
     def drop(self, uid: int, number: int) -> None:
         """It is not wanted any more; views of it stay good."""
         with self._lock:
-            upload = self._open.pop((uid, number), None)
-            if upload is not None:
-                upload.file.close()
+            self._forget((uid, number))
+
+    def sweep(self) -> None:
+        """Drop what nobody has touched since the last time."""
+        with self._lock:
+            for key, upload in list(self._open.items()):
+                if upload.is_idle:
+                    self._forget(key)
+                upload.is_idle = True
+            self._timer = None
+            self._look_later()
 
     def close(self) -> None:
         """Drop all of them."""
         with self._lock:
-            while self._open:
-                self._open.popitem()[1].file.close()
+            for key in list(self._open):
+                self._forget(key)
 
     def _begin(self, uid: int, number: int) -> _Upload:
         if len(self._open) >= UPLOADS_MAX:
-            self._open.popitem(last=False)[1].file.close()
-        upload = _Upload(cast("BinaryIO", tempfile.TemporaryFile()), 0)  # noqa: SIM115  until `drop`
+            counts = Counter(uid for uid, _ in self._open)
+            most = max(counts.values())
+            self._forget(next(key for key in self._open if counts[key[0]] == most))
+        upload = _Upload(cast("BinaryIO", tempfile.TemporaryFile()))  # noqa: SIM115  until `drop`
         self._open[uid, number] = upload
+        self._look_later()
         return upload
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        upload = self._open.pop(key, None)
+        if upload is not None:
+            with contextlib.suppress(OSError):  # What the disk had no room for is tried once more.
+                upload.file.close()
+        if not self._open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_later(self) -> None:
+        if self._open and self._timer is None:
+            self._timer = threading.Timer(IDLE_SECONDS, self.sweep)
+            self._timer.daemon = True
+            self._timer.start()

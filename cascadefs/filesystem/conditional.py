@@ -376,6 +376,7 @@ class Conditionals:
         live = self._inodes.nodes.get(inode)
         if type(live) is Live and live.draft is not None:
             live.draft.rebase(before, attributes.size)
+            self._inodes.follow(live)
         self._invalidations.append((inode, None))
         if not expect.inode:
             self._invalidations += [(directory, name), (directory, None)]

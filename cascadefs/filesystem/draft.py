@@ -68,14 +68,18 @@ class Draft:
         kept = attributes.stored if self.keep is None else min(attributes.stored, self.keep)
         stat.blocks = max(kept, self.stored_bytes) + 511 >> 9
 
-    def follow(self, attributes: Attributes) -> None:
-        """What was appended goes behind the content there is now, whatever its size: the end is where O_APPEND writes."""
+    def follow(self, attributes: Attributes) -> bool:
+        """What was appended goes behind the content there is now, whatever its size: the end is where O_APPEND writes.
+
+        Whether it lay elsewhere.
+        """
         assert self.behind is not None
         by = attributes.size - self.behind[1]
         if by:
             self.dirty.shift(by)
             self.size += by
         self.behind = attributes.content, attributes.size
+        return bool(by)
 
     def rebase(self, before: int, after: int) -> None:
         """The committed content below was replaced: its size was `before` and is `after`."""

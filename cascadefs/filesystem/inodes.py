@@ -58,6 +58,8 @@ class Inodes:
         """Nodes whose end may be elsewhere than the kernel believes: it has not asked since others changed them."""
         self.names_go_beside = False
         """Whether programs or scripts have removed names: the kernel may ask for a file by one that is gone."""
+        self.on_moved: Callable[[int], None] = lambda number: None
+        """Told of a node whose unsaved bytes lie elsewhere from now on than the kernel may have read them. Must not wait."""
         self._has_others = store.has_others
         self._unnamed: list[
             int
@@ -233,8 +235,7 @@ class Inodes:
 
     def draft(self, live: Live, *, new: bool = False) -> Draft:
         """The draft of an inode, to be changed, begun if there is none; that of a `new` one is as old as the inode."""
-        if live.is_busy:
-            self._store.wait(lambda: not live.is_busy)
+        self.wait_saved(live)
         draft = live.draft
         if draft is None:
             attributes = self._store.attributes(live.number)
@@ -249,11 +250,15 @@ class Inodes:
             self.drafts[live.number] = live
         return draft
 
+    def wait_saved(self, live: Live) -> None:
+        """If the draft is on its way, let others have the file system until that has ended."""
+        if live.is_busy:
+            self._store.wait(lambda: not live.is_busy)
+
     @contextlib.contextmanager
     def alone(self, live: Live) -> Iterator[None]:
         """Let others have the file system while the draft is on its way, but nobody change that."""
-        if live.is_busy:
-            self._store.wait(lambda: not live.is_busy)
+        self.wait_saved(live)
         live.is_busy = True
         try:
             with self._store.letting_go():
@@ -268,8 +273,8 @@ class Inodes:
             return  # When that has come, or was refused, it is looked at again.
         if live.draft is not None and live.draft.behind is not None:
             attributes = self._store.attributes(live.number)
-            if attributes is not None:
-                live.draft.follow(attributes)
+            if attributes is not None and live.draft.follow(attributes):
+                self.on_moved(live.number)
 
     def size_of(self, live: Live) -> int:
         """The size of a file, with what was written and is not committed.
@@ -314,8 +319,7 @@ class Inodes:
         `link` is the first name of a file made without one: name and content come to be in one record. What was only
         appended is behind what others have committed meanwhile, each time they were quicker.
         """
-        if live.is_busy:
-            self._store.wait(lambda: not live.is_busy)
+        self.wait_saved(live)
         self._commit(live, link)
 
     def _commit(self, live: Live, link: record.Link | None) -> None:
@@ -351,7 +355,8 @@ class Inodes:
             attributes = self._store.attributes(live.number)
             if attributes is None:
                 return Reason.ABSENT
-            draft.follow(attributes)
+            if draft.follow(attributes):
+                self.on_moved(live.number)
             still = record.Still(live.number, attributes.content)
             reason = self._propose_draft(live, draft, attributes, (still,))
             if reason is not Reason.CONDITION_FAILED:

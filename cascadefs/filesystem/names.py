@@ -54,13 +54,14 @@ class Names:
                 live = self._inodes.nodes.live(binding.inode)
                 live.lookups += 1
                 live.alias = (parent, name)
-                return self._inodes.live_stat(live)
+                return self._shown(live)
             try:
                 node, timeout_s = self._lookup_special(parent, name)
             except Refused as refusal:
                 is_known = refusal.reason is not Reason.ABSENT or b"@" not in name
                 if is_known or not self._refresh(parent):
                     raise
+                self._wait_saved(parent, name)
                 node, timeout_s = self._lookup_special(parent, name)
         else:
             node, timeout_s = self._lookup_child(self._inodes.node(parent), name, caller)
@@ -72,10 +73,26 @@ class Names:
             stat.entry_timeout_s = stat.attribute_timeout_s = 0.0
         return stat
 
-    def _refresh(self, parent: int) -> bool:
+    def _refresh(self, inode: int) -> bool:
         """See `Store`; others have the file system meanwhile."""
         with self._store.letting_go():
-            return self._store.refresh(parent)
+            return self._store.refresh(inode)
+
+    def _shown(self, live: Live) -> Stat:
+        """What a name leads to, which may be a directory in a shard that is behind here."""
+        try:
+            return self._inodes.live_stat(live)
+        except Refused:
+            if not self._refresh(live.number):
+                raise
+            return self._inodes.live_stat(live)
+
+    def _wait_saved(self, parent: int, name: bytes) -> None:
+        """A version that is asked for may be on its way: nobody waits for the end of a file that was only made or cut."""
+        binding = self._store.binding(parent, name[: name.rindex(b"@")])
+        node = self._inodes.nodes.get(binding.inode) if binding is not None else None
+        if type(node) is Live:
+            self._inodes.wait_saved(node)
 
     def _lookup_special(self, parent: int, name: bytes) -> tuple[Node, float]:
         if name == self._control_name and parent == ROOT:
@@ -276,7 +293,8 @@ class Names:
         self._inodes.live(parent)
         self.check_new_name(parent, name, directory=is_directory(mode))
         gid, mode = self.inherited(parent, mode, caller)
-        inode = self._store.allocate_inode(parent, name, mode)
+        with self._store.letting_go():
+            inode = self._store.allocate_inode(parent, name, mode)
         self._inodes.propose(
             record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target), lets_go=True
         )

@@ -44,6 +44,7 @@ class Others:
         self._unseen = inodes.unseen
         self.on_stale: Callable[[], None] = lambda: None
         """Called when there is something to take that nobody else's record brought; must not wait."""
+        inodes.on_moved = self._moved
 
     @property
     def has_heard(self) -> bool:
@@ -109,10 +110,14 @@ class Others:
         if not appends:
             return None
         if offset != size:
-            self._stale[live.number, None] = None
-            self._inodes.ends_elsewhere.add(live.number)
-            self.on_stale()
+            self._moved(live.number)
         return size
+
+    def _moved(self, number: int) -> None:
+        """The kernel may believe in another end of a file, and in bytes elsewhere."""
+        self._stale[number, None] = None
+        self._inodes.ends_elsewhere.add(number)
+        self.on_stale()
 
     def is_unseen(self, number: int) -> bool:
         """Whether others have changed a node since the kernel last asked for its attributes; it is told once."""

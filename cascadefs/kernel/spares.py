@@ -6,6 +6,7 @@ at once, and changes of independent files are on their way at the same time. A t
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -51,8 +52,9 @@ class Spares:
                 self._parked -= 1
                 self._free.release()
             elif self._started < SPARES_MAX:
-                self._started += 1
-                threading.Thread(target=self._run, name="cascadefs-reader", daemon=True).start()
+                with contextlib.suppress(RuntimeError):  # No more threads: fewer read for a while.
+                    threading.Thread(target=self._run, name="cascadefs-reader", daemon=True).start()
+                    self._started += 1
 
     def back(self) -> None:
         """It waits no longer."""

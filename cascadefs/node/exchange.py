@@ -74,6 +74,7 @@ class Exchange:
         view_of: Callable[[int], Store | None],
         held: Callable[[], AbstractContextManager[object]],
         why_not: Callable[[int], str | None],
+        gang_max: int,
     ) -> None:
         """Nothing is taken before `open`.
 
@@ -83,6 +84,7 @@ class Exchange:
             view_of: a shard's replica here; None: there is none.
             held: keeps everybody else from the replicas while it is entered.
             why_not: why nothing may run as a user; None if it may.
+            gang_max: workers that one run can have here.
         """
         self._node = node
         self._runner: Runner | None = None
@@ -90,6 +92,7 @@ class Exchange:
         self._view_of = view_of
         self._held = held
         self._why_not = why_not
+        self._gang_max = gang_max
         self._network: trio.lowlevel.TrioToken | None = None
         self._scripts: trio.lowlevel.TrioToken | None = None
         self._under_way: dict[str, dict[str, trio.CancelScope]] = {}
@@ -241,6 +244,21 @@ class Exchange:
         run, script = errand.run, errand.run.script
         if (why := self._why_not(script.uid)) is not None:
             raise OSError(errno.EPERM, why)
+        if run.gang > self._gang_max:  # Whoever asks may be a larger machine.
+            raise OSError(errno.EAGAIN, f"{run.gang} workers at a time are not to be had here")
+        theirs = self._under_way.setdefault(name, {})
+        if run.id in theirs:  # Whoever asks has given it up before, and begun anew.
+            raise OSError(errno.EAGAIN, f"{run.id} is still under way here")
+        with trio.CancelScope() as scope:
+            theirs[run.id] = scope
+            try:
+                return await self._do(errand)
+            finally:
+                del theirs[run.id]
+        raise OSError(errno.ECANCELED, "ended by request")
+
+    async def _do(self, errand: Errand) -> tuple[bytes, Sequence[Buffer]]:
+        run, script = errand.run, errand.run.script
         view = self._view_of(errand.shard)
         if view is None or not await self._reach(view, errand):
             raise OSError(errno.EAGAIN, f"shard {errand.shard} is not that far here")
@@ -248,18 +266,12 @@ class Exchange:
         cut = StoreCut(view, errand.base, run.timestamp, owner)
         assert self._runner is not None, "opened before it was known where"
         self.taken += 1
-        theirs = self._under_way.setdefault(name, {})
-        with trio.CancelScope() as scope:
-            theirs[run.id] = scope
-            try:
-                outcome = await self._runner.run(run, Held(cut, self._held))  # type: ignore[arg-type]
-            except Exception as error:
-                _log.exception("%s: the runner failed", run.id)
-                outcome = Failed("death", f"the runner failed: {error}")
-            finally:
-                theirs.pop(run.id, None)
-            return errands.bring(outcome, list(cut.reads))
-        raise OSError(errno.ECANCELED, "ended by request")
+        try:
+            outcome = await self._runner.run(run, Held(cut, self._held))  # type: ignore[arg-type]
+        except Exception as error:
+            _log.exception("%s: the runner failed", run.id)
+            outcome = Failed("death", f"the runner failed: {error}")
+        return errands.bring(outcome, list(cut.reads))
 
     async def _reach(self, view: Store, errand: Errand) -> bool:
         """Wait until the replica here has what the leader's had."""

@@ -194,7 +194,7 @@ class Faces:
         """A shard is followed at other nodes no more; whoever waits for it asks again. The caller holds the faces."""
         face = self._afar.pop(shard)
         face.retire()
-        face.close()
+        face.close(keep=True)  # Who waits for bytes in the midst of reading goes on reading there.
 
     def _told(self, line: Sequencer) -> None:
         """A shard has come further. Its frontier alone, a few times a second, wakes the follower only if somebody waits for it."""
@@ -256,7 +256,7 @@ class Faces:
         Raises:
             OSError: a shard does not take it.
         """
-        with self._lock:
+        with self._lock, self.turns.letting_go():
             for face in [*self._faces.values(), *self._afar.values()]:
                 face.keep_session()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,15 @@ import msgspec
 import trio
 
 from cascadefs.client import Client, calls
-from cascadefs.page import Listening, Prices, Refused, parse_address, serve, token_at
+from cascadefs.page import (
+    Listening,
+    Prices,
+    Refused,
+    certified,
+    parse_address,
+    serve,
+    token_at,
+)
 from cascadefs.page.board import clustered
 from cascadefs.page.process import TOKEN_FILE
 from storage.errors import Unusable
@@ -85,8 +92,8 @@ class Page:
             host, port = parse_address(settings.http)
             tls = None
             if settings.http_certificate:
-                tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-                tls.load_cert_chain(settings.http_certificate, settings.http_key or None)
+                key = Path(settings.http_key) if settings.http_key else None
+                tls = certified(Path(settings.http_certificate), key)
             listening = Listening(host=host, port=port, names=settings.http_names, tls=tls)
             token = token_at(data / TOKEN_FILE)
             prices = Prices.load(Path(settings.prices)) if settings.prices else None
@@ -97,6 +104,8 @@ class Page:
                 _log.info("the page is at %s://%s/", scheme, self._node.http)
         except* (OSError, Unusable) as errors:
             _log.error("there is no page: %s", errors.exceptions[0])
+        except* Exception:
+            _log.critical("there is no page any more", exc_info=True)
 
     # --- see `Source`; on worker threads of the network's loop ---
 

@@ -93,8 +93,9 @@ class Scripts:
         """
         self._host = host
         self._exchange = Exchange(
-            node, self._standing, self._view_of, faces.exclusive, host.options.may_run_as
-        )
+            node, self._standing, self._view_of, faces.exclusive, host.options.may_run_as,
+            host.options.gang_max,
+        )  # fmt: skip
         self._observer = Observer(
             self._exchange, node.name, self._standing, lambda: set(self._dispatchers)
         )

@@ -9,7 +9,7 @@ Source: docs/ML.md, "The page"; OPERATIONS, "The page".
 
 from __future__ import annotations
 
-from cascadefs.page.listening import Listening, loopback, parse_address
+from cascadefs.page.listening import Listening, certified, loopback, parse_address
 from cascadefs.page.prices import Prices
 from cascadefs.page.server import serve
 from cascadefs.page.source import Refused, Source
@@ -20,6 +20,7 @@ __all__ = [
     "Prices",
     "Refused",
     "Source",
+    "certified",
     "link_of",
     "loopback",
     "parse_address",

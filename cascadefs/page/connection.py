@@ -41,9 +41,16 @@ class _Refusal(Exception):
 
 
 async def converse(
-    stream: trio.abc.Stream, answer: Callable[[Request], Awaitable[Response]]
+    stream: trio.abc.Stream,
+    answer: Callable[[Request], Awaitable[Response]],
+    waiting: dict[object, trio.CancelScope],
 ) -> None:
     """Answer requests until the other side has no more; never raises for what it does. The stream is closed then.
+
+    Args:
+        stream: ours from the call on.
+        answer: answers one.
+        waiting: has the stream while nothing of it is being answered; cancelling the scope there hangs up.
 
     Raises:
         Exception: an answer in pieces ended before its end.
@@ -52,8 +59,11 @@ async def converse(
     async with stream:
         try:
             while True:
-                with trio.fail_after(IDLE_SECONDS):
-                    request = await _request(protocol, stream)
+                with trio.fail_after(IDLE_SECONDS) as waiting[stream]:
+                    try:
+                        request = await _request(protocol, stream)
+                    finally:
+                        waiting.pop(stream, None)
                 if request is None:
                     return
                 await _respond(protocol, stream, await answer(request))
@@ -63,7 +73,9 @@ async def converse(
         except* (*GONE, ConnectionError):  # The last of TLS, on a connection that broke.
             pass
         except* _Refusal as refusals:
-            await _complain(protocol, stream, refusals.exceptions[0].response)
+            refusal = refusals.exceptions[0]
+            assert isinstance(refusal, _Refusal), "raised in no nursery"
+            await _complain(protocol, stream, refusal.response)
         except* h11.RemoteProtocolError as errors:
             hint = getattr(errors.exceptions[0], "error_status_hint", 400)
             await _complain(protocol, stream, failure(hint, "that is no request"))

@@ -32,6 +32,9 @@ __all__ = ["CHANGE_HEADER", "FILE_POLICY", "HEADERS", "Gate"]
 CHANGE_HEADER: Final = "x-cascadefs"
 """Of every change."""
 
+FROM_HERE: Final = ("none", "same-origin")
+"""Sec-Fetch-Site of what a person or this page asked for."""
+
 HEADERS: Final = (
     (
         "Content-Security-Policy",
@@ -91,7 +94,7 @@ class Gate:
         origin = told.get("origin")
         if origin is not None and origin.lower().partition("://")[2] != host:
             return False
-        if told.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        if told.get("sec-fetch-site", "none") in FROM_HERE:
             return True
         opens = (told.get("sec-fetch-mode"), told.get("sec-fetch-dest")) == ("navigate", "document")
         return opens and request.method == "GET" and request.path == "/"
@@ -111,8 +114,11 @@ class Gate:
     def _let_in(self, request: Request) -> Response:
         """A link with the token gets the cookie, and loses the token from the browser's address line."""
         given = request.question().get("token", "").encode(errors="replace")
-        is_link = request.method == "GET" and request.path == "/"
-        if not is_link or not hmac.compare_digest(given, self._token):
+        opens = request.method == "GET" and request.path == "/"
+        if not opens or not hmac.compare_digest(given, self._token):
+            if opens and request.headers.get("sec-fetch-site", "none") not in FROM_HERE:
+                # A strict cookie does not come along from elsewhere. When this answer itself asks for the page, it does.
+                return Response(200, headers=(("Refresh", "0; url=/"),))
             return failure(401, "open the link that cascadefs printed: it brings the token")
         secure = "; Secure" if self._is_tls else ""
         cookie = f"{self._cookie_name}={self._cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"

@@ -16,7 +16,6 @@ PICTURES: Final = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
-    (b"BM", "image/bmp"),
 )
 """What browsers draw and nothing else; SVG is a program, too, and not among them."""
 
@@ -30,6 +29,8 @@ def type_of(data: bytes) -> str:
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
+    if data[:2] == b"BM" and data[6:10] == bytes(4):  # Else it is a text that begins so.
+        return "image/bmp"
     return DOWNLOAD
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -52,8 +53,8 @@ async def serve(
 
     async def answer(request: Request) -> Response:
         refused = gate.turn_away(request)
-        if refused is not None:
-            return refused
+        if refused is not None:  # Who may not come in takes no place of those who may.
+            return replace(refused, headers=(*refused.headers, ("Connection", "close")))
         try:
             return await answers.answer(request)
         except Exception:  # Whatever one browser asks, the page goes on.
@@ -61,15 +62,19 @@ async def serve(
             return failure(500, "the page made a mistake; its log says which")
 
     connected = 0
+    waiting: dict[object, trio.CancelScope] = {}
+    """Connections on which nothing is being answered, the one that waits longest first."""
 
     async def attend(stream: trio.SocketStream) -> None:
         nonlocal connected
         if connected >= CONNECTIONS_MAX:
-            await stream.aclose()
-            return
+            if not waiting:
+                await stream.aclose()
+                return
+            waiting.pop(next(iter(waiting))).cancel()
         connected += 1
         try:
-            await converse(await _secured(stream, listening.tls), answer)
+            await converse(await _secured(stream, listening.tls, waiting), answer, waiting)
         except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError, OSError) as error:
             _log.debug("a connection broke: %s", error)
             await trio.aclose_forcefully(stream)
@@ -85,10 +90,17 @@ async def serve(
         task_status.started(port)
 
 
-async def _secured(stream: trio.SocketStream, tls: ssl.SSLContext | None) -> trio.abc.Stream:
+async def _secured(
+    stream: trio.SocketStream,
+    tls: ssl.SSLContext | None,
+    waiting: dict[object, trio.CancelScope],
+) -> trio.abc.Stream:
     if tls is None:
         return stream
     secured = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
-    with trio.fail_after(HANDSHAKE_SECONDS):
-        await secured.do_handshake()
+    with trio.fail_after(HANDSHAKE_SECONDS) as waiting[stream]:
+        try:
+            await secured.do_handshake()
+        finally:
+            waiting.pop(stream, None)
     return secured

@@ -29,12 +29,21 @@ class Stage:
         self.path = Path(mountpoint) / example.name
         self.figures = {}
         self.failed = []
+        control = self.path / ".cascade"
         try:
-            (self.path / ".cascade").mkdir(parents=True)
+            self.path.mkdir()
         except FileExistsError:
             sys.exit(f"{self.path} is there already; take it away, or give another mount")
         except OSError as error:
-            sys.exit(f"{self.path}: {error.strerror}; is it a mount with --triggers?")
+            sys.exit(f"{self.path}: {error.strerror}")
+        try:
+            control.mkdir()
+            self._status()
+        except OSError:
+            with suppress(OSError):
+                control.rmdir()
+            self.path.rmdir()
+            sys.exit(f"{mountpoint}: no scripts run there; is it a mount with --triggers?")
         self._install(example / "watch", self.path / ".cascade/watch")
 
     def _install(self, source, watch):

@@ -26,7 +26,8 @@ import trio
 from storage import extents, record
 from storage.clock import HybridClock
 from storage.errors import Corruption, NotHere, Reason
-from storage.namespace import DONE, Outcome
+from storage.limits import RECORD_BYTES_MAX
+from storage.namespace import DONE, REFUSED, Outcome
 from storage.sequencer import (
     SUBMITTED_BYTES_MAX,
     SUBMITTED_MAX,
@@ -234,9 +235,9 @@ class Face(Shard):
         """Apply what comes within a time; whether anything did. As `catch_up` otherwise."""
         return self._advance(timeout_s)
 
-    def wait_more(self, timeout_s: float) -> None:
-        """Wait until there is something to apply, or for so long; the shard need not be held."""
-        self._sequencer.wait_more(timeout_s)
+    def wait_more(self, index: int, timeout_s: float) -> None:
+        """Wait until there is something behind an index, applied by now or not, or for so long; the shard need not be held."""
+        self._sequencer.wait_more(index, timeout_s)
 
     def _pause(self, timeout_s: float) -> None:
         """Wait for something to be applied, at most so long: by us, or by whoever has the shard meanwhile."""
@@ -319,7 +320,10 @@ class Face(Shard):
     # --- changes -------------------------------------------------------------------------------------------------
 
     def _append(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> Outcome:
-        return self._wait_for(self._submit(proposal, payload)).outcome
+        metadata = record.encode(proposal)
+        if len(metadata) > RECORD_BYTES_MAX:
+            return REFUSED[Reason.ARGUMENT_TOO_LARGE]
+        return self._wait_for(self._submit(metadata, payload)).outcome
 
     def begin(
         self,
@@ -335,17 +339,21 @@ class Face(Shard):
         Raises:
             OSError: as `propose`; nothing was proposed.
         """
+        metadata = record.encode(proposal)
+        if len(metadata) > RECORD_BYTES_MAX:
+            done(REFUSED[Reason.ARGUMENT_TOO_LARGE])
+            return
         while len(self._begun) >= SUBMITTED_MAX:
             self._pause(TAKE_SECONDS)
-        number = self._submit(proposal, payload)
+        number = self._submit(metadata, payload)
         del self._seen[number]
         self._begun[number] = done
 
-    def _submit(self, proposal: record.Record, payload: Sequence[bytes | memoryview]) -> int:
+    def _submit(self, metadata: bytes, payload: Sequence[bytes | memoryview]) -> int:
         if self._failure is not None:
             self._refuse_failed()
         number = self._number + 1
-        self._sequencer.submit(number, record.encode(proposal), payload, self._hybrid.last_us)
+        self._sequencer.submit(number, metadata, payload, self._hybrid.last_us)
         self._number = number
         self._seen[number] = None
         return number
@@ -388,7 +396,8 @@ class Face(Shard):
                     outstanding -= size
                     staged.append((at, size, self._wait_for(number).address, 0))
                 number = self._submit(
-                    record.Write(inode, offset + done), (view[done : done + length],)
+                    record.encode(record.Write(inode, offset + done)),
+                    (view[done : done + length],),
                 )
                 under_way.append((number, offset + done, length))
                 outstanding += length
@@ -432,7 +441,7 @@ class Face(Shard):
         return inode
 
     def _reserve(self, count: int) -> range:
-        seen = self._wait_for(self._submit(record.Reserve(count), ()))
+        seen = self._wait_for(self._submit(record.encode(record.Reserve(count)), ()))
         assert seen.outcome.reason is None, "a bounded number is always granted"
         return range(seen.next_inode - count, seen.next_inode)
 

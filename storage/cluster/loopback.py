@@ -184,10 +184,10 @@ class LoopbackSequencer:
                 self._place = Place(last.index, last.address, last.checksum)
             return taken
 
-    def wait_more(self, timeout_s: float) -> None:
+    def wait_more(self, index: int, timeout_s: float) -> None:
         """See `Sequencer`."""
         with self._changed:
-            self._changed.wait_for(self._has_news, timeout_s)
+            self._changed.wait_for(lambda: self._place.index > index or self._has_news(), timeout_s)
 
     def _has_news(self) -> bool:
         is_behind = len(self._order.records) > self._place.index

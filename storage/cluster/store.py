@@ -219,8 +219,9 @@ class ClusterStore:
 
     def keep_sessions(self) -> None:
         """Have every shard hear of us; once a day is enough (`storage.namespace.sessions`)."""
-        for face in self._faces.values():
-            face.keep_session()
+        with self.letting_go():
+            for face in list(self._faces.values()):
+                face.keep_session()
 
     # --- questions -----------------------------------------------------------------------------------------------
 

@@ -91,7 +91,9 @@ class Turns:
             return
         self._followed.add(shard)
         try:
-            self.apart(lambda: face.wait_more(timeout_s))
+            # Whoever holds the store meanwhile may apply what this one waits for, and tells nobody.
+            seen = face.applied_index
+            self.apart(lambda: face.wait_more(seen, timeout_s))
             face.catch_up()
         finally:
             self._followed.discard(shard)

@@ -193,10 +193,10 @@ class RemoteLine:
             self._kick(self)
         return taken
 
-    def wait_more(self, timeout_s: float) -> None:
+    def wait_more(self, index: int, timeout_s: float) -> None:
         """See `Sequencer`."""
         with self._news:
-            self._news.wait_for(self._has_news, timeout_s)
+            self._news.wait_for(lambda: self.received.index > index or self._has_news(), timeout_s)
 
     def _has_news(self) -> bool:
         trouble = self._astray or self._rejected or self._closed

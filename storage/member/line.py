@@ -158,10 +158,12 @@ class Line:
                 raise Unavailable("the node is stopping")
         return self._taken()
 
-    def wait_more(self, timeout_s: float) -> None:
+    def wait_more(self, index: int, timeout_s: float) -> None:
         """See `Sequencer`."""
         with self._news:
-            self._news.wait_for(self._has_news, timeout_s)
+            self._news.wait_for(
+                lambda: self._cursor.place.index > index or self._has_news(), timeout_s
+            )
 
     def _has_news(self) -> bool:
         return self._closed or self.rejected is not None or self._is_behind()

@@ -13,7 +13,7 @@ import trio
 
 from cascadefs.client import Client, Conflict, calls
 from cascadefs.client.operations import Operations, apart
-from cascadefs.client.remote import Remote
+from cascadefs.client.remote import SILENT_SECONDS, Remote, _Question
 from cascadefs.client.service import Service, user_of
 from cascadefs.client.uploads import Uploads
 from storage import wire
@@ -222,6 +222,69 @@ def test_uploads_are_each_users_own_and_bounded(monkeypatch):
     assert view == b"abc"
     uploads.drop(1, 6)
     uploads.close()
+
+
+def test_who_writes_what_was_sent_ahead_has_time_for_it(connect, monkeypatch):
+    client = connect()
+    asked, remote = [], client._executor
+    send = Remote._send
+
+    def note(self, request, question):
+        asked.append(question.patience_s)
+        send(self, request, question)
+
+    monkeypatch.setattr(Remote, "_send", note)
+    client.put("f", LARGE)
+    assert asked.pop() == SILENT_SECONDS + len(LARGE) / 50_000_000
+    assert set(asked) == {SILENT_SECONDS}
+    client.close()
+    late = _Question([b""], False, SILENT_SECONDS)
+    remote._send(99, late)  # Asked while it closed.
+    assert late.answer.get(timeout=20).errno == errno.ENOTCONN
+
+
+def test_of_whom_there_are_most_uploads_one_goes(monkeypatch):
+    monkeypatch.setattr("cascadefs.client.uploads.UPLOADS_MAX", 3)
+    uploads = Uploads()
+    uploads.receive(1, 1, 0, [b"x"])
+    for number in range(5):
+        uploads.receive(2, number, 0, [b"x"])
+    assert uploads.take(1, 1, 1) == b"x"
+    assert [number for number in range(5) if uploads.take(2, number, 1)] == [3, 4]
+    uploads.close()
+
+
+def test_what_is_being_written_does_not_change_any_more():
+    uploads = Uploads()
+    uploads.receive(1, 1, 0, [b"abc"])
+    view = uploads.take(1, 1, 3)
+    for offset in (0, 3):
+        with pytest.raises(OSError, match="not here"):
+            uploads.receive(1, 1, offset, [b"xyz"])
+    assert view == b"abc" == uploads.take(1, 1, 3)
+    uploads.receive(1, 2, 0, [])
+    assert uploads.take(1, 2, 0) == b""
+    uploads.close()
+
+
+def test_uploads_of_clients_that_are_gone_go(monkeypatch):
+    uploads = Uploads()
+    uploads.receive(1, 1, 0, [b"abc"])
+    uploads.receive(1, 2, 0, [b"abc"])
+    uploads.sweep()
+    uploads.receive(1, 2, 3, [b"d"])
+    uploads.sweep()
+    assert uploads.take(1, 1, 3) is None
+    assert uploads.take(1, 2, 4) == b"abcd"
+    uploads.sweep()
+    assert uploads.take(1, 2, 4) is None
+    monkeypatch.setattr(
+        "cascadefs.client.uploads.tempfile.TemporaryFile",
+        lambda: open("/dev/full", "r+b"),  # noqa: SIM115
+    )
+    with pytest.raises(OSError, match="No space"):
+        uploads.receive(1, 3, 0, [b"abc"])
+    assert uploads.take(1, 3, 0) is None, "nothing of it is kept"
 
 
 def test_a_condition_that_was_met_is_no_conflict_when_asked_again(connect, server):

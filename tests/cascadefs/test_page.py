@@ -11,6 +11,7 @@ import json
 import os
 import ssl
 import stat
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from cascadefs.cli import app
 from cascadefs.client import Client
 from cascadefs.client.operations import Operations
 from cascadefs.machine import SystemClock
+from cascadefs.node.page import Page
 from cascadefs.page import Listening, Prices, Refused, link_of, parse_address, serve, token_at
 from cascadefs.page.board import board, clustered, mounted
 from cascadefs.page.connection import converse
@@ -193,6 +195,21 @@ def test_the_link_gives_a_cookie_that_no_script_reads_and_loses_the_token():
     assert other.turn_away(Request("GET", "/", {**HOST, "cookie": cookie})).status == 401
 
 
+def test_opened_from_elsewhere_the_page_asks_for_itself_and_then_the_cookie_comes_along():
+    gate = Gate(TOKEN, 7480, [], is_tls=False)
+    elsewhere = {
+        **HOST,
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "document",
+    }
+    assert gate.turn_away(Request("GET", f"/?token={TOKEN}", elsewhere)).status == 303
+    answer = gate.turn_away(Request("GET", "/", elsewhere))
+    assert (answer.status, answer.body, answer.headers) == (200, b"", (("Refresh", "0; url=/"),))
+    again = {**elsewhere, "sec-fetch-site": "same-origin"}
+    assert gate.turn_away(Request("GET", "/", again)).status == 401  # and not for ever
+
+
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +339,41 @@ async def test_a_long_file_comes_whole_and_of_one_version(web, root):
     assert answer.content == data
 
 
+async def raw(port: int, request: str) -> bytes:
+    """What is answered until the page hangs up."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(request.encode())
+        return b"".join([data async for data in stream])
+
+
+async def test_what_one_connection_meets_ends_no_other(web, root, monkeypatch, caplog):
+    port = web.base_url.port
+    assert (await raw(port, "HEAD / HTTP/1.1\r\nHost: evil\r\n\r\n")).split()[1] == b"405"
+
+    async def too_few(*_):
+        yield b"the beginning"
+
+    root.put("long", bytes(5 * 2**20))
+    monkeypatch.setattr("cascadefs.page.answers.Answers._blocks", too_few)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await web.get("/raw", params={"path": "long"})
+    assert "a connection was given up" in caplog.text
+    assert (await web.get("/api/about")).json()["name"] == "barn"
+
+
+async def test_who_holds_connections_shuts_nobody_out(web, monkeypatch):
+    monkeypatch.setattr("cascadefs.page.server.CONNECTIONS_MAX", 4)
+    port = web.base_url.port
+    refused = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    known = f"{refused[:-2]}Authorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+    assert (await raw(port, refused)).split()[1] == b"401"  # and was hung up on
+    async with contextlib.AsyncExitStack() as held:
+        for beginning in (b"", b"GET / HTTP/1.1\r\n", refused.encode()) * 8:
+            stream = await held.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            await stream.send_all(beginning)
+            assert (await raw(port, known)).split()[1] == b"200"
+
+
 async def test_names_that_are_no_utf8_and_names_like_markup(web, root):
     for name in ("caf\udce9", "<b>&\"'.txt", "a b+c%20d", "näme"):
         root.put(name, "x")
@@ -400,6 +452,25 @@ async def test_the_feed_reaches_a_browser(web, root, monkeypatch):
         assert told["sweep"]["best"][0]["loss"] == 0.5
 
 
+async def test_a_feed_goes_on_whatever_it_meets(source, nursery, autojump_clock, caplog):
+    feed = Feed(source, Timeline(source.client), None)
+    nursery.start_soon(feed.run)
+    told = {"nodes": [{}]}  # without a state
+    source.status = lambda: told
+    async with contextlib.aclosing(feed.follow("sweep")) as events:
+        await anext(events)
+
+        async def until(is_there):
+            while not is_there(json.loads((await anext(events))[6:])):
+                pass
+
+        for _ in range(2):
+            await until(lambda news: "made a mistake" in news.get("error", ""))
+        told.clear()
+        await until(lambda news: news.get("nodes") == [])
+    assert caplog.text.count("Traceback") == 1
+
+
 async def pass_time(seconds):
     with trio.move_on_after(seconds):
         await trio.sleep_forever()
@@ -429,6 +500,19 @@ async def test_a_feed_has_room_for_so_many(source):
     for one in events:
         await one.aclose()
     assert not feed.is_full
+
+
+async def test_a_page_that_fails_is_no_end_of_its_node(tmp_path, monkeypatch, caplog):
+    async def fails(*_, task_status):
+        task_status.started(1)
+        raise KeyError("what nobody thought of")
+
+    monkeypatch.setattr("cascadefs.node.page.serve", fails)
+    settings = SimpleNamespace(
+        name="n1", cluster="c", http="127.0.0.1:0", http_certificate="", http_names=(), prices=""
+    )
+    await Page(settings, SimpleNamespace(http=""), None, None, None).run(tmp_path)
+    assert "there is no page any more" in caplog.text
 
 
 async def test_over_tls_the_cookie_is_for_tls_only(source, nursery, tmp_path):
@@ -467,7 +551,7 @@ async def spoken(data: bytes, chunks: int = 1) -> bytes:
         return Response(200, f"{request.method} {request.path} {len(request.body)}".encode())
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(converse, theirs, answer)
+        nursery.start_soon(converse, theirs, answer, {})
         size = max(1, len(data) // chunks)
         for at in range(0, len(data), size):
             await ours.send_all(data[at : at + size])
@@ -491,6 +575,8 @@ async def test_requests_in_pieces_and_one_after_the_other(autojump_clock):
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 30_000 + b"\r\n\r\n", b"431"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"a" * 70_000, b"413"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab", b"400"),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n" + b"a" * 70_000, b"405"),
     ],
 )
 async def test_what_is_no_request_is_told_so(data, status, autojump_clock):
@@ -498,9 +584,27 @@ async def test_what_is_no_request_is_told_so(data, status, autojump_clock):
     assert told.split()[1] == status
 
 
+async def test_a_slow_line_is_served_and_a_dead_one_is_not(autojump_clock):
+    body = bytes(512 * 1024)
+
+    async def answer(request):
+        return Response(200, body)
+
+    for pause_s, is_whole in ((20, True), (40, False)):
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        got = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(converse, theirs, answer, {})
+            await ours.send_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while data := await ours.receive_some(64 * 1024):
+                got += data
+                await pass_time(pause_s)
+        assert got.endswith(body) == is_whole
+
+
 async def test_who_says_nothing_is_hung_up_on(autojump_clock):
     ours, theirs = trio.testing.memory_stream_pair()
-    await converse(theirs, None)
+    await converse(theirs, None, {})
     assert await ours.receive_some() == b""
 
 
@@ -547,6 +651,8 @@ def test_kinds_are_what_the_bytes_say():
     assert kind_of(b"a\0b") == "bytes"
     assert kind_of(b"\x93NUMPY\x01\x00") == "array"
     assert kind_of(PNG) == "image"
+    assert kind_of(b"BM" + bytes(40)) == "image"
+    assert kind_of(b"BMI,weight\n22,70\n") == "text"
     assert type_of(SVG) == type_of(EVIL) == "application/octet-stream"
 
 
@@ -604,6 +710,7 @@ def test_a_lineage_goes_back_to_what_programs_wrote_and_ends():
         (b"", None),
         (b'{"other": 1}', None),
         (b"1e999", None),
+        (b"1" + b"0" * 400, None),
     ],
 )
 def test_a_loss_is_the_last_figure(data, loss):
@@ -705,6 +812,8 @@ def test_shards_are_told_of_by_their_leaders():
         (("page", "HERE", "--http", "10.0.0.1:1"), "--certificate"),
         (("page", "HERE", "--prices", "HERE/none"), "name a file with prices"),
         (("page", "HERE/mount.toml"), "mount.toml"),
+        (("page", "HERE", "--certificate", "HERE/none.pem"), "name a file of PEM"),
+        (("page", "HERE", "--certificate", "/dev/null", "--key", "/dev/null"), "no certificate"),
     ],
 )
 def test_a_page_that_cannot_be_is_said(tmp_path, arguments, said):

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import threading
 
+import msgspec
 import pytest
 import trio
 
@@ -164,7 +165,7 @@ class FakeNode:
 
 async def test_what_is_no_errand_is_refused_and_says_why():
     none = lambda _: None  # noqa: E731
-    exchange = Exchange(FakeNode(), Standing, none, contextlib.nullcontext, none)
+    exchange = Exchange(FakeNode(), Standing, none, contextlib.nullcontext, none, 4)
     peer = Identity("c", Role.NODE, "b")
 
     async def refused(operation, *parts):
@@ -181,7 +182,14 @@ async def test_what_is_no_errand_is_refused_and_says_why():
     assert await refused("call", b"") == errno.EOPNOTSUPP
     sent = errand.encode(errand.Errand(run_of("r"), 3, 17, 99))
     assert await refused("run", sent) == errno.EAGAIN, "no replica of that shard"
-    strict = Exchange(FakeNode(), Standing, none, contextlib.nullcontext, lambda uid: f"not {uid}")
+    gang = msgspec.structs.replace(run_of("r"), gang=5)
+    with pytest.raises(OSError, match="5 workers"):  # Whoever asks may be a larger machine.
+        await exchange.serve(
+            peer, "run", [memoryview(errand.encode(errand.Errand(gang, 3, 17, 99)))]
+        )
+    strict = Exchange(
+        FakeNode(), Standing, none, contextlib.nullcontext, lambda uid: f"not {uid}", 4
+    )
     strict.open(FakeHome())
     with pytest.raises(PermissionError, match="not 1000"):
         await strict.serve(peer, "run", [memoryview(sent)])

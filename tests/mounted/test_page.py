@@ -73,6 +73,10 @@ def farm(tmp_path_factory):
         (farm / "evil.html").write_text("<script>document.title = 'evil'</script><h1>hello</h1>")
         (farm / "<img src=x onerror=alert(1)>").write_text("<script>alert(1)</script>")
         np.save(farm / "field.npy", np.arange(12, dtype=">i2").reshape(3, 4, order="F"))
+        for content in (bytes(17 * 2**20), bytes([1]) * 17 * 2**20):
+            np.save(farm / "long.npy", np.frombuffer(content, np.uint8))
+        np.save(farm / "objects.npy", np.array([{"a": 1}]), allow_pickle=True)
+        (farm / "cut.npy").write_bytes(b"\x93NUMPY\x01")
         (farm / "in/a").write_text("x")
         wait_for(lambda: (farm / "out/a").read_text() == "X!", "output")
         (farm / "late.txt").write_text("late")
@@ -206,6 +210,20 @@ def test_pictures_and_arrays_are_drawn(page):
         "c => [...c.getContext('2d').getImageData(0, 0, 4, 3).data].filter((_, at) => at % 4 === 1)"
     )
     assert pixels[0] < pixels[4] < pixels[8] < pixels[1] < pixels[3] < pixels[11]
+
+
+def test_arrays_that_are_long_or_cut_off_or_of_objects_are_said_to_be(page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    for file, said in (
+        ("cut.npy", "not drawn here"),
+        ("objects.npy", "not drawn here"),
+        ("long.npy", "too long to be drawn here"),
+        ("long.npy&tab=difference", "too long to compare here"),
+    ):
+        go(page, f"#/files/farm?file={file}")
+        expect(page.locator(".file .body .note")).to_contain_text(said)
+    assert not any("/raw" in url and "long.npy" in url for url in asked)
 
 
 def test_a_download_has_the_bytes_of_then(page, farm):
@@ -394,6 +412,17 @@ def test_another_origin_can_neither_drive_nor_read_it(page, farm, slow_runs):
     assert running(farm) == ["slow/kept"]
     go(page, "#/triggers")
     expect(page.locator(".runs li")).to_have_count(1)
+
+
+def test_a_link_on_another_site_opens_it(page, farm):
+    base = farm.link.partition("?")[0]
+    other = page.context.new_page()
+    other.goto(f"data:text/html,<a href='{base}'>there</a>")
+    with other.expect_response(base) as first:
+        other.click("a")
+    assert "refresh" in first.value.headers  # the cookie did not come along
+    expect(names(other)).to_contain_text(["farm"])
+    other.close()
 
 
 def test_only_its_owner_may_read_the_token(farm):

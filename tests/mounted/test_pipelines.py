@@ -44,6 +44,16 @@ def versions(path: Path) -> int:
     return int(os.getxattr(path, "user.cascade.version"))
 
 
+def test_where_no_scripts_run_an_example_says_so_and_leaves_nothing(tmp_path):
+    for where, said in ((tmp_path, "no scripts run there"), (tmp_path / "none", "No such file")):
+        command = [sys.executable, EXAMPLES / "skater", where]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
+        assert (done.returncode, done.stdout) == (1, "")
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_dairy_knows_its_cows_through_a_new_model_and_killed_workers(stage):
     figures = play(stage, "dairy", "--frames", "150")
     assert figures["of them identified as the right one"] >= 0.97

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from random import Random
 
@@ -96,6 +97,13 @@ def test_a_name_that_means_something_else_by_now_is_looked_up_again(mounts) -> N
     assert caught.value.reason is Reason.MOVED
     two.fs.forget(number, 1)
     assert two.errno("stat", "f") == "ENOENT"
+
+
+def test_a_directory_of_a_shard_that_is_behind_is_found_by_its_name(mounts) -> None:
+    one, two = mounts
+    two.mkdir("d1")
+    assert stat.S_ISDIR(one.stat("d1").mode)
+    assert one.ls("d1") == []
 
 
 def test_the_shard_is_told(mounts) -> None:
@@ -476,6 +484,22 @@ def test_who_waits_for_the_cluster_keeps_nobody_else_waiting(mounts, cluster) ->
     assert {len(two.versions(name)) for name in names} == {2}
 
 
+def test_who_makes_the_first_file_of_a_shard_keeps_nobody_else_waiting(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    two.mkdir("d1")
+    shared = Shared(one)
+    shared.call("stat", "d1")
+    orders[1].pause()
+    shared.begin("mkdir", "d1/made")
+    until(lambda: one.store.turns.resting == 1)
+    shared.call("put", "f", "in a shard that has a leader")
+    orders[1].resume()
+    shared.end()
+    assert not shared.failures
+    assert one.exists("d1/made")
+
+
 def test_what_is_on_its_way_is_changed_by_nobody(mounts, cluster) -> None:
     orders, _ = cluster
     one, two = mounts
@@ -525,6 +549,65 @@ def test_what_is_appended_while_more_is_on_its_way_comes_behind_it(mounts, clust
     assert not shared.failures
     one.close(second)
     assert two.cat("f") == b"begin other first second "
+
+
+def test_the_kernel_forgets_what_it_read_before_it_was_moved(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, two = mounts
+    one.put("f", "begin ")
+    two.follow()
+    first = one.open("f", os.O_RDWR | os.O_APPEND)
+    late = two.open("f", os.O_WRONLY | os.O_APPEND)
+    one.write(first, b"first ")
+    two.write(late, b"other ")
+    shared = Shared(one)
+    orders[0].pause()
+    sequencer = orders[0]._faces[0]
+    shared.begin("close", first)
+    until(lambda: one.store.turns.resting == 1)
+    on_their_way, sequencer.pending = sequencer.pending, []
+    orders[0].resume()
+    two.close(late)
+    stale = (first.number, None)
+    until(lambda: stale in shared.call("follow"))  # Now it may read the file as it is not to be.
+    with orders[0]._changed:
+        sequencer.pending += on_their_way
+        orders[0]._arrive()
+    shared.end()
+    assert not shared.failures
+    assert stale in one.follow()
+    assert one.cat("f") == b"begin other first "
+
+
+def test_a_condition_that_is_met_beside_leaves_what_was_appended_behind_it(mounts) -> None:
+    one, _ = mounts
+    one.put("f", "0123")
+    file = one.open("f", os.O_RDWR | os.O_APPEND)
+    one.write(file, b"x")
+    one.put("f@if=v1", "abcdefgh")
+    assert one.cat("f") == b"abcdefghx"
+    elsewhere = one.open("f", os.O_WRONLY)
+    one.write(elsewhere, b"Z", 0)
+    one.close(file)
+    one.close(elsewhere)
+    assert one.cat("f") == b"Zbcdefghx"
+
+
+def test_a_version_that_is_on_its_way_is_waited_for_by_who_names_it(mounts, cluster) -> None:
+    orders, _ = cluster
+    one, _ = mounts
+    made = one.open("f", os.O_CREAT | os.O_WRONLY)
+    shared = Shared(one)
+    # A leader tells of what is committed, not of what has just come.
+    orders[0]._faces[0].certain_index = lambda: len(orders[0].records)
+    orders[0].pause()
+    shared.begin("close", made)
+    until(lambda: one.store.turns.resting == 1)
+    shared.begin("cat", "f@v1")
+    until(lambda: one.store.turns.resting == 2 or shared.failures)
+    orders[0].resume()
+    shared.end()
+    assert not shared.failures
 
 
 def test_a_file_that_loses_its_last_name_while_it_is_on_its_way(mounts, cluster) -> None:

@@ -177,6 +177,15 @@ def test_additions_in_too_many_places_are_refused(monkeypatch):
         plan(cascade.store, ROOT, WHO, [addition("v", [0, 1000, 1400, 2000], [1] * 4, "int32")], 5)
 
 
+def test_additions_all_over_a_large_file_are_refused_and_dense_ones_are_not(monkeypatch):
+    monkeypatch.setattr("triggers.effects.PAGES_BYTES_MAX", 4096)
+    cascade = Cascade()
+    commit(cascade, addition("v", np.arange(100_000), np.ones(100_000), "float32"))
+    everywhere = np.arange(0, 100_000, 250)  # a number in each page: one range of them all
+    with pytest.raises(EffectRefused, match="all over 0 MiB of the file"):
+        plan(cascade.store, ROOT, WHO, [addition("v", everywhere, everywhere, "float32")], 5)
+
+
 def test_put_if_expects_a_version():
     cascade = Cascade()
     commit(cascade, PutIf("a", b"1", 0))

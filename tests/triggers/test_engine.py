@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from storage import record
+from triggers.commitment import LARGE
 from triggers.testing import Cascade, Crash
 
 COPY = """
@@ -959,3 +960,26 @@ def test_what_waits_is_not_looked_through_at_every_turn(cascade, monkeypatch):
     assert not cascade.engine.repertoire.scripts, (
         "the old version is told, and the new one never ran"
     )
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        'for number in range(20): ctx.get("b/" * 500_000 + str(number))',
+        'ctx.put("/".join(["d" * 250] * 35_000), b"")',
+    ],
+)
+def test_what_one_record_cannot_hold_is_the_runs_failure_and_nobody_elses(cascade, does):
+    cascade.script("large.py", f"""
+from cascadefs.triggers import watch
+
+@watch("in/*", attempts=1)
+def large(event, ctx):
+    {does}
+""")  # fmt: skip
+    cascade.script("copy.py", COPY)
+    idle(cascade)
+    cascade.put("in/x", "x")
+    idle(cascade)
+    assert [letter.message for letter in cascade.failed] == [LARGE]
+    assert cascade.get("out/x") == b"x"

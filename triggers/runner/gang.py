@@ -23,6 +23,7 @@ import msgspec
 import trio
 
 from triggers.run import Done, Failed, Rank
+from triggers.runner.spawner import NotStarted
 from triggers.runner.union import union
 
 if TYPE_CHECKING:
@@ -224,17 +225,11 @@ class Gangs:
             for _ in range(run.gang):
                 await self._yard.room()
                 taken += 1
+            crew = self._new(run, memory_bytes)
         except BaseException:
             for _ in range(taken):
                 self._yard.leave()
             raise
-        self._count += 1
-        directory = f"{self._directory}/gang-{self._count}"
-        crew = Crew(self._count, run, directory, memory_bytes)
-        os.mkdir(directory, 0o700)
-        if os.getuid() == 0:
-            os.chown(directory, run.script.uid, run.script.gid)
-        self._crews.append(crew)
         problems: list[Exception] = []
 
         async def start() -> None:
@@ -255,6 +250,20 @@ class Gangs:
             self._release(crew)
             raise
         crew.mode = self._yard.mode(run)
+        return crew
+
+    def _new(self, run: Run, memory_bytes: int) -> Crew:
+        """A crew of nobody yet, with its directory."""
+        self._count += 1
+        directory = f"{self._directory}/gang-{self._count}"
+        try:
+            os.mkdir(directory, 0o700)
+            if os.getuid() == 0:
+                os.chown(directory, run.script.uid, run.script.gid)
+        except OSError as error:
+            raise NotStarted(f"no directory for a gang: {error}") from error
+        crew = Crew(self._count, run, directory, memory_bytes)
+        self._crews.append(crew)
         return crew
 
     def _release(self, crew: Crew) -> None:

@@ -318,7 +318,8 @@ class PoolRunner:
         key = (script_id, sandbox, memory_bytes, crew.number)
         worker = await self._start(run.script, key, crew)
         if run.handler not in self._known(worker):
-            worker.is_doomed = True
+            worker.promised -= 1
+            worker.retire()
             raise LoadFailed(f"{run.script.name} registers no handler {run.handler}")
         return worker
 

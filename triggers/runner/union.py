@@ -69,7 +69,11 @@ def _effects(results: Sequence[Done]) -> list[Effect]:
                     f"{effect.path}: rank {before} says {_verb(first)} and rank {rank} {_verb(effect)}; let one rank write it,"
                     " each rank a file of its own, or all of them append or add"
                 )
-            if before == rank and not _go_together(first, effect):
+            if (
+                before == rank
+                and isinstance(first, Append | Add)
+                and type(first) is not type(effect)
+            ):
                 whose[effect.path] = (rank, effect)  # the kind that goes with nothing else
             joined.append(effect)
     return joined

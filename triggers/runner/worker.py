@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from storage.errors import Corruption, Refused
 from triggers.allocation import BITS
 from triggers.run import Done, Failed, FailureKind, LoadFailed
 from triggers.worker.channel import Channel, Closed
@@ -272,7 +273,7 @@ class Worker:
             return None, []
         try:
             content = cut.event_content(event)
-        except (OSError, ValueError):
+        except (OSError, ValueError, Corruption, Refused):
             return None, []  # the handler meets it where it looks
         return self._wire(content)
 
@@ -347,6 +348,8 @@ class Worker:
                     frames = cut.scan(ask.path, ask.since, ask.until, ask.after, limit)
                     return Answer(frames=frames), []
             return Answer(error=("ValueError", f"no such call: {ask.call}")), []
+        except (Corruption, Refused) as error:
+            return Answer(error=("OSError", str(error))), []
         except (OSError, ValueError, LookupError, ImportError) as error:  # NumPy, for a pull
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             return Answer(error=(type(error).__name__, text)), []

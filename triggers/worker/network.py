@@ -74,8 +74,17 @@ class Networks:
         for number, network in list(self._networks.items()):
             if pid in network.pids:
                 network.pids.discard(pid)
-                if not network.pids:
-                    self._networks.pop(number).close()
+                self.let_go(number)
+
+    def let_go(self, number: int) -> None:
+        """A process has ended, or was not started in it after all: the network goes, unless there are others in it."""
+        if number in self._networks and not self._networks[number].pids:
+            self._networks.pop(number).close()
+
+    def close(self) -> None:
+        """In a child, which has entered its own: it needs no descriptors of it, and none of the others'."""
+        while self._networks:
+            self._networks.popitem()[1].close()
 
 
 def _make() -> Network:
@@ -93,11 +102,15 @@ def _make() -> Network:
         kinds = [("net", CLONE_NEWNET)]
         if os.geteuid() != 0:
             kinds.insert(0, ("user", CLONE_NEWUSER))
-        namespaces: list[tuple[int, int]] = []
-        for name, kind in kinds:
-            fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            namespaces.append((fd, kind))
-        return Network(namespaces)
+        network = Network([])
+        try:
+            for name, kind in kinds:
+                fd = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                network.namespaces.append((fd, kind))
+        except OSError:
+            network.close()
+            raise
+        return network
     finally:
         os.close(go)
         with suppress(ChildProcessError):

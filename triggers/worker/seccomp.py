@@ -27,6 +27,12 @@ SECCOMP_MODE_FILTER = 2
 NETWORK = ("socket", "connect", "bind", "listen", "accept", "accept4")
 """`socketpair` stays: event loops wake themselves by one."""
 
+DATAGRAMS = (socket.SOCK_DGRAM, socket.SOCK_RAW)
+"""But of these kinds: the ends of such a pair can send to any other socket of the machine's services (unix(7))."""
+
+SOCKET_KINDS = 0xF
+"""Of a socket's type; the other bits are flags."""
+
 LOOPBACK = (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 """Families of sockets that stay for whoever has a network of its own; the last one tells its addresses. No others: files of
 the machine's services (AF_UNIX), hypervisors and ciphers are no part of a network namespace."""
@@ -89,6 +95,10 @@ def program(*, network: bool, sessions: bool, loopback: bool = False) -> bytes:
         _rule(rules, pyseccomp.ERRNO(errno.ENOSYS), name)
     for flag in NAMESPACE_FLAGS:
         rules.add_rule(refuse, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
+    for kind in () if network else DATAGRAMS:
+        rules.add_rule(
+            refuse, "socketpair", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, SOCKET_KINDS, kind)
+        )
     if loopback:
         last = max(LOOPBACK)
         rules.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.GT, last))

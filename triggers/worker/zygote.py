@@ -107,6 +107,7 @@ class Zygote:
                     group = self._cgroups.make(order.number, order.limits)
                     pid = os.fork()
                 except OSError as error:
+                    self._networks.let_go(order.network)
                     self._channel.send(Spawned(order.number, 0, f"fork: {error}"))
                 else:
                     if pid == 0:
@@ -183,6 +184,7 @@ class Zygote:
         tempfile.tempdir = None  # what the zygote found is not this one's
         try:
             sandbox.become(spawn, network)
+            self._networks.close()
             sandbox.confine(spawn, self._confinement)
         except (OSError, ValueError) as error:
             Channel[ToZygote](end, ToZygote).send(NotLoaded(f"not started: {error}", ""))

@@ -3,17 +3,20 @@
 import { h, show, svg } from "./dom.js";
 import { figure, size } from "./words.js";
 
+export const ARRAY_BYTES_MAX = 16 * 1024 * 1024;
+
 const READERS = {
   f4: [4, "getFloat32"], f8: [8, "getFloat64"], i1: [1, "getInt8"], i2: [2, "getInt16"], i4: [4, "getInt32"], i8: [8, "getBigInt64"],
   u1: [1, "getUint8"], u2: [2, "getUint16"], u4: [4, "getUint32"], u8: [8, "getBigUint64"], b1: [1, "getUint8"], f2: [2, null],
 };
 
 export function parse(buffer) {
+  if (buffer.byteLength < 12) return { shape: [], dtype: "cut off", bytes: buffer.byteLength, values: new Float64Array(0), unreadable: true };
   const view = new DataView(buffer);
   const short = view.getUint8(6) === 1;
   const start = short ? 10 : 12;
   const length = short ? view.getUint16(8, true) : view.getUint32(8, true);
-  const head = new TextDecoder("latin1").decode(new Uint8Array(buffer, start, length));
+  const head = new TextDecoder("latin1").decode(new Uint8Array(buffer).subarray(start, start + length));
   const descr = /'descr':\s*'([<>|=])([a-z])(\d+)'/.exec(head);
   const shape = (/'shape':\s*\(([^)]*)\)/.exec(head)?.[1] ?? "").split(",").map((one) => one.trim()).filter(Boolean).map(Number);
   const fortran = /'fortran_order':\s*True/.test(head);

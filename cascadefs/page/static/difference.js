@@ -1,7 +1,7 @@
 // How two versions of a file differ: lines of text, pictures beside each other, arrays subtracted.
 
 import { h } from "./dom.js";
-import { parse, plane } from "./array.js";
+import { ARRAY_BYTES_MAX, parse, plane } from "./array.js";
 import { address, ask, bytes } from "./store.js";
 import { clock, figure, size } from "./words.js";
 
@@ -33,8 +33,9 @@ async function shown(path, { kinds, before, after, rows }) {
     return h("div", { class: "pair" }, [before, after].map((one) =>
       h("figure", {}, h("img", { src: address("/raw", { path, version: one.version, show: 1 }), alt: `Version ${one.version}` }), h("figcaption", {}, `v${one.version}, ${size(one.size)}`))));
   }
-  if (kinds[0] === "array" && kinds[1] === "array") return arrays(path, before, after);
-  return h("p", { class: "note" }, `v${before.version} has ${size(before.size)}, v${after.version} ${size(after.size)}: ${kinds.includes("text") && kinds[0] === kinds[1] ? "too long to compare here." : "nothing to compare line by line."}`);
+  const areDrawn = Math.max(before.size, after.size) <= ARRAY_BYTES_MAX;
+  if (kinds[0] === "array" && kinds[1] === "array" && areDrawn) return arrays(path, before, after);
+  return h("p", { class: "note" }, `v${before.version} has ${size(before.size)}, v${after.version} ${size(after.size)}: ${["text", "array"].includes(kinds[0]) && kinds[0] === kinds[1] ? "too long to compare here." : "nothing to compare line by line."}`);
 }
 
 const SIGNS = { "+": "added", "-": "taken away" };

@@ -16,7 +16,7 @@ export function read() {
   const [path, question = ""] = location.hash.slice(1).split("?");
   const [, view = "files", ...rest] = path.split("/");
   const asked = Object.fromEntries(question.split("&").filter(Boolean).map((pair) => pair.split("=").map(decodePath)));
-  return { view: view in VIEWS ? view : "files", path: rest.map(decodePath).join("/"), asked };
+  return { view: Object.hasOwn(VIEWS, view) ? view : "files", path: rest.map(decodePath).join("/"), asked };
 }
 
 export function place(view, path, asked = {}) {

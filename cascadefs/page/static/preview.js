@@ -1,11 +1,9 @@
 // What a version holds, shown as what it is: text, a picture, an array, or bytes.
 
 import { h } from "./dom.js";
-import { card, parse } from "./array.js";
+import { ARRAY_BYTES_MAX, card, parse } from "./array.js";
 import { address, ask, bytes } from "./store.js";
 import { size } from "./words.js";
-
-const ARRAY_BYTES_MAX = 16 * 1024 * 1024;
 
 export async function content(path, version, signal) {
   const found = await ask("file", { path, version }, signal);

@@ -109,7 +109,12 @@ def agree(mine: Attributes, its: Attributes) -> int:
         raise Misfit(f"a ring of {its.ring_bytes} bytes, which no version has")
     if its.ring_address % ALIGNMENT_BYTES or its.credit_address % ALIGNMENT_BYTES:
         raise Misfit("a ring that does not begin at a multiple of eight bytes")
-    if its.mtu_bytes not in MTUS_BYTES or len(its.gid) != 16 or not 0 <= its.sequence < 2**32:
+    numbers = (
+        *((its.lid, 16), (its.queue_pair, 24), (its.packet_sequence, 24), (its.sequence, 32)),
+        *((its.key, 32), (its.ring_address, 64), (its.credit_address, 64)),
+    )
+    are_whole = all(0 <= number < 1 << bits for number, bits in numbers)
+    if its.mtu_bytes not in MTUS_BYTES or len(its.gid) != 16 or not are_whole:
         raise Misfit("damaged attributes of its queue pair")
     # A queue pair whose sides differ drops what is larger than its own, without a word. So both take the smaller one.
     return min(mine.mtu_bytes, its.mtu_bytes)

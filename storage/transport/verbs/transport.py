@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from storage.transport.contract import Connection, Listener, Role, Transport
 
-__all__ = ["VerbsListener", "VerbsTransport"]
+__all__ = ["VerbsListener", "VerbsTransport", "address_towards"]
 
 JOIN_S = 30.0
 """From a control connection to messages by RDMA; the other side may have a hundred others to join first."""
@@ -120,7 +120,7 @@ class VerbsTransport:
     async def _join(self, nursery: trio.Nursery, control: Connection) -> VerbsConnection:
         device = self.device
         said: deque[memoryview] = deque()
-        endpoint = Endpoint(device, device.gid(await _address_towards(control.address)))
+        endpoint = Endpoint(device, device.gid(await address_towards(control.address)))
         try:
             mine = endpoint.attributes(self._draw.getrandbits(24), self._draw.getrandbits(32))
             await control.send([encode(mine)])
@@ -223,12 +223,19 @@ async def _expect(control: Connection, said: deque[memoryview], kind: type[Said]
     return message
 
 
-async def _address_towards(address: str) -> str | None:
-    """Our IP address on the way to a peer's address; None if that is none of IP. Nothing is sent."""
+async def address_towards(address: str) -> str | None:
+    """Our IP address on the way to a peer's address; None if that is none of IP. Nothing is sent.
+
+    Raises:
+        Broken: Its name is not known any more.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or address.startswith("unix:"):
         return None
-    found = await trio.socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+    try:
+        found = await trio.socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise Broken(f"{address}: {error.strerror or error}") from error
     family, _, _, _, where = found[0]
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         try:

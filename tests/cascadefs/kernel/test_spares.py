@@ -86,3 +86,19 @@ def test_who_is_no_reader_has_no_spare():
     readers.spares.back()
     assert len(readers.threads) == 1
     readers.end()
+
+
+def test_where_there_can_be_no_more_threads_those_there_are_wait_and_go_on(monkeypatch):
+    readers = Readers(2)
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        told = [readers.wait()]
+    told.append(readers.wait())
+    assert readers.reading.acquire(timeout=10), "as soon as there can be one, it reads"
+    for one in told:
+        one.set()
+    readers.end()

@@ -14,6 +14,7 @@ import pytest
 
 from storage import record
 from storage.attributes import DIRECTORY, REGULAR
+from storage.cluster.turns import Turns
 from storage.errors import Reason
 from storage.extents import DirtyMap
 from storage.limits import CHUNK_BYTES, PIECES_PER_CHUNK_MAX
@@ -450,3 +451,36 @@ def test_what_is_begun_and_cannot_be_is_told_so(order, make) -> None:
     face.begin(record.Unlink(ROOT, b"a"), (), told.append)
     face.close()
     assert isinstance(told[1], Unavailable)
+
+
+def test_what_one_record_cannot_hold_is_refused_and_nobody_is_asked(order, make) -> None:
+    face = make()
+    commit = record.Commit(
+        face.allocate_inode(), 1 << 40, None, [(1 << 39, 1, 1 << 39, 1 << 20)] * 700_000, 0, 0
+    )
+    order.pause()
+    told: list = []
+    face.begin(commit, (), told.append)
+    assert face.propose(commit).reason is told[0].reason is Reason.ARGUMENT_TOO_LARGE
+    order.resume()
+
+
+def test_who_lets_go_hears_of_what_another_has_applied_meanwhile(order, make) -> None:
+    face, lock = make(), threading.Lock()
+    face.turns = turns = Turns(lock)
+    inode, outcomes, wait_more = face.allocate_inode(), [], face.wait_more
+
+    def overtaken(index: int, timeout_s: float) -> None:
+        with lock:
+            face.catch_up()  # By somebody who follows beside: nothing is left to take.
+        wait_more(index, timeout_s)
+
+    def propose() -> None:
+        with lock, turns.letting_go():
+            outcomes.append(face.propose(record.Create(ROOT, b"f", inode, REGULAR, 1, 2)))
+
+    face.wait_more = overtaken
+    proposer = threading.Thread(target=propose, daemon=True)
+    proposer.start()
+    proposer.join(30)
+    assert [outcome.reason for outcome in outcomes] == [None]

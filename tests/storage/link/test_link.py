@@ -9,12 +9,14 @@ import threading
 
 import pytest
 
-from storage import record
+from storage import record, wire
 from storage.attributes import REGULAR
 from storage.extents import DirtyMap
 from storage.limits import CHUNK_BYTES
+from storage.link.line import RemoteLine
+from storage.link.payloads import Payloads
 from storage.namespace import ROOT
-from storage.sequencer import Unavailable
+from storage.sequencer import START, Sequenced, Unavailable
 from storage.table import MemoryTable
 from tests.storage.link.conftest import WorldClock
 
@@ -148,3 +150,28 @@ def test_a_pause_of_the_whole_cluster_ends_with_it_or_with_patience(cluster) -> 
     one.faces[0]._sequencer.close()
     writer.join()
     assert results == ["saved", "given up"]
+
+
+def test_a_line_is_not_waited_for_when_others_have_taken_what_came() -> None:
+    line = RemoteLine(
+        0,
+        1,
+        1,
+        Payloads(1),
+        kick=lambda line: None,
+        fetch=lambda line, address, offset, length: memoryview(b""),
+        ask_index=lambda line: 0,
+    )
+    line.follow(START)
+    came = Sequenced(1, 1, 4096, 1, 2, 1, b"x")
+    line.receive(line.generation, wire.Records(0, [came], 0, 0, 1))
+    assert line.take(0.0) == [came]
+    waits = threading.Thread(target=line.wait_more, args=(0, 1000.0), daemon=True)
+    waits.start()
+    waits.join(30)
+    assert not waits.is_alive()
+    waits = threading.Thread(target=line.wait_more, args=(1, 1000.0), daemon=True)
+    waits.start()
+    line.receive(line.generation, wire.Records(0, [came._replace(index=2)], 0, 0, 2))
+    waits.join(30)
+    assert not waits.is_alive(), "there is more to take"

@@ -5,6 +5,7 @@ Method: a pool of real processes. Collectives are torch's own, on processors. En
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -220,6 +221,41 @@ async def test_a_gang_that_cannot_be_put_together_leaves_nothing_behind(pool, cu
     assert isinstance(await pool.run(gang_run(TALK, "talk", cut), cut), Done)
 
 
+ALWAYS = handlers("""
+@watch("a", gang=4)
+def always(event, ctx):
+    pass
+""")
+
+
+async def test_workers_that_do_not_know_the_handler_do_not_stay(pool, cut):
+    for _ in range(3):  # more than the pool has room for, should they stay
+        failed = await pool.run(gang_run(ALWAYS, "never", cut), cut)
+        assert (failed.kind, "registers no handler never" in failed.message) == ("load", True)
+    while pool.state().workers:
+        await trio.lowlevel.checkpoint()
+    assert isinstance(await pool.run(gang_run(ALWAYS, "always", cut), cut), Done)
+
+
+async def test_a_gang_without_room_for_its_directory_takes_no_room_of_others(
+    pool, cut, monkeypatch
+):
+    made = os.mkdir
+
+    def mkdir(path, *arguments):
+        if "/gang-" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return made(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "mkdir", mkdir)
+        for _ in range(3):
+            failed = await pool.run(gang_run(TALK, "talk", cut), cut)
+            assert (failed.kind, "No space left" in failed.message) == ("death", True)
+    assert pool.state().workers == 0
+    assert isinstance(await pool.run(gang_run(TALK, "talk", cut), cut), Done)
+
+
 REACH = handlers('''
 def refused(call):
     try:
@@ -265,6 +301,9 @@ async def test_a_gang_reaches_each_other_and_nobody_else(pool, cut):
             "files": EACCES,
         }
     alone = await pool.run(run_of(code, "alone", cut.event("a")), cut)
+    for some in pool.workers.values():
+        for worker in some:
+            assert not {name for name in open_files(worker.process.pid) if name.startswith("net:")}
     assert json.loads(bytes(alone.effects[0].data)) == [EPERM, 0, 1, ""]
 
 
@@ -370,6 +409,10 @@ def alone(event, ctx):
     assert cascade.get("out") == b"0 of 1"
 
 
+def open_files(pid):
+    return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+
+
 def array_of(data):
     return np.load(io.BytesIO(bytes(data)), allow_pickle=False)
 
@@ -384,6 +427,7 @@ def array_of(data):
         ([[Append("a", b"1")], [Append("a", b"2")]], None),
         ([[Add("v", 0, bytes(4))], [Add("v", 9, bytes(4))]], None),
         ([[Put("a", b""), Append("a", b"")], []], None),
+        ([[Put("a", b""), Append("a", b"")], [Append("a", b"")]], "a: rank 0 says put and rank 1 append"),
         ([[Put("a", b"")], [Put("a", b"")]], "a: rank 0 says put and rank 1 put"),
         ([[], [Delete("a")], [PutIf("a", b"", 1)]], "a: rank 1 says delete and rank 2 put_if"),
         ([[Append("a", b"")], [Add("a", 0, bytes(4))]], "a: rank 0 says append and rank 1 add"),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import trio
 
+from storage.errors import Corruption, Reason, Refused
 from tests.triggers.cuts import DictCut
 from tests.triggers.runner.conftest import NOBODY, members, run_of, script
 from triggers.run import Done, Failed, LoadFailed, Put
@@ -420,6 +421,39 @@ async def test_a_worker_that_breaks_the_protocol_is_ended_and_its_run_has_no_eff
 async def test_a_worker_reads_at_the_cut_of_its_own_runs_only(pool, cut):
     done = await pool.run(run_of(LIAR, "other", cut.event("a")), cut)
     assert done.effects == [Put("x", b"the run has ended")]
+
+
+@pytest.mark.parametrize("error", [Corruption("shard 0, segment 3"), Refused(Reason.ABSENT)])
+async def test_what_cannot_be_read_is_the_handlers_to_meet_and_the_worker_goes_on(pool, error):
+    class Damaged(DictCut):
+        def get(self, path, *, latest=False):
+            raise error
+
+        def event_content(self, event):
+            raise error
+
+    cut = Damaged({"a": [b"a"]})
+    code = handlers("""
+@watch("a")
+def reads(event, ctx):
+    if event.attempt == 1:
+        ctx.get("b")
+    try:
+        event.data
+    except OSError as error:
+        return f"{os.getpid()} {error}"
+
+@watch("b")
+def pid(event, ctx): return str(os.getpid())
+""")
+    failed = await pool.run(run_of(code, "reads", cut.event("a")), cut)
+    assert isinstance(failed, Failed)
+    assert failed.message == f"OSError: {error}"
+    done = await pool.run(run_of(code, "reads", cut.event("a", attempt=2), id="r~2"), cut)
+    pid, _, said = done.result.decode().partition(" ")
+    assert said == str(error)
+    cut = DictCut({"b": [b"b"]})
+    assert (await pool.run(run_of(code, "pid", cut.event("b")), cut)).result.decode() == pid
 
 
 async def test_root_and_inproc_are_refused_unless_allowed(pool, cut):

@@ -183,6 +183,14 @@ return " ".join([
 """
 
 
+async def test_a_strict_script_has_no_pair_that_can_send_to_others(attempt):
+    outcome = await attempt("""
+kinds = (socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+return " ".join(refused(socket.socketpair, socket.AF_UNIX, kind) for kind in kinds)
+""")
+    assert outcome.result == b"EPERM EPERM EPERM allowed allowed", outcome
+
+
 async def test_a_strict_script_has_no_network(attempt):
     outcome = await attempt(NETWORK)
     assert outcome.result == b"EPERM EPERM EPERM", outcome

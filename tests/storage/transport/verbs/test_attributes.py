@@ -70,6 +70,11 @@ def test_the_smaller_packets_are_agreed_on():
         ({"mtu_bytes": 1500}, "damaged"),
         ({"gid": b"short"}, "damaged"),
         ({"sequence": 2**32}, "damaged"),
+        ({"queue_pair": 2**24}, "damaged"),
+        ({"packet_sequence": -1}, "damaged"),
+        ({"lid": 2**16}, "damaged"),
+        ({"key": -1}, "damaged"),
+        ({"ring_address": -8}, "damaged"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, why):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv6Address
 
 import pytest
+import trio
 
+from storage.transport import Broken
 from storage.transport.verbs.fabric import Fabric, GidEntry, Unusable, choose_gid
+from storage.transport.verbs.transport import address_towards
 
 
 def mapped(text: str) -> IPv6Address:
@@ -84,3 +88,21 @@ def test_values_that_cannot_be(values, why):
 
 def test_how_long_silence_is_borne():
     assert Fabric(timeout_exponent=14, retry_count=3).silence_s == pytest.approx(0.268, abs=0.001)
+
+
+class _Lost(trio.abc.HostnameResolver):
+    """Knows no name any more."""
+
+    async def getaddrinfo(self, *_):
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    async def getnameinfo(self, *_):
+        raise NotImplementedError
+
+
+async def test_a_name_that_is_lost_meanwhile_breaks_that_connection_alone():
+    assert await address_towards("unix:/somewhere") is None
+    assert await address_towards("127.0.0.1:7400") == "127.0.0.1"
+    trio.socket.set_custom_hostname_resolver(_Lost())
+    with pytest.raises(Broken, match=r"n1\.example:7400: Temporary failure"):
+        await address_towards("n1.example:7400")
