@@ -177,7 +177,7 @@ class NodeTransport:
             except Broken as error:
                 self._fell(peer.name, str(error))
                 continue
-            self._fallen.pop(peer.name, None)
+            del self._fallen[peer.name]
             _log.info("node %s is reached by RDMA again", peer.name)
             return better
         await trio.sleep_forever()

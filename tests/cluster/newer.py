@@ -1,6 +1,6 @@
 """`cascadefs` of a version to come: every message, and what a node says of itself, has fields that this version does not know.
 
-python -m tests.cluster.newer serve --config ...
+python tests/cluster/newer.py serve --config ...
 """
 
 from __future__ import annotations

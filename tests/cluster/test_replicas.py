@@ -13,10 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from storage.codec import BLOCK_BYTES, HEAD_BYTES
+from storage.codec import HEAD_BYTES
+from storage.disk import RealDisk
+from storage.inspection import superblock_from_log
+from storage.log import Log
 from tests.cluster.fleet import Fleet
 from tests.cluster.load import Load
 from tests.etcd import Etcd
@@ -60,13 +65,11 @@ def test_flipped_bytes_are_found_by_scrub_and_put_back(fleet):
     fleet.wait_well()
     victim = follower(fleet)
     flipped = 0
-    taken = {shard["shard"]: shard["log_bytes"] for shard in fleet.status(victim)["shards"]}
-    for name, path in fleet.segments(victim).items():
-        places = (BLOCK_BYTES + HEAD_BYTES, 50_000, 100_001, 150_002)
-        for at in places if int(name[:3]) in taken and not path.stem.strip("0") else ():
-            if at < taken[int(name[:3])] - 6_000:  # In a record, and not the last one.
-                flip(path, at)
-                flipped += 1
+    for shard in fleet.status(victim)["shards"]:
+        disk = RealDisk(fleet.directory / victim / "data/shards" / f"{shard['shard']:03}")
+        for place in places_in(disk):
+            flip(place.path, place.at)
+            flipped += 1
     assert flipped > 4
 
     fleet.wait(lambda: mended(fleet, victim) >= flipped, "scrub finds what was flipped")
@@ -101,6 +104,34 @@ def test_fsck_judges_a_nodes_directory_and_leaves_the_mending_to_the_node(fleet)
     fleet.kill(victim)
     assert fsck(data)[0] == 0
     fleet.start(victim)
+
+
+class Spot(NamedTuple):
+    path: Path
+    at: int
+
+
+def places_in(disk, count=4):
+    """Where some payloads of a log lie on the disk: in its first segment, if that was never condensed, and not in the last record."""
+    log = Log.open(disk, superblock_from_log(disk).identity_number, read_only=True)
+    try:
+        if log.segment_size(0) < log.segment_bytes:
+            return []
+        frames = [
+            frame
+            for frame in log.frames()
+            if frame.payload_length > 1000
+            and frame.address < log.segment_bytes
+            and frame.index < log.last_index
+        ]
+        path = Path(str(disk)) / f"log/{0:016x}.seg"
+        step = max(len(frames) // count, 1)
+        return [
+            Spot(path, frame.address + HEAD_BYTES + len(frame.metadata) + frame.payload_length // 2)
+            for frame in frames[::step][:count]
+        ]
+    finally:
+        log.close()
 
 
 def mended(fleet, name):

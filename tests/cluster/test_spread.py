@@ -182,6 +182,9 @@ async def test_what_is_no_errand_is_refused_and_says_why():
     assert await refused("call", b"") == errno.EOPNOTSUPP
     sent = errand.encode(errand.Errand(run_of("r"), 3, 17, 99))
     assert await refused("run", sent) == errno.EAGAIN, "no replica of that shard"
+    exchange._under_way["b"] = {run_of("r").id: trio.CancelScope()}
+    with pytest.raises(OSError, match="still under way"):
+        await exchange.serve(peer, "run", [memoryview(sent)])
     gang = msgspec.structs.replace(run_of("r"), gang=5)
     with pytest.raises(OSError, match="5 workers"):  # Whoever asks may be a larger machine.
         await exchange.serve(

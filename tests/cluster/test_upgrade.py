@@ -6,6 +6,7 @@ Method: the fleet, of which a node is replaced by one whose messages and presenc
 
 import signal
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from storage.transport import Broken, Role
 from tests.cluster.load import Load
 from tests.cluster.test_programs import client_of
 
-NEWER = (sys.executable, "-m", "tests.cluster.newer")
+NEWER = (sys.executable, "-P", str(Path(__file__).parent / "newer.py"))
 
 
 def kept(fleet, name):
