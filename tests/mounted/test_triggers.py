@@ -69,8 +69,9 @@ def install(mount, name: str, source: str, base: str = "farm") -> Path:
     folder = mount.path / base / ".cascade/watch"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    path.write_text(source)
-    path.chmod(0o755)
+    # Executable from the start: between a write and a chmod it would be a mistake that is told.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755), "w") as file:
+        file.write(source)
     wait_for(
         lambda: any(one.startswith(name) for one in bindings(mount)) or problems(mount).get(name),
         f"binding of {name}",
