@@ -1,9 +1,16 @@
-"""Open directories: their entries, in an order that changes under nobody's feet."""
+"""Open directories: their entries, in an order that changes under nobody's feet.
+
+The offset behind an entry is a hash of its name. The kernel keeps listings, and gives an offset from one handle's
+listing to another's, after any number of removals (it dropped its pages, or another listing took their place): a count
+of entries would then skip some that are there. With it a place needs no memory of ours that grows with a directory.
+"""
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain
 from typing import TYPE_CHECKING
+
+import xxhash
 
 from cascadefs.filesystem.interface import READ, Caller, Stat
 from cascadefs.filesystem.node import Listing, Live, Node, Past
@@ -20,14 +27,25 @@ if TYPE_CHECKING:
 __all__ = ["Directories"]
 
 
-class OpenDirectory:
-    """An open directory: `given` are the names handed out, so an offset is a place in it, stable under changes."""
+_DOTS = (b".", b"..")
 
-    __slots__ = ("given", "node")
+_REPLIES_KEPT = 2
+"""Replies whose places a handle still has: the kernel reads on from within the last it got."""
+
+
+def _place_of(name: bytes) -> int:
+    """The offset behind a name: 63 bits, and none of 0 (the start), 1 and 2 (behind the dots)."""
+    return max(xxhash.xxh3_64_intdigest(name) >> 1, len(_DOTS) + 1)
+
+
+class OpenDirectory:
+    """An open directory: `replies` are the names handed out in the last replies, by their places."""
+
+    __slots__ = ("node", "replies")
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.given: list[bytes] = []
+        self.replies: list[dict[int, bytes]] = []
 
 
 class Directories:
@@ -68,20 +86,34 @@ class Directories:
         The caller calls `remember` for each entry the kernel took, but not for "." and "..".
         """
         opened = self.opened[handle]
-        given = opened.given
         node = opened.node
-        if offset > len(given):  # A place from before a rewinddir(): find it again.
-            given += [b""] * (2 - len(given))
-            names = (name for name, _ in self._entries(node, given[-1]))
-            given += islice(names, offset - len(given))
-        del given[offset:]
-        for dots, stat_of in ((b".", self._inodes.stat), (b"..", self._above))[offset:]:
-            given.append(b"")
-            yield dots, stat_of(node), len(given)
-        for name, entry in self._entries(node, given[-1]):
-            given.append(name)
+        after = self._name_at(opened, offset)
+        reply: dict[int, bytes] = {}
+        opened.replies = [*opened.replies[1 - _REPLIES_KEPT :], reply]
+        for place, name in enumerate(_DOTS[offset:], start=offset + 1):
+            yield name, self._inodes.stat(node) if name == b"." else self._above(node), place
+        for name, entry in self._entries(node, after):
+            place = _place_of(name)
+            reply[place] = name
             self._inodes.offered = (entry.number, (node.number, name))
-            yield name, entry, len(given)
+            yield name, entry, place
+
+    def _name_at(self, opened: OpenDirectory, offset: int) -> bytes:
+        """The name an offset is behind, present or gone; b"" for those of the dots.
+
+        One that is in no reply kept is looked for among all names the directory has and had. If its history is gone
+        too the listing begins again: an entry twice is a nuisance, one left out is lost.
+        """
+        if offset <= len(_DOTS):
+            return b""
+        for reply in reversed(opened.replies):
+            if offset in reply:
+                return reply[offset]
+        node = opened.node
+        names = (name for name, _ in self._entries(node, b""))
+        if type(node) is Live:
+            names = chain(names, (name for name, _, _ in self._store.deleted(node.number)))
+        return next((name for name in names if _place_of(name) == offset), b"")
 
     def _above(self, node: Node) -> Stat:
         """The attributes of the directory above; where there is none that we know, as for the root, of itself."""

@@ -193,6 +193,20 @@ def test_ten_thousand_entries_in_one_directory(place) -> None:
     os.rmdir(directory)
 
 
+def test_removed_while_somebody_else_lists_it(place) -> None:
+    """The listing read on is the kernel's new one, of another handle, which has none of what was removed."""
+    directory = place / "many"
+    directory.mkdir()
+    for number in range(3000):
+        (directory / f"{number:05}").touch()
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            os.unlink(entry.path)
+            if entry.name == "00499":
+                os.listdir(directory)
+    assert os.listdir(directory) == []
+
+
 def test_find_by_time_and_attributes(place) -> None:
     """find -newer, -mmin, -perm, -samefile, -size, -xtype and -delete."""
     for name in ("old", "mark", "new"):

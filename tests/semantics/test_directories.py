@@ -281,3 +281,27 @@ def test_a_place_in_a_listing_outlives_a_rewind(tree):
             assert name == b"30"
             assert list(fs.readdir(handle, places[b"39"])) == []
             fs.releasedir(handle)
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_place_is_good_in_any_handle_after_any_removal(tree, forgotten):
+    """The kernel gives one handle an offset from another's listing, whose entries are gone by now."""
+    tree.mkdir("d")
+    tree.setxattr("d", "user.cascade.retention", "all:1s;ephemeral=60s")
+    for number in range(40):
+        tree.mknod(f"d/{number:02}", 0o100644)
+    with tree._walk(b"d", follow=False) as stat:
+        fs = tree.fs
+        first = fs.opendir(stat.number, tree.caller)
+        place = {name: behind for name, _, behind in fs.readdir(first, 0)}[b"19"]
+        for number in range(20):
+            tree.unlink(f"d/{number:02}")
+        if forgotten:
+            tree.wait(120)
+            tree.store.retention.run()
+            assert tree.ls("d/.@deleted") == []
+        second = fs.opendir(stat.number, tree.caller)
+        rest = [name for name, _, _ in fs.readdir(second, place)]
+        assert rest == [b"%02d" % number for number in range(20, 40)]
+        fs.releasedir(first)
+        fs.releasedir(second)
