@@ -110,9 +110,8 @@ class Directories:
             if offset in reply:
                 return reply[offset]
         node = opened.node
-        names = (name for name, _ in self._entries(node, b""))
-        if type(node) is Live:
-            names = chain(names, (name for name, _, _ in self._store.deleted(node.number)))
+        gone = self._store.deleted(node.number) if type(node) is Live else ()
+        names = chain((name for name, _ in self._entries(node, b"")), (name for name, _, _ in gone))
         return next((name for name in names if _place_of(name) == offset), b"")
 
     def _above(self, node: Node) -> Stat:
