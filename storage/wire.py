@@ -34,9 +34,17 @@ __all__ = [
     "AskFrontier",
     "AskIndex",
     "Call",
+    "CancelLock",
+    "ClaimLocks",
     "Epoch",
     "Expecting",
     "Hello",
+    "KeepLocks",
+    "Lock",
+    "LockAnswer",
+    "LockHolders",
+    "LockHoldersKnown",
+    "LocksKept",
     "Malformed",
     "Message",
     "Peer",
@@ -296,6 +304,102 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=19):
     arguments: msgspec.Raw
 
 
+# --- locks of files (`storage.locks`) -------------------------------------------------------------------------------
+
+
+class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=23):
+    """A mount asks the shard's leader for a lock of a file, or gives it back; `LockAnswer`.
+
+    Of a session that the leader knows by `ClaimLocks` over this very connection; else it is not heard.
+    """
+
+    request: Natural
+    """Of the mount, for this shard; never used again."""
+    shard: Natural
+    session: Natural
+    """Of the mount, for this shard: a number drawn by it. Who holds a lock is (session, owner)."""
+    inode: Natural
+    owner: Natural
+    """A process, or an open file of the mount's."""
+    whole: bool
+    """flock(2), which knows nothing of the locks of fcntl(2) ..."""
+    mode: Annotated[int, msgspec.Meta(ge=0, le=2)]
+    """0 none: give back, 1 shared, 2 exclusive."""
+    manner: Annotated[int, msgspec.Meta(ge=0, le=2)]
+    """0 say who is in the way, 1 now or never, 2 wait."""
+    start: Natural
+    end: Natural
+    """The last byte; 2**63 - 1 for all there can be."""
+
+
+class LockAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
+    """What became of a `Lock`. EAGAIN: somebody is in the way; EDEADLK; EINTR: taken back; ENOLCK: too many."""
+
+    request: Natural
+    shard: Natural
+    session: Natural
+    errno: Natural = 0
+    index: Natural = 0
+    """Of who was granted a lock: what earlier holders have committed is at or below."""
+    conflict: tuple[Natural, Natural, Natural, Natural, Natural] | None = None
+    """Who is in the way of what was only asked about: (session, owner, mode, start, end)."""
+
+
+class CancelLock(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):
+    """Nobody waits for the lock of a request any more. Answered in its place, unless that is answered already."""
+
+    request: Natural
+    shard: Natural
+    session: Natural
+
+
+class ClaimLocks(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=26):
+    """The first word about locks over a connection, or to a new leader: all that a mount holds in a shard. `LocksKept`."""
+
+    shard: Natural
+    session: Natural
+    attempt: Natural
+    """Ascending: of two that cross on their way, the later one counts."""
+    locks: list[tuple[Natural, Natural, bool, bool, Natural, Natural]] = []
+    """(inode, owner, whole, exclusive, start, end)."""
+
+
+class KeepLocks(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=27):
+    """The mount lives, and so do its locks; said every second. `LocksKept`."""
+
+    shard: Natural
+    session: Natural
+
+
+class LocksKept(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=28):
+    """The answer to `ClaimLocks` and `KeepLocks`; none comes from who does not surely lead."""
+
+    shard: Natural
+    session: Natural
+    attempt: Natural
+    """Of the claim that counts."""
+    is_known: bool
+    """False: the session's locks are lost. The mount begins another."""
+
+
+class LockHolders(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=29):
+    """A leader to the members: who may hold locks in the shard, should one of you lead next."""
+
+    shard: Natural
+    epoch: Natural
+    serial: Natural
+    """Ascending in an epoch."""
+    sessions: list[Natural]
+
+
+class LockHoldersKnown(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=30):
+    """A member to the leader, of the last `LockHolders` it heard."""
+
+    shard: Natural
+    epoch: Natural
+    serial: Natural
+
+
 # --- the cluster ----------------------------------------------------------------------------------------------------
 
 
@@ -339,6 +443,14 @@ Message: TypeAlias = (
     | Call
     | Placement
     | Peer
+    | Lock
+    | LockAnswer
+    | CancelLock
+    | ClaimLocks
+    | KeepLocks
+    | LocksKept
+    | LockHolders
+    | LockHoldersKnown
 )
 
 _START = struct.Struct("<II")
@@ -385,7 +497,19 @@ def decode(data: memoryview) -> tuple[Message, list[memoryview]]:
         raise Malformed("a message is not as long as it says")
     if isinstance(message, Propose):
         _check_proposals(message, parts)
+    elif isinstance(message, Lock | ClaimLocks):
+        _check_ranges(message)
     return message, parts
+
+
+def _check_ranges(message: Lock | ClaimLocks) -> None:
+    ranges = (
+        [(message.start, message.end)]
+        if isinstance(message, Lock)
+        else [(start, end) for *_, start, end in message.locks]
+    )
+    if any(start > end for start, end in ranges):
+        raise Malformed("a lock that ends before it begins")
 
 
 def _check_proposals(message: Propose, parts: Sequence[memoryview]) -> None:

@@ -16,7 +16,7 @@ from storage.limits import CHUNK_BYTES
 from storage.namespace import KEPT
 from triggers.access import READ, SEARCH, Identity, may
 from triggers.pattern import Pattern
-from triggers.run import Content, Frame, Stat
+from triggers.run import Content, Frame, Span, Stat, check_whole
 from triggers.vector import gathered
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class Numbers(NamedTuple):
     item_bytes: int
 
 
-Part: TypeAlias = tuple[int, int] | Numbers
-"""Of a content: the bytes from one offset to before another, or some numbers."""
+Part: TypeAlias = Span | Numbers
+"""Of a content: some of its bytes, or some numbers."""
 
 
 class StoreCut:
@@ -103,17 +103,18 @@ class StoreCut:
 
     # --- Cut ---------------------------------------------------------------------------------------------------
 
-    def event_content(self, event: Event) -> Content | None:
+    def event_content(self, event: Event, *, span: Span | None = None) -> Content | None:
         """See `triggers.run.Cut`."""
         if event.kind == "delete":
             return None
-        return self._content(event.path, event.timestamp, self._part, note=False)
+        return self._content(event.path, event.timestamp, span or self._part, note=False)
 
-    def get(self, path: str, *, latest: bool = False) -> Content | None:
+    def get(self, path: str, *, latest: bool = False, span: Span | None = None) -> Content | None:
         """See `triggers.run.Cut`."""
-        return self._content(path, None if latest else self._timestamp, self._part, note=True)
+        timestamp = None if latest else self._timestamp
+        return self._content(path, timestamp, span or self._part, note=True)
 
-    def version(self, path: str, number: int) -> Content | None:
+    def version(self, path: str, number: int, *, span: Span | None = None) -> Content | None:
         """See `triggers.run.Cut`."""
         *above, name = parts_of(path)
         directory = self._directory(above, self._timestamp)
@@ -124,7 +125,7 @@ class StoreCut:
         if attributes is None or attributes.mode & TYPE_MASK != REGULAR:
             return None
         content = self._readable(
-            path, number, found.binding.inode, attributes, found.timestamp, self._part
+            path, number, found.binding.inode, attributes, found.timestamp, span or self._part
         )
         self._note(path, number)
         return content
@@ -287,6 +288,8 @@ class StoreCut:
         if isinstance(part, Numbers):
             parts = [memoryview(self._numbers(inode, attributes, timestamp, part))]
         else:
+            if part is None:
+                check_whole(path, version, attributes.size)
             read = self._parts(inode, attributes, timestamp, part)
             parts = [memoryview(data).toreadonly() for data in read]
         return Content(
@@ -303,7 +306,7 @@ class StoreCut:
         inode: int,
         attributes: Attributes,
         timestamp: int | None,
-        part: tuple[int, int] | None,
+        part: Span | None,
     ) -> Iterator[bytes | bytearray | memoryview]:
         first, end = part or (0, attributes.size)
         end = min(end, attributes.size)

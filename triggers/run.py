@@ -12,12 +12,15 @@ Does not know how events come about, nor what executes a handler. Source: docs/T
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
 __all__ = [
+    "CONTENT_BYTES_MAX",
+    "PIECE_BYTES",
     "Add",
     "Append",
     "Buffer",
@@ -39,11 +42,22 @@ __all__ = [
     "Run",
     "Runner",
     "Script",
+    "Span",
     "Stat",
+    "check_whole",
     "timestamp_text",
 ]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+Span: TypeAlias = tuple[int, int]
+"""Of a content: the bytes from one offset to before another."""
+
+CONTENT_BYTES_MAX = 1 << 30
+"""A content that is handed to a run whole: it is main memory, of the daemon first. What is longer is read in spans."""
+
+PIECE_BYTES = 4 << 20
+"""What is read for a run in one go; the store is held for a millisecond or two. Of a longer one others get a turn between pieces."""
 
 EventKind: TypeAlias = Literal["write", "move", "delete"]
 
@@ -241,19 +255,35 @@ class Content:
         self.identity = identity
 
 
+def check_whole(path: str, version: int, size: int) -> None:
+    """That a content may be handed to a run whole.
+
+    Raises:
+        OSError: EFBIG: it is too long.
+    """
+    if size > CONTENT_BYTES_MAX:
+        raise OSError(
+            errno.EFBIG,
+            f"{path}@v{version} has {size} bytes, and a run is handed {CONTENT_BYTES_MAX >> 30} GiB at once:"
+            " read a part at a time of ctx.open(path), or numbers by ctx.pull",
+        )
+
+
 class Cut(Protocol):
     """Reads of one run: the store at the run's timestamp, with the rights of the script's owner.
 
-    Plain calls that do not wait. Every read is noted for the run's provenance.
+    Plain calls that do not wait. Every read is noted for the run's provenance. With a `span` the content's `parts` are these
+    bytes alone, as far as there are so many; its `size` is the whole's.
 
-    All raise PermissionError, ValueError (a path that leaves the base), and `storage.errors.Corruption`.
+    All raise PermissionError, ValueError (a path that leaves the base), and `storage.errors.Corruption`; without a span
+    OSError (EFBIG) for more than `CONTENT_BYTES_MAX`.
     """
 
-    def event_content(self, event: Event) -> Content | None:
+    def event_content(self, event: Event, *, span: Span | None = None) -> Content | None:
         """The bytes of the very version that fired; None of a delete."""
         ...
 
-    def get(self, path: str, *, latest: bool = False) -> Content | None:
+    def get(self, path: str, *, latest: bool = False, span: Span | None = None) -> Content | None:
         """A file's content; None where there is none. `latest`: now, and no longer at the cut.
 
         Raises:
@@ -261,7 +291,7 @@ class Cut(Protocol):
         """
         ...
 
-    def version(self, path: str, number: int) -> Content | None:
+    def version(self, path: str, number: int, *, span: Span | None = None) -> Content | None:
         """The content of one version of a name, as `history` tells them; None if there is none up to the cut."""
         ...
 

@@ -30,6 +30,7 @@ from triggers.run import (
     Run,
     Script,
     Stat,
+    check_whole,
     timestamp_text,
 )
 from triggers.runner.inproc import InprocRunner
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from triggers.run import Buffer, Done
+    from triggers.run import Buffer, Done, Span
 
 __all__ = ["Line", "rehearse"]
 
@@ -65,17 +66,19 @@ class MountCut:
         self._then = root / ".cascade/at" / timestamp_text(timestamp) / base.relative_to(root)
         self._timestamp = timestamp
 
-    def event_content(self, event: Event) -> Content | None:
+    def event_content(self, event: Event, *, span: Span | None = None) -> Content | None:
         """See `triggers.run.Cut`."""
-        return None if event.kind == "delete" else self._content(event.path, f"@v{event.version}")
+        if event.kind == "delete":
+            return None
+        return self._content(event.path, f"@v{event.version}", None, span)
 
-    def get(self, path: str, *, latest: bool = False) -> Content | None:
+    def get(self, path: str, *, latest: bool = False, span: Span | None = None) -> Content | None:
         """See `triggers.run.Cut`."""
-        return self._content(path, "", self._now if latest else self._then)
+        return self._content(path, "", self._now if latest else self._then, span)
 
-    def version(self, path: str, number: int) -> Content | None:
+    def version(self, path: str, number: int, *, span: Span | None = None) -> Content | None:
         """See `triggers.run.Cut`."""
-        found = self._content(path, f"@v{number}")
+        found = self._content(path, f"@v{number}", None, span)
         return found if found is not None and found.timestamp <= self._timestamp else None
 
     def pull(
@@ -142,17 +145,23 @@ class MountCut:
         event = _instant_us(self._now / f"{stat.path}@v{stat.version}", "event_time")
         return Frame(stat.path, stat.version, stat.timestamp, event, stat.size)
 
-    def _content(self, path: str, suffix: str, top: Path | None = None) -> Content | None:
+    def _content(
+        self, path: str, suffix: str, top: Path | None, span: Span | None
+    ) -> Content | None:
         where = (top or self._now) / f"{path}{suffix}"
         try:
-            data = where.read_bytes()
+            with where.open("rb") as file:
+                stat = self._stat(path, where)
+                assert stat is not None, "it is open"
+                if span is None:
+                    check_whole(path, stat.version, stat.size)
+                first, end = span or (0, stat.size)
+                file.seek(first)
+                data = file.read(max(end - first, 0))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        stat = self._stat(path, where)
-        assert stat is not None, "it was read"
         identity = (where.stat().st_ino, stat.timestamp)
-        parts = [memoryview(data)]
-        return Content(path, stat.version, stat.timestamp, len(data), parts, identity)
+        return Content(path, stat.version, stat.timestamp, stat.size, [memoryview(data)], identity)
 
     def _stat(self, path: str, where: Path) -> Stat | None:
         try:

@@ -164,7 +164,10 @@ def _replay_events(where: Path, binding: str, lines: list[dict[str, Any]], which
 
 
 def try_(
-    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="A Python script.")],
+    script: Annotated[
+        Path,
+        typer.Argument(metavar="SCRIPT", help="A Python script; with --put an executable, too."),
+    ],
     put: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH=TEXT|PATH=@FILE", help="A file to be written, in order."),
@@ -188,33 +191,20 @@ def try_(
         _rehearse(script, events, where)
         return
     assert put is not None, "or there are events"
-    import trio
+    from cascadefs.cli.trial import tried
 
-    from triggers.testing import Cascade
-
-    cascade = Cascade()
-    for path in (
-        sorted((script.parent / "lib").rglob("*")) if (script.parent / "lib").is_dir() else []
-    ):
-        if path.is_file() and "__pycache__" not in path.parts:
-            below = path.relative_to(script.parent).as_posix()
-            cascade.put(f".cascade/watch/{below}", path.read_bytes())
-    try:
-        cascade.script(script.name, script.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Complaint(f"{script}: {error.strerror}") from error
-    trio.run(cascade.run_until_idle)
-    for name, problem in cascade.problems.items():
-        raise Complaint(f"{name}: {problem}")
-    given = set()
+    files = []
     for word in put:
         path_text, equals, text = word.partition("=")
         if not equals:
             raise typer.BadParameter(f"{word}: say PATH=TEXT or PATH=@FILE")
-        content = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
-        cascade.put(path_text, content)
-        given.add(path_text)
-        trio.run(cascade.run_until_idle)
+        try:
+            content = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
+        except OSError as error:
+            raise Complaint(f"{text[1:]}: {error.strerror}") from error
+        files.append((path_text, content))
+    cascade = tried(script, files)
+    given = {path_text for path_text, _ in files}
     for path_text in cascade.files():
         versions = [one for one in cascade.versions(path_text) if one is not None]
         if path_text not in given and versions:
@@ -229,6 +219,8 @@ def try_(
 def _rehearse(script: Path, which: str, where: Path) -> None:
     from cascadefs.cli.rehearsal import rehearse
 
+    if script.suffix != ".py":
+        raise Complaint(f"{script}: events are for Python scripts; try an executable with --put")
     same = True
     for line in rehearse(script, base_of(where), _lines(which, where)):
         typer.echo(plain(f"{line.event}: {line.said}"))

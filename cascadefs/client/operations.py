@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from triggers.access import Identity
     from triggers.run import Buffer
 
-__all__ = ["Operations", "apart"]
+__all__ = ["Operations", "apart", "together"]
+
+TOGETHER_MAX = 64
+TOGETHER_BYTES_MAX = 64 * 1024
+"""Of puts that share a record. Who reads one of them first verifies the bytes of all, and they leave the log together."""
 
 
 class Operations:
@@ -110,6 +114,36 @@ class Operations:
         except Exception as error:
             tell(error)
 
+    def begin_together(
+        self,
+        writes: Sequence[tuple[calls.Write, list[Buffer]]],
+        done: Callable[[Sequence[calls.Written | calls.Failed] | None], None],
+    ) -> bool:
+        """Have writes that may share a record (`together`) done as one, and go on; False: each is to be begun alone.
+
+        `done` is told the answers, as of `begin`; None: nothing was done, each is to be begun alone.
+        """
+
+        def tell(answers: Sequence[calls.Written] | OSError | None) -> None:
+            if isinstance(answers, OSError):
+                done([_failed(answers)] * len(writes))
+            else:
+                done(answers)
+
+        try:
+            return self._writing.begin_together(writes, tell)
+        except (EffectRefused, Refused, OSError, ValueError):
+            return (
+                False  # One of them is refused; which, and why, it is told when it is begun alone.
+            )
+
+    def shard_of(self, path: str) -> int | None:
+        """Where a file at a path would be, as far as that is known before missing directories are made; None: nowhere here."""
+        try:
+            return self._writing.shard_of(path)
+        except (OSError, ValueError):
+            return None
+
     def _execute(
         self, call: calls.Call, buffers: Sequence[Buffer]
     ) -> tuple[calls.Answer, Sequence[Buffer]]:
@@ -187,3 +221,56 @@ def apart(
             data.append(buffer)
         client = (call.client + index) % 2**64 if call.client else 0
         yield calls.Write([part], call.durable, client, call.number if client else 0), data
+
+
+def together(
+    writes: Sequence[tuple[calls.Write, list[Buffer]]], shard_of: Callable[[str], int | None]
+) -> list[list[int]]:
+    """Which of the writes of a `WriteEach` may share a record, as lists of places in it; most of other writes are alone.
+
+    Puts that ask for nothing but a file's next version, of different files of one shard, in order.
+    """
+    groups: list[list[int]] = []
+    growing: dict[int | None, _Group] = {}
+    shards: dict[str, int | None] = {}
+    for place, (call, data) in enumerate(writes):
+        (part,) = call.parts
+        size = sum(map(len, data))
+        if not _is_plain(part) or size > TOGETHER_BYTES_MAX:
+            groups.append([place])
+            continue
+        above = part.path.rpartition("/")[0]
+        if above not in shards:
+            shards[above] = shard_of(part.path)
+        group = growing.get(shards[above])
+        if group is None or not group.has_room(part.path, size):
+            group = growing[shards[above]] = _Group()
+            groups.append(group.places)
+        group.add(place, part.path, size)
+    return groups
+
+
+class _Group:
+    """Writes that may share a record."""
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self._paths: set[str] = set()
+        self._bytes = 0
+
+    def has_room(self, path: str, size_bytes: int) -> bool:
+        return (
+            len(self.places) < TOGETHER_MAX
+            and self._bytes + size_bytes <= TOGETHER_BYTES_MAX
+            and path not in self._paths
+        )
+
+    def add(self, place: int, path: str, size_bytes: int) -> None:
+        self.places.append(place)
+        self._paths.add(path)
+        self._bytes += size_bytes
+
+
+def _is_plain(part: calls.Part) -> bool:
+    """Whether a change is of one file alone, whatever it holds: what is asked of others is not refused with it."""
+    return isinstance(part, calls.Put) and part.expect is None and not part.upload

@@ -15,13 +15,13 @@ import logging
 import queue
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import trio
 
 from cascadefs.client import calls
-from cascadefs.client.operations import Operations, apart
+from cascadefs.client.operations import Operations, apart, together
 from cascadefs.client.uploads import Uploads
 from cascadefs.client.writing import ATTEMPTS_MAX
 from cascadefs.errnos import ERRNO
@@ -48,6 +48,8 @@ CALLS_MAX = 64
 
 CONNECTION_CALLS_MAX = 16
 """Of these, of one connection: what it asks beyond that waits in the connection."""
+
+_Results: TypeAlias = "Sequence[calls.Written | calls.Failed | None]"
 
 _log = logging.getLogger(__name__)
 
@@ -168,24 +170,43 @@ class Service:
         self, operations: Operations, call: calls.WriteEach, parts: Sequence[Buffer]
     ) -> calls.Answer:
         """All at once: the store is let go while they are on their way."""
-        results: list[calls.Written | calls.Failed | None] = [None] * len(call.parts)
-        answered: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-        def answer(index: int, answer: calls.Answer | None) -> None:
-            assert answer is None or isinstance(answer, calls.Written | calls.Failed)
-            results[index] = answer
-            answered.put(index)
-
         try:
             writes = list(apart(call, parts))
         except ValueError as error:
             return calls.Failed(errno.EINVAL, str(error))
+        results: list[calls.Written | calls.Failed | None] = [None] * len(writes)
+        answered: queue.SimpleQueue[tuple[list[int], _Results | None]] = queue.SimpleQueue()
+
+        def begin(places: list[int]) -> int:
+            """Begin writes as one record if they can be; as how many records they are."""
+            if len(places) > 1 and operations.begin_together(
+                [writes[place] for place in places],
+                lambda found: answered.put((places, found)),
+            ):
+                return 1
+            return begin_alone(places)
+
+        def begin_alone(places: list[int]) -> int:
+            for place in places:
+                operations.begin(*writes[place], partial(answer, place))
+            return len(places)
+
+        def answer(place: int, found: calls.Answer | None) -> None:
+            assert found is None or isinstance(found, calls.Written | calls.Failed)
+            answered.put(([place], [found]))
+
         with self._alone({part.path for part in call.parts}):
             with self._exclusive():
-                for index, (one, data) in enumerate(writes):
-                    operations.begin(one, data, partial(answer, index))
-            for _ in call.parts:
-                answered.get()
+                under_way = sum(map(begin, together(writes, operations.shard_of)))
+            while under_way:
+                places, found = answered.get()
+                under_way -= 1
+                if found is None:
+                    with self._exclusive():
+                        under_way += begin_alone(places)
+                    continue
+                for place, one in zip(places, found, strict=True):
+                    results[place] = one
         return calls.WrittenEach(results)
 
     @contextlib.contextmanager

@@ -108,6 +108,49 @@ class Writing:
 
         self._store.begin(attempt.batch, attempt.payload, settle)
 
+    def begin_together(
+        self,
+        writes: Sequence[tuple[calls.Write, list[Buffer]]],
+        done: Callable[[Sequence[calls.Written] | OSError | None], None],
+    ) -> bool:
+        """Propose writes of one different file each as one record and go on, unless they cannot be one: False.
+
+        `done` is told the answers; None: nothing was done. So what is refused of one, or done already, is asked alone again.
+
+        Raises:
+            EffectRefused, Refused, OSError, ValueError: one of them cannot be done in the tree as it is now; nothing was begun.
+        """
+        joined = calls.Write([part for call, _ in writes for part in call.parts])
+        made, removed = self._planned(joined, [buffer for _, data in writes for buffer in data])
+        assert not removed
+        assert len(made.outputs) == len(writes)
+        if len(self._homes(made, removed)) != 1:
+            return False  # Directories that the first of them made are elsewhere.
+        once = [record.Once(call.client, call.number) for call, _ in writes if call.client]
+        batch = record.Batch([*once, *self._guards(made, removed), *made.records])
+        attempt = _Attempt(joined, made, removed, batch, made.payload)
+
+        def settle(outcome: Outcome | OSError) -> None:
+            if isinstance(outcome, OSError):
+                done(outcome)
+            elif outcome.reason is not None:
+                done(None)
+            else:
+                self._applied(made.records)
+                written = self._written(attempt)
+                done([calls.Written([one], written.timestamp) for one in written.versions])
+
+        self._store.begin(batch, made.payload, settle)
+        return True
+
+    def shard_of(self, path: str) -> int:
+        """The shard of the deepest directory there is above a path.
+
+        Raises:
+            ValueError: it is no path.
+        """
+        return self._store.shard_of(self._home(path))
+
     def _attempt(self, call: calls.Write, buffers: list[Buffer]) -> _Attempt | calls.Answer:
         """What to propose, in the tree as it is now; the answer at once where there is nothing to change."""
         try:
@@ -152,13 +195,18 @@ class Writing:
         self._applied([*attempt.made.records, *attempt.removed])
         return self._written(attempt)
 
-    def _guards(self, made: Plan, removed: list[record.Unlink]) -> list[record.Expect]:
-        """What the plan relies on in the shard it changes; what is on the way there in others is only looked at."""
+    def _homes(self, made: Plan, removed: list[record.Unlink]) -> set[int]:
+        """The shards that are changed."""
         homes = {self._store.shard_of(part.parent) for part in removed}
         for part in made.records:
             homes.add(
                 self._store.shard_of(part.inode if isinstance(part, record.Commit) else part.parent)
             )
+        return homes
+
+    def _guards(self, made: Plan, removed: list[record.Unlink]) -> list[record.Expect]:
+        """What the plan relies on in the shard it changes; what is on the way there in others is only looked at."""
+        homes = self._homes(made, removed)
         return [guard for guard in made.guards if self._store.shard_of(guard.directory) in homes]
 
     def _make_shard_roots(self, parts: list[calls.Part]) -> None:
@@ -220,11 +268,11 @@ class Writing:
         """Whether this request, or a later one of its client, was done already."""
         if not call.client:
             return False
-        return self._store.request_done(self._home(call), call.client)[0] >= call.number
+        return self._store.request_done(self._home_of(call), call.client)[0] >= call.number
 
     def _repeated(self, call: calls.Write) -> calls.Answer:
         """What became of a request that is asked again."""
-        number, timestamp = self._store.request_done(self._home(call), call.client)
+        number, timestamp = self._store.request_done(self._home_of(call), call.client)
         if number != call.number:
             # Done, and others of this client after it: what number it got is not known any more.
             return calls.Written([(part.path, 0, 0) for part in call.parts], 0)
@@ -239,10 +287,14 @@ class Writing:
                 versions.append((part.path, tombstone, 0))
         return calls.Written(versions, timestamp)
 
-    def _home(self, call: calls.Write) -> int:
-        """A directory of the shard that is changed: the deepest one there is above the first path."""
+    def _home_of(self, call: calls.Write) -> int:
+        """A directory of the shard that is changed."""
+        return self._home(call.parts[0].path) if call.parts else ROOT
+
+    def _home(self, path: str) -> int:
+        """The deepest directory there is above a path."""
         directory = ROOT
-        for name in parts_of(call.parts[0].path)[:-1] if call.parts else ():
+        for name in parts_of(path)[:-1]:
             binding = self._store.binding(directory, name)
             row = self._store.attributes(binding.inode) if binding is not None else None
             if binding is None or row is None or not is_directory(row.mode):

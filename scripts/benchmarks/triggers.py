@@ -1,11 +1,13 @@
 """From a put to the first line of a handler: how long it takes, and how many of the changes arrive at all.
 
-Three questions to everybody, in one run, in turns:
+Four questions to everybody, in one run, in turns:
 
     wait        one put, then wait until its handler has begun: median and 99th percentile, from before the put
+    synced      the same with fsync in the put, of who can have a put on the disk when it returns
     burst       100 quick overwrites of one name: how many times is the handler called (an inotify watcher is told
                 that something changed, not how often)
-    rate        names put as fast as possible: handler calls a second until the last one has begun, one worker
+    creates     1,000 new names put as fast as possible: for how many of them the handler is called, and how many a
+                second until the last one has begun, one worker
 
 For cascadefs the handler is Python in a sandboxed worker and appends its clock to a file, so its rate holds a second
 commit for each event. Sources: docs/TRIGGERS.md 13; `watchers` for the others and their settings.
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["CascadeWithScripts", "Mounted", "Row", "markdown", "measure", "watchers"]
 
 BURST = 100
+CREATES = 1000
+WARM = 5
+"""Puts that are not counted."""
+
 QUIET_SECONDS = 1.5
 """Without a call after which no more is expected."""
 
@@ -91,8 +97,14 @@ class Row(NamedTuple):
     name: str
     p50_us: float
     p99_us: float
+    synced_p50_us: float | None
+    """None: it cannot be had."""
+
     burst: float
     """Handler calls for 100 overwrites."""
+
+    creates: float
+    """Names out of 1,000 new ones for which the handler was called."""
 
     per_second: float
     samples: int
@@ -105,7 +117,9 @@ class Row(NamedTuple):
 class _Samples:
     def __init__(self) -> None:
         self.waits_us: list[float] = []
+        self.synced_us: list[float] = []
         self.bursts: list[int] = []
+        self.creates: list[int] = []
         self.rates: list[float] = []
 
 
@@ -140,29 +154,38 @@ def measure(
 
 
 def _ask(peer: Watcher, samples: _Samples, puts: int) -> None:
-    for number in range(puts + 5):
-        name = f"wait{number}"
+    samples.waits_us += _waits_us(peer, "wait", puts)
+    if peer.can_sync:
+        samples.synced_us += _waits_us(peer, "synced", puts // 2, sync=True)
+    peer.seen(1 << 30, 0.3)  # what is told twice
+    for number in range(BURST):
+        peer.put("burst", b"%d" % number)
+    samples.bursts.append(sum(name == "burst" for name, _ in peer.seen(1 << 30, QUIET_SECONDS)))
+    started_ns = time.monotonic_ns()
+    for number in range(CREATES):
+        peer.put(f"rate{number}")
+    calls = peer.seen(1 << 30, QUIET_SECONDS)
+    last = {name: at_ns for name, at_ns in calls if name.startswith("rate")}
+    samples.creates.append(len(last))
+    if last:
+        samples.rates.append(len(last) / (max(last.values()) - started_ns) * 1e9)
+
+
+def _waits_us(peer: Watcher, stem: str, puts: int, *, sync: bool = False) -> list[float]:
+    """From before each put to the first line of its handler."""
+    found = []
+    for number in range(puts + WARM):
+        name = f"{stem}{number}"
         started_ns = time.monotonic_ns()
-        peer.put(name)
+        peer.put(name, sync=sync)
         while True:
             calls = peer.seen(1, QUIET_SECONDS)
             if not calls:
                 raise RuntimeError(f"nothing arrived for {name}")
             if calls[0][0] == name:
                 break
-        if number >= 5:  # the first few warm everything up
-            samples.waits_us.append((calls[0][1] - started_ns) / 1000)
-    peer.seen(1 << 30, 0.3)  # what is told twice
-    for number in range(BURST):
-        peer.put("burst", b"%d" % number)
-    samples.bursts.append(sum(name == "burst" for name, _ in peer.seen(1 << 30, QUIET_SECONDS)))
-    started_ns = time.monotonic_ns()
-    for number in range(puts * 5):
-        peer.put(f"rate{number}")
-    calls = peer.seen(1 << 30, QUIET_SECONDS)
-    last = {name: at_ns for name, at_ns in calls if name.startswith("rate")}
-    if last:
-        samples.rates.append(len(last) / (max(last.values()) - started_ns) * 1e9)
+        found.append((calls[0][1] - started_ns) / 1000)
+    return found[WARM:]
 
 
 def _row(name: str, samples: _Samples) -> Row:
@@ -171,7 +194,9 @@ def _row(name: str, samples: _Samples) -> Row:
         name,
         statistics.median(waits),
         waits[int(len(waits) * 0.99)],
+        statistics.median(samples.synced_us) if samples.synced_us else None,
         statistics.median(samples.bursts) if samples.bursts else 0,
+        statistics.median(samples.creates) if samples.creates else 0,
         statistics.median(samples.rates) if samples.rates else 0,
         len(waits),
     )
@@ -180,12 +205,14 @@ def _row(name: str, samples: _Samples) -> Row:
 def markdown(rows: list[Row]) -> str:
     """The table for people."""
     lines = [
-        "| | put to handler, median | 99 % | calls for 100 overwrites | events a second |",
-        "|---|---:|---:|---:|---:|",
+        "| | put to handler, median | 99 % | put with fsync, median | calls for 100 overwrites | names seen of 1,000 creates"
+        " | events a second |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {row.name} | {row.p50_us / 1000:.2f} ms | {row.p99_us / 1000:.2f} ms"
-        f" | {row.burst:.0f} | {row.per_second:,.0f} |"
-        for row in rows
-    ]
+    for row in rows:
+        synced = "" if row.synced_p50_us is None else f"{row.synced_p50_us / 1000:.2f} ms"
+        lines.append(
+            f"| {row.name} | {row.p50_us / 1000:.2f} ms | {row.p99_us / 1000:.2f} ms | {synced}"
+            f" | {row.burst:.0f} | {row.creates:,.0f} | {row.per_second:,.0f} |"
+        )
     return "\n".join(lines)

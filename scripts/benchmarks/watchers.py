@@ -106,6 +106,9 @@ class Watcher:
     needs: ClassVar[tuple[str, ...]] = ()
     """Programs, and Python modules with a leading "."."""
 
+    can_sync: ClassVar[bool] = True
+    """Whether a put can be made to be on the disk when it returns."""
+
     def __init__(self, directory: Path) -> None:
         """Everything lies below `directory`."""
         self.directory = directory
@@ -127,10 +130,12 @@ class Watcher:
     def start(self) -> None:
         """Be ready for the first put."""
 
-    def put(self, name: str, data: bytes = b"x") -> None:
-        """One change: a file written from its start, unless the peer has no files."""
+    def put(self, name: str, data: bytes = b"x", *, sync: bool = False) -> None:
+        """One change: a file written from its start, unless the peer has no files. With `sync` it is on the disk then."""
         with open(self.files / name, "wb", buffering=0) as file:
             file.write(data)
+            if sync:
+                os.fsync(file.fileno())
 
     def seen(self, count: int, wait_s: float) -> list[tuple[str, int]]:
         """The next `count` calls of the handler, fewer if nothing more comes for `wait_s`."""
@@ -247,6 +252,7 @@ class Redis(Watcher):
 
     name = "Redis stream"
     needs = ("redis-server", ".redis")
+    can_sync = False
 
     def start(self) -> None:
         """See `Watcher`."""
@@ -260,8 +266,9 @@ class Redis(Watcher):
         self._store = redis.Redis(unix_socket_path=str(where))
         self._consume(REDIS, str(where))
 
-    def put(self, name: str, data: bytes = b"x") -> None:
+    def put(self, name: str, data: bytes = b"x", *, sync: bool = False) -> None:
         """See `Watcher`."""
+        assert not sync, "it is in memory only"
         self._store.xadd("bench", {"name": name, "data": data})
 
 
@@ -294,8 +301,8 @@ class Etcd(Watcher):
                 time.sleep(0.1)
         self._consume(ETCD, str(client))
 
-    def put(self, name: str, data: bytes = b"x") -> None:
-        """See `Watcher`."""
+    def put(self, name: str, data: bytes = b"x", *, sync: bool = False) -> None:
+        """See `Watcher`. Synced, asked or not."""
         key = base64.b64encode(f"bench/{name}".encode()).decode()
         body = json.dumps({"key": key, "value": base64.b64encode(data).decode()})
         self._client.request("POST", "/v3/kv/put", body)

@@ -23,6 +23,8 @@ class Reading(NamedTuple):
 
     revision: int
     items: Sequence[Item]
+    etcd: str = ""
+    """Which etcd it is (its cluster's number): one that was restored from a snapshot may say another. Empty: it does not say."""
 
 
 class Batch(NamedTuple):

@@ -45,6 +45,7 @@ NOT_FOUND = 5
 
 class _Header(msgspec.Struct):
     revision: int
+    cluster_id: int = 0
 
 
 class _Pair(msgspec.Struct):
@@ -209,7 +210,7 @@ class HttpGateway:
         """See `Gateway`."""
         answer = await self._ask("/v3/kv/range", self._everything(), _Ranged)
         items = [Item(self._below(pair), pair.mod_revision, pair.value) for pair in answer.kvs]
-        return Reading(answer.header.revision, items)
+        return Reading(answer.header.revision, items, f"{answer.header.cluster_id:x}")
 
     async def ping(self) -> int:
         """See `Gateway`."""

@@ -1,7 +1,7 @@
 """Where a value stands in the authority and how it is written there: a key, and JSON that people can read.
 
 Below a prefix (``/cascadefs/`` unless the configuration says otherwise): ``cluster``, ``pools/NAME``,
-``shards/NUMBER``, ``nodes/NAME``, ``epochs/NUMBER``, ``live/NAME``.
+``shards/NUMBER``, ``nodes/NAME``, ``epochs/NUMBER``, ``live/NAME``, ``certificates/SERIAL``, ``recovered``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import msgspec
 
 from storage import limits
-from storage.membership.values import Cluster, Epoch, Node, Pool, Presence, Shard
+from storage.membership.values import (
+    Certificate,
+    Cluster,
+    Epoch,
+    Node,
+    Pool,
+    Presence,
+    Recovered,
+    Shard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +42,8 @@ _kinds: dict[str, msgspec.json.Decoder[Kept]] = {
     "nodes": msgspec.json.Decoder(Node),
     "epochs": msgspec.json.Decoder(Epoch),
     "live": msgspec.json.Decoder(Presence),
+    "certificates": msgspec.json.Decoder(Certificate),
+    "recovered": msgspec.json.Decoder(Recovered),
 }
 
 
@@ -55,6 +66,10 @@ def key_of(value: Kept) -> str:
             return f"epochs/{shard}"
         case Presence(name=name):
             return f"live/{name}"
+        case Certificate(serial=serial):
+            return f"certificates/{serial}"
+        case Recovered():
+            return "recovered"
 
 
 def encode(value: Kept) -> bytes:

@@ -34,6 +34,7 @@ class EtcdModel:
 
     def __init__(self) -> None:
         self.revision = 1
+        self.etcd = "e1"
         self._items: dict[str, tuple[int, bytes, int]] = {}  # changed at, bytes, lease
         self._leases: dict[int, tuple[int, int]] = {}  # seconds to live, lapses at (ns)
         self._leases_granted = 0
@@ -44,7 +45,7 @@ class EtcdModel:
         """Everything at the newest revision."""
         self.pass_time(now_ns)
         items = [Item(key, changed, raw) for key, (changed, raw, _) in sorted(self._items.items())]
-        return Reading(self.revision, items)
+        return Reading(self.revision, items, self.etcd)
 
     def transact(
         self, now_ns: int, conditions: Sequence[tuple[str, int]], puts: Sequence[Put]

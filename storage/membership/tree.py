@@ -8,7 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage.membership.keys import Unreadable, decode
-from storage.membership.values import Cluster, Epoch, Node, Pool, Presence, Shard, View
+from storage.membership.values import (
+    Certificate,
+    Cluster,
+    Epoch,
+    Node,
+    Pool,
+    Presence,
+    Recovered,
+    Shard,
+    View,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +55,8 @@ def view_of(revision: int, values: Iterable[Kept | None]) -> View:
         nodes={value.name: value for value in kept if isinstance(value, Node)},
         epochs={value.shard: value for value in kept if isinstance(value, Epoch)},
         live={value.name: value for value in kept if isinstance(value, Presence)},
+        certificates={value.serial: value for value in kept if isinstance(value, Certificate)},
+        recovered=next((value for value in kept if isinstance(value, Recovered)), None),
     )
 
 

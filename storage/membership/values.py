@@ -1,7 +1,7 @@
 """What the authority keeps: plain values, each under one key, changed only by compare-and-swap.
 
-Six kinds. `Cluster`, `Pool`, `Shard` and `Node` are the placement map: written by operators, and `Shard.wished` by
-leaders. `Epoch` is what replication obeys. `Presence` lives as long as its node's lease. A `View` is all of them as
+Eight kinds. `Cluster`, `Pool`, `Shard` and `Node` are the placement map: written by operators, and `Shard.wished` by
+leaders. `Certificate` says what was issued and what of it still counts, `Recovered` that an operator vouches for all of it. `Epoch` is what replication obeys. `Presence` lives as long as its node's lease. A `View` is all of them as
 of one revision of the authority. Nothing here waits or decides.
 """
 
@@ -18,6 +18,7 @@ from storage import limits
 __all__ = [
     "NOTHING",
     "Address",
+    "Certificate",
     "Cluster",
     "Durability",
     "Epoch",
@@ -27,6 +28,8 @@ __all__ = [
     "Pool",
     "PoolName",
     "Presence",
+    "Recovered",
+    "Serial",
     "Shard",
     "ShardId",
     "Stranded",
@@ -49,6 +52,9 @@ Address: TypeAlias = Annotated[
 
 ShardId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=limits.SHARDS_MAX)]
 """0 to 255; shard 0 holds the root directory."""
+
+Serial: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{1,40}$")]
+"""A certificate's serial number, hexadecimal, without leading zeros."""
 
 Durability: TypeAlias = Literal["memory", "disk"]
 """When a member has a record: once it is appended, or once its disk was synced."""
@@ -154,7 +160,28 @@ class Presence(msgspec.Struct, frozen=True):
     """It does runs of scripts that other nodes ask it for."""
 
 
-Value: TypeAlias = Cluster | Pool | Shard | Node | Epoch
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A certificate of the cluster's authority: for whom, until when, and whether it still counts. Times are microseconds since 1970."""
+
+    serial: Serial
+    identity: str = ""
+    """As the certificate has it (FORMAT, "Certificates"); empty of one that was revoked and is not listed as issued."""
+    issued_us: int = 0
+    expires_us: int = 0
+    revoked_us: int = 0
+    """0: it counts. Never goes back to that."""
+    why: str = ""
+    """What the operator said of it, for people."""
+
+
+class Recovered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An operator brought this authority up to what the nodes hold, after it was restored from an older copy."""
+
+    at_us: int
+    """Microseconds since 1970; greater than that of every recovery before."""
+
+
+Value: TypeAlias = Cluster | Pool | Shard | Node | Epoch | Certificate | Recovered
 """What `Authority.change` changes."""
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -171,3 +198,5 @@ class View(msgspec.Struct, frozen=True):
     nodes: Mapping[NodeName, Node] = NOTHING
     epochs: Mapping[ShardId, Epoch] = NOTHING
     live: Mapping[NodeName, Presence] = NOTHING
+    certificates: Mapping[Serial, Certificate] = NOTHING
+    recovered: Recovered | None = None

@@ -108,3 +108,45 @@ def test_the_names_of_bindings_are_whole_on_a_narrow_terminal(run, monkeypatch):
         assert "frames/**/*.npy" in values
     monkeypatch.setenv("COLUMNS", "200")
     assert "p99 ms" in run("trigger", "list")[1]
+
+
+EXECUTABLE = """#!/bin/sh
+{header}
+[ "$CASCADE_NAME" = bad ] && {{ echo no good >&2; exit 65; }}
+tr a-z A-Z > "$CASCADE_OUT/$CASCADE_NAME"
+"""
+TABLE = 'watch = "in/*"\nemit = "out/"\n'
+HEADER = """# /// script
+# [tool.cascadefs]
+# watch = "in/*"
+# emit = "out/"
+# ///"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sidecar"), [("shout.sh", None), ("shout", "shout.toml"), ("shout.py", "shout.toml")]
+)
+def test_an_executable_is_tried_as_a_process_of_its_own(run, tmp_path, name, sidecar):
+    script = tmp_path / name
+    script.write_text(EXECUTABLE.format(header="" if sidecar else HEADER))
+    if sidecar:
+        (tmp_path / sidecar).write_text(TABLE)
+    _, _, complaint = run("trigger", "test", script, "--put", "in/a=hello")
+    assert f"chmod u+x {name}" in complaint
+    script.chmod(0o755)
+    before = sorted(tmp_path.rglob("*"))
+    code, said, _ = run("trigger", "test", script, "--put", "in/a=hello", "--put", "in/bad=x")
+    assert code == 1
+    assert said.splitlines()[0] == "out/a@v1  5 bytes"
+    assert "failed: in/bad@v1: exit status 65 (EX_DATAERR): no good" in said
+    assert sorted(tmp_path.rglob("*")) == before
+    if script.suffix != ".py":
+        assert "with --put" in run("trigger", "test", script, "--events", "1..2")[2]
+
+
+def test_what_cannot_be_read_is_named(run, script, tmp_path):
+    for words in ([tmp_path / "nothing.sh", "--put", "in/a=x"], [script, "--put", "in/a=@nothing"]):
+        code, _, complaint = run("trigger", "test", *words)
+        assert code == 1
+        assert "nothing" in complaint
+        assert "No such file" in complaint

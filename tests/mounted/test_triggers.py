@@ -92,6 +92,32 @@ def farm(make_mount):
     return mount
 
 
+def test_a_huge_file_is_read_in_parts_and_never_whole(farm):
+    install(
+        farm,
+        "huge.py",
+        """
+from cascadefs.triggers import watch
+
+@watch("in/*", emit="out/")
+def last(event, ctx):
+    try:
+        event.data
+    except OSError as error:
+        said = str(error)
+    with ctx.open(event.path) as file:
+        file.seek(-4, 2)
+        ctx.emit(event.name, [file.read().decode(), said])
+""",
+    )
+    with open(farm.farm / "in/a", "wb") as file:
+        file.seek((1 << 40) - 4)
+        file.write(b"last")
+    found = wait_for(lambda: (farm.farm / "out/a").read_text(), "output")
+    assert json.loads(found)[0] == "last"
+    assert f"in/a@v1 has {1 << 40} bytes" in json.loads(found)[1]
+
+
 def test_a_chain_runs_and_says_where_everything_comes_from(farm):
     install(
         farm,

@@ -36,6 +36,15 @@ MESSAGES = [
     (wire.Answer(1, 5, "why"), []),
     (wire.Placement(1, b"map"), []),
     (wire.AskIndex(1, 2), []),
+    (wire.Lock(1, 2, 3, 4, 2**64 - 1, False, 2, 2, 0, 2**63 - 1), []),
+    (wire.LockAnswer(1, 2, 3), []),
+    (wire.LockAnswer(1, 2, 3, 11, 0, (1, 2, 1, 0, 9)), []),
+    (wire.CancelLock(1, 2, 3), []),
+    (wire.ClaimLocks(1, 2, 3, [(4, 5, True, False, 0, 2**63 - 1)]), []),
+    (wire.KeepLocks(1, 2), []),
+    (wire.LocksKept(1, 2, 3, True), []),
+    (wire.LockHolders(1, 2, 3, [4, 5]), []),
+    (wire.LockHoldersKnown(1, 2, 3), []),
 ]
 
 
@@ -110,6 +119,12 @@ def test_noise_is_a_message_or_malformed(seed):
         wire.ReadPayload(1, 2, 3, 4, -5),
         wire.Subscribe(-1, 0, 0, 0),
         wire.Taken(1, -1),
+        wire.Lock(1, 2, 3, 4, 5, False, 3, 0, 0, 1),
+        wire.Lock(1, 2, 3, 4, 5, False, 1, 3, 0, 1),
+        wire.Lock(1, 2, 3, 4, 5, False, 1, 2, -1, 1),
+        wire.Lock(1, 2, 3, 4, 5, False, 1, 2, 2, 1),
+        wire.ClaimLocks(1, 2, 3, [(4, 5, True, False, 9, 8)]),
+        wire.LockAnswer(1, 2, 3, 11, 0, (1, 2, -1, 0, 9)),
     ],
 )
 def test_what_no_peer_of_ours_says_is_malformed(message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from triggers.run import Content, Event, Frame, Stat
+from triggers.run import Content, Event, Frame, Stat, check_whole
 
 
 class DictCut:
@@ -22,18 +22,20 @@ class DictCut:
         event = Event(f"{path}@v{version}", path, path, version, version, size=size)
         return Event(**{**{f: getattr(event, f) for f in Event.__struct_fields__}, **fields})
 
-    def content(self, path: str, version: int) -> Content | None:
+    def content(self, path: str, version: int, span: tuple[int, int] | None) -> Content | None:
         data = self.files_[path][version - 1]
         if data is None:
             return None
         identity = (hash(path) & 0xFFFF_FFFF, version)
-        parts = [memoryview(data).toreadonly()]
+        if span is None:
+            check_whole(path, version, len(data))
+        parts = [memoryview(data).toreadonly()[slice(*span or (None,))]]
         return Content(path, version, version, len(data), parts, identity)
 
-    def event_content(self, event: Event) -> Content | None:
-        return None if event.kind == "delete" else self.content(event.path, event.version)
+    def event_content(self, event: Event, *, span=None) -> Content | None:
+        return None if event.kind == "delete" else self.content(event.path, event.version, span)
 
-    def get(self, path: str, *, latest: bool = False) -> Content | None:
+    def get(self, path: str, *, latest: bool = False, span=None) -> Content | None:
         self.reads.append(("latest" if latest else "get", path))
         if path in self.forbidden:
             raise PermissionError(f"{path}: not for this user")
@@ -41,7 +43,7 @@ class DictCut:
             raise IsADirectoryError(f"{path} is a directory")
         versions = self.files_.get(path, [])
         last = len(versions) if latest else min(len(versions), self.timestamp)
-        return self.content(path, last) if last else None
+        return self.content(path, last, span) if last else None
 
     def pull(self, path: str, indices: bytes, item_bytes: int, *, latest: bool = False):
         content = self.get(path, latest=latest)
@@ -64,10 +66,10 @@ class DictCut:
             content.identity,
         )
 
-    def version(self, path: str, number: int) -> Content | None:
+    def version(self, path: str, number: int, *, span=None) -> Content | None:
         versions = self.files_.get(path, [])
         there = 0 < number <= min(len(versions), self.timestamp)
-        return self.content(path, number) if there else None
+        return self.content(path, number, span) if there else None
 
     def stat(self, path: str, *, latest: bool = False) -> Stat | None:
         found = self.get(path, latest=latest)

@@ -21,6 +21,7 @@ from triggers.run import LogLine
 from triggers.spelling import Decoder, encode
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     import numpy as np
@@ -223,6 +224,21 @@ class Base:
             lambda: self._services.copies.joined(content.parts),
             user=self.run_id,
         )
+
+    def open(self, path: str, *, version: int | None = None) -> io.BufferedReader:
+        """A file at the cut, with what this run staged, as a file of Python's to read and seek in; not awaited.
+
+        For what is longer than `get` gives (1 GiB), or of which little is wanted: only what is read is asked for. An event's
+        own version is `ctx.open(event.path, version=event.version)`.
+
+        Args:
+            path: below the base.
+            version: that version, if it is no newer than the cut.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self._staged.open(path, version)
 
     def _recheck(self, path: str, held: tuple[int, int]) -> Any:
         # A cut in another process need not send bytes that are here already.

@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from triggers.handler.blob import File
 from triggers.handler.prefetch import Asked, Whenever
+from triggers.handler.reader import BUFFER_BYTES, Reader
 from triggers.run import Add, Append, Delete, Put, PutIf, Stat
 from triggers.vector import DTYPES, Sum, gathered, indices_of
 
@@ -85,6 +87,26 @@ class Staged:
         else:
             content = self._cut.get(path, latest=latest)
         return None if content is None else File.of(content, self._copies)
+
+    def open(self, path: str, version: int | None) -> io.BufferedReader:
+        """A file as this run sees it, to be read a part at a time.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if version is None and path in self._by_path:
+            data = self._view(path, latest=False)
+            if data is not None:
+                return io.BufferedReader(io.BytesIO(data))
+            first = None
+        else:
+            read = partial(self._cut.get, path)
+            if version is not None:
+                read = partial(self._cut.version, path, version)
+            first = read(span=(0, 0))
+        if first is None:
+            raise FileNotFoundError(f"open: there is no {path} at the cut")
+        return io.BufferedReader(Reader(first, lambda span: read(span=span)), BUFFER_BYTES)
 
     def begin(self, path: str) -> Reply:
         """Ask for a file at the cut, where there is somebody who reads it meanwhile; with what is staged now."""

@@ -18,17 +18,26 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from triggers.run import Done, Failed, FailureKind, Put, timestamp_text
+from triggers.run import (
+    CONTENT_BYTES_MAX,
+    PIECE_BYTES,
+    Done,
+    Failed,
+    FailureKind,
+    Put,
+    timestamp_text,
+)
+from triggers.runner.inputs import filled
 from triggers.runner.spawner import NotStarted
 from triggers.worker import bubblewrap
 from triggers.worker.limits import devices, has_gpu
 from triggers.worker.message import Limits, Spawn
-from triggers.worker.sealed import growing, seal
+from triggers.worker.sealed import Filling, growing, seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from triggers.run import Content, Cut, Effect, Event, Run, Script
+    from triggers.run import Content, Cut, Effect, Event, Run, Script, Span
     from triggers.runner.inputs import Inputs
     from triggers.runner.spawner import Process, Spawner
 
@@ -136,7 +145,10 @@ class Executables:
             command = [f"{watch}/{script.name}"]
             seen |= {"CASCADE_OUT": scratch, "HOME": scratch, "TMPDIR": scratch}
             seen |= {} if run.cut_directory is None else {"CASCADE_IN": run.cut_directory}
-        data_fd, is_ours = self._data(cut.event_content(event))
+        with trio.move_on_after(run.timeout_ms / 1000) as filling:
+            data_fd = await self._data(event, cut)
+        if filling.cancelled_caught:
+            return Failed("timeout", f"its {event.size} bytes were not read in {run.timeout_ms} ms")
         # Opened once more, because reading the one must not move the other.
         input_fd = os.open(f"/proc/self/fd/{data_fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -156,8 +168,7 @@ class Executables:
             process = await self._spawner.spawn(order, fds)
         finally:
             os.close(input_fd)
-            if is_ours:
-                os.close(data_fd)
+            os.close(data_fd)
         failed = await self._wait(run, process)
         if failed is not None:
             return failed
@@ -194,11 +205,29 @@ class Executables:
             return Failed("memory", "the kernel ended it: it used all its memory")
         return judged(process.exit.code, process.exit.signal)
 
-    def _data(self, content: Content | None) -> tuple[int, bool]:
-        """The event's bytes as sealed memory, and whether to close it."""
+    async def _data(self, event: Event, cut: Cut) -> int:
+        """The event's bytes as sealed memory, too many of them as a file without a name; the caller closes it.
+
+        Raises:
+            OSError: no room, or what reading them raises.
+        """
+
+        def read(span: Span) -> Content | None:
+            return cut.event_content(event, span=span)
+
+        content = read((0, PIECE_BYTES))
         if content is None:
-            return seal([], "content"), True
-        return self._inputs.descriptor(content), False
+            return seal([], "content")
+        if content.size <= CONTENT_BYTES_MAX:
+            return await self._inputs.borrowed(content, read)
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        fd = await filled(
+            Filling(content.size, os.open(self._directory, flags, 0o444)), content, read
+        )
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(fd)
 
     def _lay_out(self, script: Script) -> str:
         """The directory with the version's files, for everybody to read and nobody to write."""

@@ -62,9 +62,11 @@ class InprocRunner:
 
     async def run(self, run: Run, cut: Cut) -> Done | Failed:
         """See `Runner.run`."""
+        if run.handler is None:
+            return Failed("load", "an executable needs a process of its own: `runner.pool`")
         try:
             collector = self._load(run.script)
-            handler = collector.handlers[run.handler or ""]
+            handler = collector.handlers[run.handler]
         except LoadFailed as error:
             return Failed("load", str(error), error.traceback)
         except KeyError:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import trio
+
+from triggers.run import PIECE_BYTES, check_whole
 from triggers.worker.message import INLINE_BYTES_MAX, Place, WireContent
-from triggers.worker.sealed import seal
+from triggers.worker.sealed import Filling, seal
 
 if TYPE_CHECKING:
-    from triggers.handler.copies import Copies
-    from triggers.run import Content
+    from collections.abc import Callable
 
-__all__ = ["Inputs"]
+    from triggers.handler.copies import Copies
+    from triggers.run import Content, Span
+
+__all__ = ["Inputs", "filled"]
 
 INPUT_BYTES_MAX = 256 << 20
 INPUT_COUNT_MAX = 256
@@ -53,6 +59,38 @@ class Inputs:
         )
         return wired, fds
 
+    async def bring(
+        self, read: Callable[[Span], Content | None], held: tuple[int, int] | None = None
+    ) -> tuple[WireContent | None, list[int]]:
+        """As `wire`, of a content that is read here: a long one piece by piece, between which others have their turn.
+
+        Raises:
+            OSError: as of `wire`; EFBIG of more than `CONTENT_BYTES_MAX`; what `read` raises.
+        """
+        content = read((0, PIECE_BYTES))
+        if content is None:
+            return None, []
+        if held != content.identity:
+            check_whole(content.path, content.version, content.size)
+            await self._fill(content, read)
+        return self.wire(content, held)
+
+    async def borrowed(self, content: Content, read: Callable[[Span], Content | None]) -> int:
+        """A descriptor of sealed memory with a content, of which the first piece is here. The caller closes it.
+
+        Raises:
+            OSError: as `bring`.
+        """
+        await self._fill(content, read)
+        return os.dup(self.descriptor(content))
+
+    async def _fill(self, content: Content, read: Callable[[Span], Content | None]) -> None:
+        """Have a content here whose first piece is not all of it."""
+        if content.size > PIECE_BYTES and content.identity not in self._kept:
+            fd = await filled(Filling(content.size), content, read)
+            self.copies.made(content.size)
+            self._keep(content, fd)
+
     def inline(self, content: Content | None) -> WireContent | None:
         """Content that is nobody else's, a few numbers of a file, in the message itself; not kept."""
         if content is None:
@@ -69,17 +107,24 @@ class Inputs:
         if kept is not None:
             self._kept.move_to_end(content.identity)
             return kept[0]
-        self._make_room(content.size)
         fd = seal(content.parts, "content")
         self.copies.made(content.size)
-        self._kept[content.identity] = (fd, content.size)
-        self._size_bytes += content.size
+        self._keep(content, fd)
         return fd
 
     def close(self) -> None:
         """Let go of everything; whoever received a descriptor keeps the memory."""
         while self._kept:
             self._drop_oldest()
+
+    def _keep(self, content: Content, fd: int) -> None:
+        """Take a descriptor over, unless somebody else has read the same meanwhile."""
+        if content.identity in self._kept:
+            os.close(fd)
+            return
+        self._make_room(content.size)
+        self._kept[content.identity] = (fd, content.size)
+        self._size_bytes += content.size
 
     def _make_room(self, size_bytes: int) -> None:
         while self._kept and (
@@ -91,3 +136,23 @@ class Inputs:
         _, (fd, size_bytes) = self._kept.popitem(last=False)
         self._size_bytes -= size_bytes
         os.close(fd)
+
+
+async def filled(filling: Filling, content: Content, read: Callable[[Span], Content | None]) -> int:
+    """A descriptor that holds all of a content, of which the first piece is here; it is the caller's.
+
+    Raises:
+        OSError: no room; the content is another by now; what `read` raises.
+    """
+    try:
+        offset = filling.write(0, content.parts)
+        while offset < content.size:
+            await trio.lowlevel.checkpoint()
+            more = read((offset, offset + PIECE_BYTES))
+            if more is None or more.identity != content.identity or not more.parts:
+                raise OSError(errno.ESTALE, f"{content.path} was changed while it was read")
+            offset = filling.write(offset, more.parts)
+        return filling.done()
+    except BaseException:
+        filling.close()
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from contextlib import suppress
@@ -12,7 +13,7 @@ import trio
 
 from storage.errors import Corruption, Refused
 from triggers.allocation import BITS
-from triggers.run import Done, Failed, FailureKind, LoadFailed
+from triggers.run import PIECE_BYTES, Done, Failed, FailureKind, LoadFailed
 from triggers.worker.channel import Channel, Closed
 from triggers.worker.message import (
     Answer,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from triggers.run import Content, Cut, Run, Script
+    from triggers.run import Content, Cut, Run, Script, Span
     from triggers.runner.inputs import Inputs
     from triggers.runner.spawner import Process
     from triggers.worker.message import WireContent
@@ -159,7 +160,7 @@ class Worker:
         self.mode = mode
         self.runs += 1
         try:
-            content, fds = self._first_content(run, cut)
+            content, fds = await self._first_content(run, cut)
             start = Start(
                 run.id,
                 run.handler or "",
@@ -267,20 +268,14 @@ class Worker:
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    def _first_content(self, run: Run, cut: Cut) -> tuple[WireContent | None, Sequence[int]]:
+    async def _first_content(self, run: Run, cut: Cut) -> tuple[WireContent | None, Sequence[int]]:
         event = run.events[0]
         if event.kind == "delete" or event.size > EAGER_BYTES_MAX:
             return None, []
         try:
-            content = cut.event_content(event)
+            return await self._inputs.bring(lambda span: cut.event_content(event, span=span))
         except (OSError, ValueError, Corruption, Refused):
             return None, []  # the handler meets it where it looks
-        return self._wire(content)
-
-    def _wire(
-        self, content: Content | None, held: tuple[int, int] | None = None
-    ) -> tuple[WireContent | None, Sequence[int]]:
-        return (None, []) if content is None else self._inputs.wire(content, held)
 
     async def _send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
         held: list[int] = []
@@ -302,7 +297,7 @@ class Worker:
         try:
             match message:
                 case Ask(run_id):
-                    answer, sent = self._answer(message, self.running.get(run_id))
+                    answer, sent = await self._answer(message, self.running.get(run_id))
                     await self._send(answer, sent)
                 case Finished(run_id):
                     running = self.running.get(run_id)
@@ -318,24 +313,37 @@ class Worker:
             for fd in fds:
                 os.close(fd)
 
-    def _answer(self, ask: Ask, running: Running | None) -> tuple[Answer, Sequence[int]]:
+    async def _content(self, ask: Ask, running: Running) -> tuple[Answer, Sequence[int]]:
+        """The answer to a question for bytes: a whole content, or a piece of one."""
+
+        def read(span: Span) -> Content | None:
+            if running.ended.is_set():
+                raise OSError(errno.ECANCELED, "the run has ended")
+            match ask.call:
+                case "get":
+                    return running.cut.get(ask.path, latest=ask.latest, span=span)
+                case "version":
+                    return running.cut.version(ask.path, ask.number, span=span)
+            return running.cut.event_content(running.run.events[ask.number], span=span)
+
+        if ask.span is not None:
+            first = max(ask.span[0], 0)
+            span = (first, min(ask.span[1], first + PIECE_BYTES))
+            return Answer(content=self._inputs.inline(read(span))), []
+        content, fds = await self._inputs.bring(read, ask.held)
+        return Answer(content=content), fds
+
+    async def _answer(self, ask: Ask, running: Running | None) -> tuple[Answer, Sequence[int]]:
         if running is None or running.ended.is_set():
             return Answer(error=("OSError", "the run has ended")), []
         cut = running.cut
         try:
             match ask.call:
-                case "get":
-                    content, fds = self._wire(cut.get(ask.path, latest=ask.latest), ask.held)
-                    return Answer(content=content), fds
+                case "get" | "version" | "event_content":
+                    return await self._content(ask, running)
                 case "pull":
                     found = cut.pull(ask.path, ask.indices, ask.number, latest=ask.latest)
                     return Answer(content=self._inputs.inline(found)), []
-                case "event_content":
-                    content, fds = self._wire(cut.event_content(running.run.events[ask.number]))
-                    return Answer(content=content), fds
-                case "version":
-                    content, fds = self._wire(cut.version(ask.path, ask.number))
-                    return Answer(content=content), fds
                 case "stat":
                     return Answer(stat=cut.stat(ask.path, latest=ask.latest)), []
                 case "files":

@@ -23,6 +23,7 @@ from triggers.run import (
     PutIf,
     Rank,
     Script,
+    Span,
     Stat,
 )
 
@@ -173,6 +174,9 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
 
     after: tuple[str, int] = ("", 0)
     """Of "scan": path and number of the last version that is known."""
+
+    span: Span | None = None
+    """Of "get" and "version": which bytes, `triggers.run.PIECE_BYTES` at most; None: all of them."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from triggers.run import Buffer
 
-__all__ = ["NotSealed", "growing", "map_sealed", "seal"]
+__all__ = ["Filling", "NotSealed", "growing", "map_sealed", "seal"]
 
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 MFD_NOEXEC_SEAL = 0x8  # linux/memfd.h, since 6.3
 IOV_MAX = 1024
+
+ZEROS = bytes(256 * 1024)
+"""As long as a part can be that the store makes of a hole."""
 
 
 class NotSealed(Exception):
@@ -47,6 +50,52 @@ def seal(parts: Sequence[Buffer], name: str = "cascade") -> int:
         os.close(fd)
         raise
     return fd
+
+
+class Filling:
+    """Memory that is filled piece by piece and sealed at the end; of pieces that are zeros it takes none.
+
+    With a descriptor of a file that one is filled instead, and cannot be sealed.
+    """
+
+    def __init__(self, size_bytes: int, fd: int | None = None) -> None:
+        """Takes the descriptor over.
+
+        Raises:
+            OSError: no memory, or no descriptor left.
+        """
+        self._can_seal = fd is None
+        self._fd = _create("content") if fd is None else fd
+        try:
+            os.ftruncate(self._fd, size_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, offset: int, parts: Sequence[Buffer]) -> int:
+        """Bytes at a place; where they end.
+
+        Raises:
+            OSError: no room.
+        """
+        for part in parts:
+            view = memoryview(part).cast("B")
+            end = offset + len(view)
+            if bytes(view[:1]) != b"\0" or bytes(view) != ZEROS[: len(view)]:
+                while offset < end:
+                    offset += os.pwrite(self._fd, view[len(view) - (end - offset) :], offset)
+            offset = end
+        return offset
+
+    def done(self) -> int:
+        """The descriptor, which is the caller's; nobody can change that memory any more."""
+        if self._can_seal:
+            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
+        return self._fd
+
+    def close(self) -> None:
+        """Give it up before it is done."""
+        os.close(self._fd)
 
 
 def map_sealed(fd: int) -> memoryview:

@@ -143,6 +143,21 @@ async def cube_in_trio(event, ctx):
     rows = await ctx.table("fat/*")
     ctx.put("cube", [answer.arrow["n"][0].as_py(), len(rows), len(ctx.tensor("cam/*"))])
 
+@watch("parts/*")
+def parts(event, ctx):
+    ctx.put("own", b"staged")
+    with ctx.open("own") as own, ctx.open(event.path, version=1) as file:
+        file.seek(-3, 2)
+        end = file.read().decode()
+        file.seek(5_000_000)
+        middle = file.read(1).decode()
+        ctx.put("seen", [own.read(3).decode(), end, middle, file.seek(0, 2), file.read().decode()])
+    for read in (lambda: event.data, lambda: ctx.get(event.path), lambda: ctx.open("none")):
+        try:
+            ctx.log(str(len(read())))
+        except OSError as error:
+            ctx.log(str(error))
+
 @watch("late/*")
 async def late(event, ctx):
     import trio
@@ -183,7 +198,7 @@ async def test_every_runner_says_and_does_the_same(runner, cut):
         "timeout": "5s",
         "handler": "plain",
     }
-    assert len(tables) == 16
+    assert len(tables) == 17
 
     async def go(handler, path, **fields):
         return await runner.run(run_of(SCRIPT, handler, cut.event(path), **fields), cut)
@@ -262,6 +277,26 @@ async def test_files_ahead_are_those_that_get_gives_one_by_one(runner, cut):
     done = await runner.run(run_of(SCRIPT, "ahead_in_trio", cut.event("ahead/1")), cut)
     assert isinstance(done, Done), done
     assert msgspec.json.decode(done.effects[0].data) == [f"{n}" * 20_000 for n in range(40)]
+
+
+async def test_what_is_too_long_to_be_handed_over_is_read_in_parts(runner, cut, monkeypatch):
+    await runner.load(SCRIPT)
+    long = bytes(5_000_000) + b"x" + bytes(3_000_000) + b"end"
+    cut.files_["parts/1"] = [long]
+    done = await runner.run(run_of(SCRIPT, "parts", cut.event("parts/1")), cut)
+    assert isinstance(done, Done), done
+    assert msgspec.json.decode(done.effects[1].data) == ["sta", "end", "x", len(long), ""]
+    absent = "open: there is no none at the cut"
+    assert [line.message for line in done.log] == [str(len(long))] * 2 + [absent]
+
+    monkeypatch.setattr("triggers.run.CONTENT_BYTES_MAX", 5 << 20)
+    cut.files_["parts/1"] = [long + b"end"]  # which nobody holds yet
+    done = await runner.run(run_of(SCRIPT, "parts", cut.event("parts/1"), id="r~2"), cut)
+    assert isinstance(done, Done), done
+    assert msgspec.json.decode(done.effects[1].data)[1:3] == ["end", "x"]
+    for line in done.log[:2]:
+        assert "parts/1@v1 has 8000007 bytes" in line.message
+        assert "ctx.open" in line.message
 
 
 async def test_numbers_in_a_file_are_looked_at_and_added_to(runner, cut):

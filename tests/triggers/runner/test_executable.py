@@ -191,3 +191,17 @@ def test_results_are_read_without_following_anything(tmp_path):
 
 def test_times_are_written_as_the_file_system_reads_them():
     assert timestamp_text(1_767_602_130_000_007) == "2026-01-05T08:35:30.000007Z"
+
+
+async def test_what_is_too_long_for_memory_comes_as_a_file_that_nobody_can_change(
+    execute, cut, monkeypatch
+):
+    monkeypatch.setattr("triggers.runner.executable.CONTENT_BYTES_MAX", 5 << 20)
+    cut.files_["frames/1.txt"][1] = bytes(9 << 20) + TEXT
+    done = await execute(
+        "tail -c 12 <&0; wc -c < /proc/self/fd/3; echo no > /proc/self/fd/3; tail -c 12 /proc/self/fd/3"
+    )
+    assert isinstance(done, Done), done
+    lines = done.output.decode().splitlines()
+    assert lines[:2] == ["hello world", str((9 << 20) + len(TEXT))]
+    assert lines[-1] == "hello world"

@@ -426,10 +426,10 @@ async def test_a_worker_reads_at_the_cut_of_its_own_runs_only(pool, cut):
 @pytest.mark.parametrize("error", [Corruption("shard 0, segment 3"), Refused(Reason.ABSENT)])
 async def test_what_cannot_be_read_is_the_handlers_to_meet_and_the_worker_goes_on(pool, error):
     class Damaged(DictCut):
-        def get(self, path, *, latest=False):
+        def get(self, path, *, latest=False, span=None):
             raise error
 
-        def event_content(self, event):
+        def event_content(self, event, *, span=None):
             raise error
 
     cut = Damaged({"a": [b"a"]})
