@@ -3,7 +3,8 @@
 Nothing of it is on this machine but what can be fetched again. The store is used by whoever holds the file system; the link never
 takes that lock, so a store that waits for the cluster cannot stop what brings it the answer.
 
-Patience. Whoever changes something waits as long as the cluster is away, and holds the file system meanwhile. That is meant: programs see a pause.
+Patience. Whoever changes something waits as long as the cluster is away, and others have the file system meanwhile (`storage.cluster.turns`). That
+is meant: programs see a pause.
 Only who ends the mount sets a limit (`give_up_after`): behind it everything that waits fails with EIO, and stays so.
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import trio
 
 from storage.clock import HybridClock
-from storage.cluster.home import home_of
+from storage.cluster.home import home_of, is_volatile
 from storage.cluster.opening import FaceOpening
 from storage.cluster.store import ClusterStore
 from storage.distant import DistantLog
@@ -28,6 +29,7 @@ from storage.sequencer import Astray
 from storage.superblock import DirectoryLock
 from storage.transport import Role, TcpTransport
 from storage.transport.certificates import Credentials
+from storage.transport.renewal import renew
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,9 +106,12 @@ class Observer:
         self._clock = clock
         self._steady_ns = steady_ns
         self._boot_id = boot_id
-        self._link = Link(transport or _transport(settings, clock), settings.nodes, random)
+        self._credentials: Credentials | None = None
+        self._transport = transport or self._over_tcp()
+        self._link = Link(self._transport, settings.nodes, random)
         self._seen = threading.Event()
         self._link.on_view = lambda view: self._seen.set()
+        self._link.apart = self._read_apart
         self._thread = threading.Thread(target=self._run, name="cascadefs-link", daemon=True)
         self._scope: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -160,6 +165,7 @@ class Observer:
             hybrid=self._hybrid,
             boot_id=self._boot_id,
             directory=cache,
+            is_volatile=lambda shard: is_volatile(self._link.view, shard),
         )
         faces = [self._face(shard, progress) for shard in sorted(view.shards)]
         self._store = ClusterStore(
@@ -191,6 +197,16 @@ class Observer:
             self._lock.release()
             self._lock = None
 
+    def _over_tcp(self) -> TcpTransport:
+        where = self._settings.credentials
+        self._credentials = credentials = Credentials.load(where, now_ns=self._clock.now_ns())
+        if credentials.identity.role is not Role.MOUNT:
+            raise Unusable(
+                f"{where}: the certificate is that of {credentials.identity}, not a mount's; "
+                "issue one with: cascadefs cluster permit NAME DIR --mount"
+            )
+        return TcpTransport(credentials.identity, credentials.contexts())
+
     def _run(self) -> None:
         try:
             trio.run(self._carry)
@@ -206,6 +222,9 @@ class Observer:
         with trio.CancelScope() as self._scope:
             self._token = trio.lowlevel.current_trio_token()
             async with trio.open_nursery() as nursery:
+                if self._credentials is not None and isinstance(self._transport, TcpTransport):
+                    show = self._transport.show
+                    nursery.start_soon(renew, self._credentials, self._clock, show)
                 await nursery.start(self._link.run)
                 self._running.set()
 
@@ -293,6 +312,11 @@ class Observer:
 
     # --- shards ------------------------------------------------------------------------------------------------------
 
+    def _read_apart(self, call: Callable[[], memoryview]) -> memoryview:
+        """Fetch a payload while others have the store, where the caller lets go of it."""
+        turns = self._store.turns if self._store is not None else None
+        return turns.apart(call) if turns is not None and turns.lets_go else call()
+
     def _view(self) -> View:
         """What the cluster consists of, as soon as a node has told."""
         deadline_ns = self._steady_ns() + int(START_SECONDS * 1e9)
@@ -355,13 +379,3 @@ class Observer:
             return self._face(shard, lambda records, total: None)
         except Unusable as error:
             raise OSError(5, str(error)) from error
-
-
-def _transport(settings: ClusterSettings, clock: Clock) -> TcpTransport:
-    credentials = Credentials.load(settings.credentials, now_ns=clock.now_ns())
-    if credentials.identity.role is not Role.MOUNT:
-        raise Unusable(
-            f"{settings.credentials}: the certificate is that of {credentials.identity}, not a mount's; "
-            "issue one with: cascadefs cluster mount-certificate"
-        )
-    return TcpTransport(credentials.identity, credentials.contexts())

@@ -64,6 +64,7 @@ class Programs:
             store,
             clock,
             self._held,
+            directory,
             applied=self._filesystem.changed_beside,
             reserved=filesystem.is_reserved,
             threaded=threaded,

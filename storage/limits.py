@@ -62,6 +62,13 @@ REPLICAS_MAX = 7
 SPREAD_LEVELS_MAX = 64
 """Levels of directories below a pool's own that may get a home shard each."""
 
+LOCK_LEASE_NS = 10 * 10**9
+"""How long a mount's locks outlive its last word to the leader; as long, at most, a new leader waits for what mounts hold.
+Keeps off nobody for long whom a dead mount is in the way of, and is five times what a change of leader takes."""
+
+LOCKS_PER_SESSION_MAX = 16_384
+"""Ranges that one mount has locked or waits for in one shard: all of them fit one message (`wire.ClaimLocks`)."""
+
 CHANGES_MAX = 120
 """Values that one transaction of the authority changes; etcd takes 128 operations by default."""
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from storage.codec import Buffer
     from storage.log import Log
+    from storage.snapshot import Snapshot
 
 __all__ = [
     "ENVELOPED",
@@ -226,6 +227,16 @@ class Sequencer(Protocol):
         Raises:
             Corruption: no member has them as they were written.
             Unavailable: closed while it waited.
+        """
+        ...
+
+    def begin_anew(self) -> Snapshot:
+        """Of a volatile shard, after `Astray`: the whole as a member has it, to follow from there; waits for it.
+
+        What was submitted is given up, whatever becomes of it, and `client` is another, whose next number is 1.
+
+        Raises:
+            Unavailable: closed.
         """
         ...
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import struct
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
 import trio
@@ -62,6 +62,9 @@ SPOT_SYNC_NS_MAX = 1_000_000
 
 ZEROS = bytes(PAYLOAD_BYTES_MAX)
 
+Stretch: TypeAlias = bytes | tuple[int, int, int]
+"""Zeros, or (address, offset, length) in the log: what a stretch of a file consists of."""
+
 
 class Position(NamedTuple):
     """How far a table has come, stored in it: the last record applied, and of which store."""
@@ -101,6 +104,7 @@ class Shard:
         hybrid: HybridClock,
         *,
         keep_past: bool = True,
+        forgets: bool = False,
         number: int = 0,
     ) -> None:
         self._identity = identity
@@ -108,7 +112,7 @@ class Shard:
         self._table = table
         self._clock = clock
         self._hybrid = hybrid
-        self.namespace = Namespace(table, keep_past=keep_past, shard=number)
+        self.namespace = Namespace(table, keep_past=keep_past, shard=number, forgets=forgets)
         self._first_inode = self.namespace.counters.next_inode
         self._load()
         self.listener: Callable[[int, int, record.Record], None] | None = None
@@ -460,14 +464,15 @@ class Shard:
         length = min(length, attributes.size - offset)
         if length <= 0:
             return b""
-        parts: list[bytes | memoryview] = []
+        found: list[Stretch] = []
         has_hole = False
         for chunk, start, size, _ in extents.split_by_chunk(offset, length):
             pieces = self.namespace.pieces(inode, attributes.generation, chunk, timestamp)
-            has_hole |= self._collect(pieces, start, start + size, parts)
+            has_hole |= self._collect(pieces, start, start + size, found)
         if has_hole and attributes.stored == attributes.size:
             # A row that damage made unfindable must not read as zeros.
             raise Corruption(f"the index has lost pieces of inode {inode}")
+        parts = self._bytes_of(found)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_ranges(
@@ -488,7 +493,7 @@ class Shard:
         Raises:
             Corruption: as `read`.
         """
-        parts: list[bytes | memoryview] = []
+        found: list[Stretch] = []
         has_hole = False
         known, pieces = -1, []
         for offset, end in ranges:
@@ -498,19 +503,19 @@ class Shard:
                     pieces = self.namespace.pieces(inode, attributes.generation, chunk, timestamp)
                     known = chunk
                 first = max(bisect_left(pieces, (start + 1,)) - 1, 0)
-                has_hole |= self._collect(pieces[first:], start, start + size, parts)
+                has_hole |= self._collect(pieces[first:], start, start + size, found)
         if has_hole and attributes.stored == attributes.size:
             raise Corruption(f"the index has lost pieces of inode {inode}")
-        return b"".join(parts)
+        return b"".join(self._bytes_of(found))
 
     def _collect(
         self,
         pieces: list[tuple[int, int, int, int]],
         start: int,
         end: int,
-        parts: list[bytes | memoryview],
+        found: list[Stretch],
     ) -> bool:
-        """Append the bytes [start, end) of one chunk to `parts`; whether some of them lie in a hole."""
+        """Append what the bytes [start, end) of one chunk are to `found`; whether some of them lie in a hole."""
         at = start
         has_hole = False
         for left, length, address, offset in pieces:
@@ -520,15 +525,20 @@ class Shard:
             if left >= end:
                 break
             if left > at:
-                parts.append(ZEROS[: left - at])
+                found.append(ZEROS[: left - at])
                 at, has_hole = left, True
             take = min(right, end) - at
-            parts.append(self.log.read(address, offset + at - left, take))
+            found.append((address, offset + at - left, take))
             at += take
         if at < end:
-            parts.append(ZEROS[: end - at])
+            found.append(ZEROS[: end - at])
             has_hole = True
         return has_hole
+
+    def _bytes_of(self, found: list[Stretch]) -> list[bytes | memoryview]:
+        """Read the log, when all rows of the index have been: that may wait, and they change meanwhile."""
+        read = self.log.read
+        return [read(*one) if isinstance(one, tuple) else one for one in found]
 
     # --- durability --------------------------------------------------------------------------------------------
 

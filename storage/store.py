@@ -102,6 +102,10 @@ class Store(Protocol):
         """Whether what was is kept; if not, frames belong to the inode they were written for."""
         ...
 
+    def keeps_past_of(self, inode: int) -> bool:
+        """Whether the past of what lives where an inode does is kept."""
+        ...
+
     @property
     def has_others(self) -> bool:
         """Whether others change what is here, too; if not, nothing comes here but by proposing it."""
@@ -438,7 +442,8 @@ class LocalStore:
         """What opening found and did, a sentence each; empty after a clean stop."""
         # The queries are the namespace's own: bound here so that a look-up costs one call, not two.
         namespace = shard.namespace
-        self.keeps_past = namespace.keeps_past
+        self.keeps_past = keeps_past = namespace.keeps_past
+        self.keeps_past_of = lambda inode: keeps_past
         self.has_others = False
         self.attributes = namespace.attributes
         self.attributes_row = namespace.attributes_row

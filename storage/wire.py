@@ -33,6 +33,7 @@ __all__ = [
     "Ask",
     "AskFrontier",
     "AskIndex",
+    "Behind",
     "Call",
     "CancelLock",
     "ClaimLocks",
@@ -53,6 +54,7 @@ __all__ = [
     "Propose",
     "ReadFrame",
     "ReadPayload",
+    "ReadSnapshot",
     "Record",
     "Records",
     "Refusal",
@@ -288,6 +290,21 @@ class AskIndex(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=22):
     shard: Natural
 
 
+class ReadSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=31):
+    """A piece of a volatile shard as it is (`storage.snapshot`); `Answer` with one part.
+
+    Of a snapshot that is known here no more, and where there is none of the shard, the answer is ESTALE and EAGAIN.
+    """
+
+    request: Natural
+    shard: Natural
+    number: Natural
+    """Of the snapshot; 0: a new one."""
+    piece: Natural
+    payloads: bool
+    """Whether payloads are wanted, too: for a replica."""
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=18):
     """Of a question. With an errno, 0 is none, there is no part, and `why` is for people."""
 
@@ -403,6 +420,15 @@ class LockHoldersKnown(msgspec.Struct, frozen=True, array_like=True, gc=False, t
 # --- the cluster ----------------------------------------------------------------------------------------------------
 
 
+class Behind(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=32):
+    """A leader to a member or learner of a volatile shard: what you lack is let go here. Begin from a snapshot."""
+
+    shard: Natural
+    epoch: Natural
+    base: Natural
+    """The last record that is let go."""
+
+
 class Placement(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=20):
     """The placement map as the authority holds it (`storage.placement` reads it). Pushed first of all and at each change."""
 
@@ -439,6 +465,8 @@ Message: TypeAlias = (
     | ReadFrame
     | Ask
     | AskIndex
+    | ReadSnapshot
+    | Behind
     | Answer
     | Call
     | Placement

@@ -13,12 +13,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
+import xxhash
 
 from triggers.binding import AFFINITY, Binding
 from triggers.chronicle import Chronicle
 from triggers.pattern import Pattern
 from triggers.queue import Pending, Queue
-from triggers.run import Event
+from triggers.run import PATH_CHARACTERS_MAX, Event
 from triggers.spelling import Decoder, encode
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ Key = tuple[int, bytes]
 
 QUEUE_EVENTS_MAX = 100_000
 """Events of one binding in memory; what comes behind them is left in the log until there is room."""
+
+BEGINNING_CHARACTERS = 1000
+"""Of a path that is too long."""
 
 OUTPUT_BYTES_KEPT = 1024 * 1024
 DURATIONS_KEPT = 256
@@ -220,11 +224,15 @@ class Follower:
             return None
         identity = self.event_id(position)
         groups = pattern.groups(path) if pattern.group_names else {}
+        length = len(path) if len(path) > PATH_CHARACTERS_MAX else 0
+        if length:
+            groups, group = {}, ""
+        path, other = bounded(path), None if other is None else bounded(other)
         event = Event(
             identity, _key(binding.key, path, groups, group), path, change.version, committed.timestamp,
             change.kind, other if change.kind == "move" else None, max(change.version - 1, 0),
             change.size, change.uid, node, groups, 1, hops, root or identity, position,
-            writer_run,
+            writer_run, length,
         )  # fmt: skip
         pending = Pending(event, committed.address, committed.timestamp // 1000)
         pending.definition = since
@@ -250,6 +258,14 @@ class Follower:
     def is_full(self) -> bool:
         """Whether no more events should be read."""
         return len(self.queue) >= QUEUE_EVENTS_MAX
+
+
+def bounded(path: str) -> str:
+    """A path as events tell it: of one that is too long the beginning, and a hash, so that it is like no other."""
+    if len(path) <= PATH_CHARACTERS_MAX:
+        return path
+    digest = xxhash.xxh3_64_hexdigest(path.encode(errors="surrogateescape"))
+    return f"{path[:BEGINNING_CHARACTERS]}\N{HORIZONTAL ELLIPSIS}{digest}"
 
 
 def _key(rule: str, path: str, groups: dict[str, str], group: str) -> str:

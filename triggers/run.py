@@ -20,6 +20,7 @@ import msgspec
 
 __all__ = [
     "CONTENT_BYTES_MAX",
+    "PATH_CHARACTERS_MAX",
     "PIECE_BYTES",
     "Add",
     "Append",
@@ -73,9 +74,13 @@ FailureKind: TypeAlias = Literal[
     "killed",
     "load",
     "hops",
+    "path",
 ]
 """Why an attempt failed: "retry" and "reject" are the handler's own word, "load" that its script does not import, "hops"
-that the chain of runs is too long (the core's own; no runner says so)."""
+that the chain of runs is too long, "path" that the path is (the core's own; no runner says so)."""
+
+PATH_CHARACTERS_MAX = 16 * 1024
+"""Of an event: four times what a program can hand to open(2). A longer path is told by its beginning, and nothing runs about it."""
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -148,6 +153,9 @@ class Event(msgspec.Struct, frozen=True):
 
     writer_run: str = ""
     """The run that wrote the version; "" if a program did."""
+
+    path_characters: int = 0
+    """How long the path is, if `path` is the beginning of one that is too long; else 0."""
 
 
 class Rank(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The start of a run: events that were taken from a queue become something that a runner can execute.
 
-Source: docs/TRIGGERS.md 5, 6, 9 (hops).
+Source: docs/TRIGGERS.md 5, 6, 9 (hops, long paths).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import msgspec
 
 from triggers.access import Identity
 from triggers.cut import StoreCut
-from triggers.run import Failed, LoadFailed, Run, timestamp_text
+from triggers.run import PATH_CHARACTERS_MAX, Failed, LoadFailed, Run, timestamp_text
 from triggers.spelling import spelt
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from triggers.queue import Pending
     from triggers.repertoire import Repertoire
     from triggers.report import Report
-    from triggers.run import Script
+    from triggers.run import Event, Script
     from triggers.verdict import Verdicts
 
 __all__ = ["Start", "Started"]
@@ -63,13 +63,18 @@ class Start:
         """The run of these events; None if there is none, and they have their verdict."""
         version = follower.definition_of(events[0].definition)
         binding = version.binding
-        too_far = [pending for pending in events if pending.event.hops > binding.hops]
-        if too_far:
-            message = f"{binding.hops} hops from {too_far[0].event.root}; does it feed itself?"
-            others = [pending for pending in events if pending not in too_far]
-            self._verdicts.give_up(
-                follower, version, too_far, Failed("hops", message), partial=bool(others)
-            )
+        hopeless = {
+            pending.position: why
+            for pending in events
+            if (why := _hopeless(pending.event, binding.hops)) is not None
+        }
+        if hopeless:
+            others = [pending for pending in events if pending.position not in hopeless]
+            left = len(events)
+            for pending in events:
+                if (why := hopeless.get(pending.position)) is not None:
+                    left -= 1
+                    self._verdicts.give_up(follower, version, [pending], why, partial=left > 0)
             if others:
                 follower.queue.put_back(others, 0)
             return None
@@ -110,3 +115,13 @@ class Start:
             return None
         below = f"/{script.base_path}" if script.base_path else ""
         return f"{options.mountpoint}/.cascade/at/{timestamp_text(timestamp)}{below}"
+
+
+def _hopeless(event: Event, hops_max: int) -> Failed | None:
+    """Why nothing will ever be run about an event; None: something will."""
+    if event.hops > hops_max:
+        return Failed("hops", f"{hops_max} hops from {event.root}; does it feed itself?")
+    if event.path_characters:
+        length = f"its path has {event.path_characters} characters"
+        return Failed("path", f"{length}; {PATH_CHARACTERS_MAX} are the most that a run is told")
+    return None

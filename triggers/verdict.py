@@ -107,7 +107,7 @@ class Verdicts:
         partial: bool = False,
     ) -> None:
         """Dead letters, or a key that stands still. `partial` as in `failed`."""
-        if definition.binding.on_fail == "block" and failure.kind not in ("reject", "hops"):
+        if definition.binding.on_fail == "block" and failure.kind not in ("reject", "hops", "path"):
             follower.queue.block(events, partial=partial)
             self._report.event("blocked", follower, events[0].event, message=failure.message)
             return

@@ -63,6 +63,9 @@ Natural: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 GETS_MAX = 64
 """Of one `GetEach`: a look-up takes some 50 us, and the store is held for all of them."""
 
+EventTime: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+"""Microseconds since 1970 (SEMANTICS 3); sensors may have been there before."""
+
 Requester: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 """Below 2**64, as all numbers of msgpack. What does not fit a row must not come into the log."""
 
@@ -81,6 +84,7 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """The next version of a file, whole: a buffer, or what was sent ahead. Missing directories are made.
 
     `expect`: only if that is its newest version (0: it does not exist). `upload` and `length`: of what was sent ahead; 0: it was not.
+    `event`: when what it tells of happened; None: now.
     """
 
     path: str
@@ -88,6 +92,7 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
     expect: int | None = None
     upload: Requester = 0
     length: Natural = 0
+    event: EventTime | None = None
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -186,11 +191,15 @@ class Instant(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class Stat(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """What a path is or was: of a file also its `version`-th version. "" is the root. Answered as a list of one."""
+    """What a path is or was: of a file also its `version`-th version. "" is the root. Answered as a list of one.
+
+    `event`: of a file, the version of the greatest event time up to then, among those known at `at`.
+    """
 
     path: str
     version: int | None = None
     at: int | None = None
+    event: EventTime | None = None
 
 
 class Scan(msgspec.Struct, frozen=True, array_like=True, tag=9):

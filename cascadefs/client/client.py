@@ -26,6 +26,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, overload
 
+import msgspec
 import xxhash
 
 from cascadefs import vpath
@@ -58,6 +59,9 @@ Key: TypeAlias = str | tuple[str, int]
 
 WATCH_SECONDS = 0.02
 """Between two looks for changes where nobody tells of them."""
+
+NAMES_ASKED = 10_000
+"""Of a directory, at a time."""
 
 BLOCK_BYTES = 16 * 1024 * 1024
 """Of a file that is read in one go."""
@@ -98,11 +102,21 @@ class Batch:
     def __init__(self) -> None:
         self.parts: list[calls.Part] = []
         self.buffers: list[Buffer] = []
+        self.events: dict[int, Instant] = {}
+        """By the places of parts."""
 
     def put(
-        self, path: str, data: Buffer | str, *, expect: int | None = None, mode: int = 0o644
+        self,
+        path: str,
+        data: Buffer | str,
+        *,
+        expect: int | None = None,
+        mode: int = 0o644,
+        event: Instant | None = None,
     ) -> None:
         """The next version of a file, whole; see `Client.put`."""
+        if event is not None:
+            self.events[len(self.parts)] = event
         self.parts.append(calls.Put(path, mode, expect))
         self.buffers.append(_bytes(data))
 
@@ -154,6 +168,7 @@ class Client:
         *,
         version: int | None = None,
         at: Instant | None = None,
+        event: Instant | None = None,
         offset: int = 0,
         length: int | None = None,
         device: None = None,
@@ -166,6 +181,7 @@ class Client:
         *,
         version: int | None = None,
         at: Instant | None = None,
+        event: Instant | None = None,
         device: Device,
     ) -> Any: ...
 
@@ -175,11 +191,14 @@ class Client:
         *,
         version: int | None = None,
         at: Instant | None = None,
+        event: Instant | None = None,
         offset: int = 0,
         length: int | None = None,
         device: Device | None = None,
     ) -> Any:
-        """The bytes of a file: newest, the version of a number, or what it was at an instant.
+        """The bytes of a file: newest, the version of a number, what it was at an instant, or what it says of one.
+
+        With an `event`, the version of the greatest event time up to then (SEMANTICS 3), among all so far, or those known `at`.
 
         With a device, the array that a `.npy` file holds, the arrays by name of a `.npz`, else the bytes as an array: CuPy's on
         "cuda", NumPy's, read-only, on "cpu". It is kept there by path and version: asked again, nothing is read or moved.
@@ -189,6 +208,8 @@ class Client:
             OSError: EIDRM where the content was let go; EAGAIN for an instant that is not final yet; ENODEV for a device that is
                 not there.
         """
+        if event is not None:
+            version, at = self.stat(path, version=version, at=at, event=event).version, None
         if device is not None:
             if offset or length is not None:
                 raise ValueError(
@@ -291,6 +312,7 @@ class Client:
         *,
         expect: int | None = None,
         mode: int = 0o644,
+        event: Instant | None = None,
         durable: bool = False,
     ) -> Version:
         """Make the next version of a file, whole; missing directories are made.
@@ -300,6 +322,7 @@ class Client:
             data: all of it; text is UTF-8.
             expect: only if this is its newest version; 0: only if it does not exist.
             mode: of a new file.
+            event: when what it tells of happened; without it, when it is committed.
             durable: return when it is on the disk, on every replica.
 
         Raises:
@@ -307,7 +330,7 @@ class Client:
             OSError: not allowed, no room, no such directory.
         """
         batch = Batch()
-        batch.put(path, data, expect=expect, mode=mode)
+        batch.put(path, data, expect=expect, mode=mode, event=event)
         return self._one(batch, durable)
 
     def put_many(
@@ -464,31 +487,54 @@ class Client:
                 for each.
         """
         client, number = (0, 0) if key is None else _request(key, batch.parts)
-        answer, _ = self._execute(calls.Write(batch.parts, durable, client, number), batch.buffers)
+        parts = list(batch.parts)
+        for place, event in batch.events.items():
+            parts[place] = msgspec.structs.replace(parts[place], event=self._timestamp(event))
+        answer, _ = self._execute(calls.Write(parts, durable, client, number), batch.buffers)
         assert isinstance(answer, calls.Written)
         return [
             Version(path, number, answer.timestamp, size) for path, number, size in answer.versions
         ]
 
-    def list(self, path: str = "", *, at: Instant | None = None) -> Sequence[Entry]:
-        """What is in a directory, in the order of the names' bytes."""
+    def list(
+        self,
+        path: str = "",
+        *,
+        at: Instant | None = None,
+        after: str = "",
+        limit: int | None = None,
+    ) -> Sequence[Entry]:
+        """What is in a directory, in the order of the names' bytes: behind the name `after`, `limit` of them at most."""
         entries: deque[Entry] = deque()
         timestamp = self._timestamp(at)
         while True:
-            after = entries[-1].name if entries else ""
-            answer, _ = self._execute(calls.List(path, timestamp, after))
+            wanted = NAMES_ASKED if limit is None else min(limit - len(entries), NAMES_ASKED)
+            if wanted < 1:
+                return tuple(entries)
+            answer, _ = self._execute(calls.List(path, timestamp, after, wanted))
             assert isinstance(answer, calls.Listed)
             entries.extend(answer.entries)
             if not answer.more:
                 return tuple(entries)
+            after = answer.entries[-1].name
 
-    def stat(self, path: str, *, version: int | None = None, at: Instant | None = None) -> Entry:
-        """What a path is or was; "" is the root.
+    def stat(
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        event: Instant | None = None,
+    ) -> Entry:
+        """What a path is or was; "" is the root. `event`: of a file, as of `get`.
 
         Raises:
             FileNotFoundError: nothing.
         """
-        answer, _ = self._execute(calls.Stat(path, version, self._timestamp(at)))
+        if version is not None and event is not None:
+            raise ValueError(f"{path}: say a version or an event time")
+        call = calls.Stat(path, version, self._timestamp(at), self._timestamp(event))
+        answer, _ = self._execute(call)
         assert isinstance(answer, calls.Listed)
         return answer.entries[0]
 

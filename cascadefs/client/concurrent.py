@@ -42,6 +42,7 @@ class TrioClient:
         *,
         version: int | None = None,
         at: Instant | None = None,
+        event: Instant | None = None,
         offset: int = 0,
         length: int | None = None,
         device: None = None,
@@ -54,6 +55,7 @@ class TrioClient:
         *,
         version: int | None = None,
         at: Instant | None = None,
+        event: Instant | None = None,
         device: Device,
     ) -> Any: ...
 
@@ -63,12 +65,13 @@ class TrioClient:
         *,
         version: int | None = None,
         at: Instant | None = None,
+        event: Instant | None = None,
         offset: int = 0,
         length: int | None = None,
         device: Device | None = None,
     ) -> Any:
         """See `Client.get`."""
-        where = {"version": version, "at": at, "offset": offset, "length": length}
+        where = {"version": version, "at": at, "event": event, "offset": offset, "length": length}
         return await self._run(partial(self._client.get, path, **where, device=device))
 
     async def read(
@@ -96,12 +99,12 @@ class TrioClient:
         *,
         expect: int | None = None,
         mode: int = 0o644,
+        event: Instant | None = None,
         durable: bool = False,
     ) -> Version:
         """See `Client.put`."""
-        return await self._run(
-            partial(self._client.put, path, data, expect=expect, mode=mode, durable=durable)
-        )
+        call = partial(self._client.put, path, data, expect=expect, mode=mode, event=event)
+        return await self._run(partial(call, durable=durable))
 
     async def put_many(
         self, files: Mapping[str, Buffer | str], *, mode: int = 0o644, durable: bool = False
@@ -156,15 +159,29 @@ class TrioClient:
         """See `Client.commit`; a `Batch` is made by its name."""
         return await self._run(partial(self._client.commit, batch, durable=durable, key=key))
 
-    async def list(self, path: str = "", *, at: Instant | None = None) -> Sequence[Entry]:
+    async def list(
+        self,
+        path: str = "",
+        *,
+        at: Instant | None = None,
+        after: str = "",
+        limit: int | None = None,
+    ) -> Sequence[Entry]:
         """See `Client.list`."""
-        return await self._run(partial(self._client.list, path, at=at))
+        return await self._run(partial(self._client.list, path, at=at, after=after, limit=limit))
 
     async def stat(
-        self, path: str, *, version: int | None = None, at: Instant | None = None
+        self,
+        path: str,
+        *,
+        version: int | None = None,
+        at: Instant | None = None,
+        event: Instant | None = None,
     ) -> Entry:
         """See `Client.stat`."""
-        return await self._run(partial(self._client.stat, path, version=version, at=at))
+        return await self._run(
+            partial(self._client.stat, path, version=version, at=at, event=event)
+        )
 
     async def glob(self, pattern: str, *, at: Instant | None = None) -> Sequence[str]:
         """See `Client.glob`."""

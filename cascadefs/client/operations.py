@@ -273,4 +273,9 @@ class _Group:
 
 def _is_plain(part: calls.Part) -> bool:
     """Whether a change is of one file alone, whatever it holds: what is asked of others is not refused with it."""
-    return isinstance(part, calls.Put) and part.expect is None and not part.upload
+    return (
+        isinstance(part, calls.Put)
+        and part.expect is None
+        and not part.upload
+        and part.event is None
+    )

@@ -9,6 +9,8 @@ import errno
 import itertools
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cascadefs.client import calls
 from cascadefs.client.values import Entry, Version
 from storage.attributes import is_directory
@@ -132,8 +134,11 @@ class Reading:
     def stat(self, call: calls.Stat) -> Entry:
         """What a path is or was."""
         names = parts_of(call.path) if call.path else []
-        if call.version is not None:
-            content = self._version(call.path, call.version, call.at, (0, 0))
+        number = call.version
+        if call.event is not None and names:
+            number = self._number_by_event(call.path, names, call.event, call.at)
+        if number is not None:
+            content = self._version(call.path, number, call.at, (0, 0))
             if content is None:
                 raise FileNotFoundError(errno.ENOENT, f"{_spelled(call)}: no such version")
             name = call.path.rpartition("/")[2]
@@ -149,6 +154,21 @@ class Reading:
             raise FileNotFoundError(errno.ENOENT, f"{call.path}: no such file or directory")
         row = there(self._attributes(binding.inode, timestamp), call.path)
         return _entry(names[-1].decode(errors="surrogateescape"), binding, row)
+
+    def _number_by_event(self, path: str, names: list[bytes], event: int, at: int | None) -> int:
+        """The number of the version of the greatest event time up to then, among what is known at a timestamp.
+
+        Raises:
+            FileNotFoundError: there is none; or a directory is there, which has no event time.
+        """
+        known = None if at is None else self.instant(at)
+        if known is None:
+            self.refresh(path)
+        directory, _ = self.directory(names[:-1], None, path)
+        number = self._store.version_by_event(directory, names[-1], event, known)
+        if number is None:
+            raise FileNotFoundError(errno.ENOENT, f"{path}: nothing known of it happened by then")
+        return number
 
     def directory(
         self, names: list[bytes], timestamp: int | None, path: str
@@ -192,9 +212,8 @@ class Reading:
         )
         entries: list[Entry] = []
         # All at once: what is asked below may change the table.
-        for name, binding in list(itertools.islice(rows, call.limit + 1)):
-            if len(entries) >= call.limit:
-                return calls.Listed(entries, more=True)
+        found = list(itertools.islice(rows, call.limit + 1))
+        for name, binding in found[: call.limit]:
             row = self._attributes(binding.inode, timestamp)
             if row is None and timestamp is None:
                 # A directory of another shard, which is behind here.
@@ -202,7 +221,12 @@ class Reading:
                 row = self._attributes(binding.inode, None)
             if row is not None and not (inode == ROOT and name == CONTROL):
                 entries.append(_entry(name.decode(errors="surrogateescape"), binding, row))
-        return calls.Listed(entries, more=False)
+        if len(found) <= call.limit:
+            return calls.Listed(entries, more=False)
+        if not entries:  # Nothing that is shown: who asks goes on behind what it was shown.
+            last = found[call.limit - 1][0].decode(errors="surrogateescape")
+            return self.list(msgspec.structs.replace(call, after=last))
+        return calls.Listed(entries, more=True)
 
     def match(self, call: calls.Match) -> calls.Matched:
         """The files a pattern matches."""

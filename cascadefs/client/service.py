@@ -33,6 +33,7 @@ from triggers.access import Identity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from storage.clock import Clock
     from storage.record import Part
@@ -62,6 +63,7 @@ class Service:
         store: Store,
         clock: Clock,
         exclusive: Callable[[], AbstractContextManager[None]],
+        directory: Path,
         *,
         applied: Callable[[Sequence[Part]], None],
         reserved: Callable[[int, bytes], bool],
@@ -73,6 +75,7 @@ class Service:
             store: what is asked.
             clock: for modification times.
             exclusive: holds the store while it is entered.
+            directory: on whose disk that is kept which is sent ahead of writes.
             applied: told, with the store held, what was changed.
             reserved: whether a name in a directory would be taken for history.
             threaded: whether entering `exclusive` may wait, and must not happen in trio's thread.
@@ -83,7 +86,7 @@ class Service:
         self._applied = applied
         self._reserved = reserved
         self._limiter = trio.CapacityLimiter(CALLS_MAX) if threaded else None
-        self._uploads = Uploads()
+        self._uploads = Uploads(directory)
         self._busy: set[str] = set()  # paths of writes that are on their way
         self._free = threading.Condition()
         self.executed = 0

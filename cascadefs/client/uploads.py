@@ -1,5 +1,8 @@
 """What programs send ahead of a write that no message holds: kept in files without names until the write asks for it.
 
+They lie on the disk of the data directory, which the write takes as much of once more; having no names, they end with the process,
+however that ends.
+
 A client sends a file's bytes in order and then the write, which names the upload in place of the bytes. What it sent to a
 node that it cannot reach any more is not here: the write is refused, and the client sends all of it again. So nothing here has to outlive the process.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
+import os
 import tempfile
 import threading
 from collections import Counter, OrderedDict
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from triggers.run import Buffer
 
@@ -43,7 +48,9 @@ class _Upload:
 class Uploads:
     """See the module. Any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        """The files are made on the disk of this directory."""
+        self._directory = directory
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[int, int], _Upload] = (
             OrderedDict()
@@ -54,7 +61,8 @@ class Uploads:
         """Keep the next bytes of a user's upload; how many there are now.
 
         Raises:
-            OSError: ENOBUFS, if what should be in front of them is not here; as the disk says, and nothing of it stays.
+            OSError: ENOBUFS, if what should be in front of them is not here; ENOSPC, if the disk would not hold all uploads twice;
+                as the disk says. Nothing of the upload stays then.
         """
         with self._lock:
             upload = self._open.get((uid, number))
@@ -67,6 +75,7 @@ class Uploads:
             self._open.move_to_end((uid, number))
             upload.is_idle = False
             try:
+                self._check_room(sum(map(len, parts)))
                 upload.file.seek(offset)
                 for part in parts:
                     upload.file.write(part)
@@ -109,12 +118,25 @@ class Uploads:
             for key in list(self._open):
                 self._forget(key)
 
+    def _check_room(self, more_bytes: int) -> None:
+        """What is kept here has to fit into the log beside it, which has others to serve, too."""
+        found = os.statvfs(self._directory)
+        free_bytes = found.f_bavail * found.f_frsize - more_bytes
+        kept_bytes = sum(upload.length for upload in self._open.values()) + more_bytes
+        if kept_bytes > free_bytes:
+            raise OSError(
+                errno.ENOSPC,
+                f"no space left: writes of {kept_bytes} bytes are on their way, and the disk of"
+                f" {self._directory} has {max(free_bytes, 0)} more",
+            )
+
     def _begin(self, uid: int, number: int) -> _Upload:
         if len(self._open) >= UPLOADS_MAX:
             counts = Counter(uid for uid, _ in self._open)
             most = max(counts.values())
             self._forget(next(key for key in self._open if counts[key[0]] == most))
-        upload = _Upload(cast("BinaryIO", tempfile.TemporaryFile()))  # noqa: SIM115  until `drop`
+        file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  until `drop`
+        upload = _Upload(cast("BinaryIO", file))
         self._open[uid, number] = upload
         self._look_later()
         return upload

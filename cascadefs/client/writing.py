@@ -170,7 +170,8 @@ class Writing:
         # In front: a request that was done is no conflict with what it did itself.
         once = [record.Once(call.client, call.number)] if call.client else []
         guards = self._guards(made, removed)
-        batch = record.Batch([*once, *guards, *made.records, *removed])
+        events = _events(call.parts, made)
+        batch = record.Batch([*once, *guards, *made.records, *events, *removed])
         return _Attempt(call, made, removed, batch, made.payload)
 
     def _planned(
@@ -338,6 +339,23 @@ class Writing:
             elif (row := self._store.attributes_row(part.parent)) is not None:
                 return row[0]
         return self._store.now()
+
+
+def _events(parts: list[calls.Part], made: Plan) -> list[record.Event]:
+    """When what the files tell of happened, of those that are told it of."""
+    told = {
+        part.path: part.event
+        for part in parts
+        if isinstance(part, calls.Put) and part.event is not None
+    }
+    if not told:
+        return []
+    changes = [part for part in made.records if not isinstance(part, record.Create)]
+    return [
+        record.Event(part.inode, told[path])
+        for part, (path, _) in zip(changes, made.outputs, strict=True)
+        if isinstance(part, record.Commit) and path in told
+    ]
 
 
 def _effects(parts: list[calls.Part], buffers: list[Buffer]) -> list[Effect]:

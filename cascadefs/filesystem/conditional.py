@@ -234,7 +234,7 @@ class Conditionals:
     def read(self, node: Conditional, offset: int, length: int) -> bytes | bytearray | memoryview:
         """See `OpenConditional`."""
         store, inode, attributes = self._store, node.expect.inode, node.attributes
-        if not store.keeps_past and not store.holds(node.expect):
+        if not store.keeps_past_of(inode) and not store.holds(node.expect):
             raise Refused(Reason.CONDITION_FAILED)  # A volatile store has the version no more.
         if node.draft is None:
             return store.read(inode, attributes, node.timestamp, offset, length)

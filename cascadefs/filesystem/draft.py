@@ -6,6 +6,7 @@ difference: reads go through it, `Filesystem` makes it a version at close, fsync
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from storage.extents import DirtyMap
@@ -125,6 +126,10 @@ class Draft:
         self.size = max(self.size, offset + length)
         self.mtime_ns = self.changed_ns = now_ns
 
+    def will_stage(self, length: int) -> bool:
+        """Whether writing so much makes something go to the log ahead of the commit."""
+        return length >= STAGE_BYTES_MIN or self.dirty.memory_bytes + length > DRAFT_MEMORY_BYTES_MAX
+
     def _stage(self, store: Store, inode: int) -> None:
         for span in [span for span in self.dirty if span.data is not None]:
             for extent in store.stage(inode, span.start, span.view()):
@@ -152,39 +157,27 @@ class Draft:
         length: int,
         timestamp: int | None = None,
     ) -> bytes | bytearray | memoryview:
-        """Bytes as seen now: dirty ones over the committed content, of now or as of a timestamp."""
+        """Bytes as seen now: dirty ones over the committed content, of now or as of a timestamp.
+
+        Reading the log may let others have the store, so what is to be read is settled before.
+        """
         end = min(offset + length, self.size)
         if end <= offset:
             return b""
         visible = attributes.size if self.keep is None else min(attributes.size, self.keep)
-        parts: list[bytes | bytearray | memoryview] = []
-        at = offset
-        for span in self.dirty.overlapping(offset, end):
-            self._base(store, inode, attributes, timestamp, visible, at, span.start, parts)
-            if span.data is not None:
-                parts.append(bytes(span.view()))
-            else:
-                parts.append(store.read_staged(inode, span.address, span.offset, span.length))
-            at = span.end
-        self._base(store, inode, attributes, timestamp, visible, at, end, parts)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    @staticmethod
-    def _base(
-        store: Store,
-        inode: int,
-        attributes: Attributes,
-        timestamp: int | None,
-        visible: int,
-        start: int,
-        end: int,
-        parts: list[bytes | bytearray | memoryview],
-    ) -> None:
-        """Append [start, end) of the committed content, zeros from `visible` on."""
-        if end <= start:
-            return
-        shown = min(end, visible)
-        if shown > start:
-            parts.append(store.read(inode, attributes, timestamp, start, shown - start))
-        if end > max(start, shown):
-            parts.append(bytes(end - max(start, shown)))
+        spans, gaps = self.dirty.overlapping(offset, end), self.dirty.gaps(offset, end)
+        if not spans and end <= visible:
+            return store.read(inode, attributes, timestamp, offset, end - offset)
+        written = [bytes(span.view()) if span.data is not None else None for span in spans]
+        shown = [(start, min(stop, visible)) for start, stop in gaps if start < visible]
+        below = memoryview(store.read_ranges(inode, attributes, timestamp, shown) if shown else b"")
+        parts: list[tuple[int, bytes | memoryview]] = []
+        for start, stop in gaps:
+            size = max(min(stop, visible) - start, 0)
+            parts += [(start, below[:size]), (start + size, bytes(stop - start - size))]
+            below = below[size:]
+        for span, data in zip(spans, written, strict=True):
+            if data is None:
+                data = store.read_staged(inode, span.address, span.offset, span.length)
+            parts.append((span.start, data))
+        return b"".join(data for _, data in sorted(parts, key=itemgetter(0)))

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cascadefs.filesystem.conditional import Conditional, OpenConditional
-from cascadefs.filesystem.draft import DRAFT_SPANS_MAX, STAGE_BYTES_MIN
+from cascadefs.filesystem.draft import DRAFT_SPANS_MAX
 from cascadefs.filesystem.interface import READ, Caller, FilesystemOptions, Opened, Stat
 from cascadefs.filesystem.node import Live, Node, Past, Served, Text
 from storage.attributes import REGULAR
@@ -316,7 +316,7 @@ class Files:
         if offset + len(data) > draft.size:
             self._inodes.check_room(live, offset + len(data))
         now_ns = self._clock.now_ns()
-        if self._has_others and len(data) >= STAGE_BYTES_MIN:
+        if self._has_others and draft.will_stage(len(data)):
             with self._inodes.alone(live):
                 draft.write(self._store, live.number, offset, data, now_ns, appends=end is not None)
         else:
@@ -364,7 +364,7 @@ class Files:
         elif file.dirty:
             live = file.node
             assert type(live) is Live
-            self._inodes.save(live)
+            self._inodes.commit(live)
             file.dirty = file.pending = False
 
     def release(self, handle: int) -> None:
@@ -382,7 +382,7 @@ class Files:
         if live.draft is not None:
             self._inodes.discard_if_dead(live)
             if live.draft is not None and (file.dirty or file.pending or live.handles == 0):
-                self._inodes.save(live)
+                self._inodes.commit(live)
         if live.handles == 0:
             live.event_us = None
             self._inodes.drop_if_unused(live)
@@ -417,7 +417,7 @@ class Files:
         if file.lost:
             raise Refused(Reason.CONDITION_FAILED)
         if live.draft is not None and (live.claim is None or live.claim.file is file):
-            self._inodes.save(live)
+            self._inodes.commit(live)
         file.dirty = file.pending = False
         return live.number
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cascadefs.filesystem.claims import Claim
+    from cascadefs.filesystem.conditional import Conditional
     from cascadefs.filesystem.files import OpenFile
     from storage.attributes import Attributes
     from storage.clock import Clock
@@ -220,16 +221,12 @@ class Inodes:
                 raise Refused(Reason.DENIED)
             inode = attributes.parent
 
-    def propose(self, proposal: record.Record, *, lets_go: bool = False) -> None:
+    def propose(self, proposal: record.Record) -> None:
         """Record a change, and raise the reason if it is refused.
 
-        `lets_go`: others may have the file system until it is decided, and change what the caller has looked at.
+        Others may have the file system until it is decided, and change what the caller has looked at.
         """
-        if lets_go and self._has_others:
-            with self._store.letting_go():
-                reason = self._store.propose(proposal).reason
-        else:
-            reason = self._store.propose(proposal).reason
+        reason = self._store.propose(proposal).reason
         if reason is not None:
             raise Refused(reason)
 
@@ -250,21 +247,20 @@ class Inodes:
             self.drafts[live.number] = live
         return draft
 
-    def wait_saved(self, live: Live) -> None:
+    def wait_saved(self, node: Live | Conditional) -> None:
         """If the draft is on its way, let others have the file system until that has ended."""
-        if live.is_busy:
-            self._store.wait(lambda: not live.is_busy)
+        if node.is_busy:
+            self._store.wait(lambda: not node.is_busy)
 
     @contextlib.contextmanager
-    def alone(self, live: Live) -> Iterator[None]:
-        """Let others have the file system while the draft is on its way, but nobody change that."""
-        self.wait_saved(live)
-        live.is_busy = True
+    def alone(self, node: Live | Conditional) -> Iterator[None]:
+        """Whoever waits in here lets others have the file system, but nobody but the caller begins, changes or saves this draft."""
+        self.wait_saved(node)
+        node.is_busy = True
         try:
-            with self._store.letting_go():
-                yield
+            yield
         finally:
-            live.is_busy = False
+            node.is_busy = False
             self._store.tell()
 
     def follow(self, live: Live) -> None:
@@ -300,27 +296,24 @@ class Inodes:
             if room is not None and size - attributes.size > room:
                 raise Refused(Reason.OVER_QUOTA)
 
-    def save(self, live: Live) -> None:
-        """Commit the draft, if there is one, while others have the file system.
-
-        Raises:
-            Refused: as `commit`.
-            OSError: likewise; the draft stays.
-        """
-        if not self._has_others or live.claim is not None:
-            self.commit(live)
-            return
-        with self.alone(live):
-            self._commit(live, None)
-
     def commit(self, live: Live, link: record.Link | None = None) -> None:
-        """Make the draft the next version, unless the file has no name left (then only its handles see it).
+        """Make the draft, if there is one, the next version, unless the file has no name left (then only its handles see it).
 
         `link` is the first name of a file made without one: name and content come to be in one record. What was only
         appended is behind what others have committed meanwhile, each time they were quicker.
+
+        Raises:
+            Refused: CONDITION_FAILED, and the draft is dropped; or as the record, and it stays.
+            OSError: the log could not take it; the draft stays.
         """
-        self.wait_saved(live)
-        self._commit(live, link)
+        if not self._has_others:
+            self._commit(live, link)
+            return
+        try:
+            with self.alone(live):
+                self._commit(live, link)
+        finally:
+            self.discard_if_dead(live)  # Its last name or handle may have gone meanwhile.
 
     def _commit(self, live: Live, link: record.Link | None) -> None:
         draft = live.draft
@@ -328,10 +321,11 @@ class Inodes:
             return
         claim = live.claim
         if claim is not None and not self._store.holds(claim.expect):
-            self.end_claim(live)
+            self._drop_claimed(live)
             raise Refused(Reason.CONDITION_FAILED)
         attributes = self._store.attributes(live.number)
         if link is None and attributes is not None and attributes.nlink == 0:
+            self.discard_if_dead(live)
             return
         if link is None and claim is None and draft.behind is not None:
             reason = self._append(live, draft)
@@ -339,6 +333,8 @@ class Inodes:
             before = () if link is None and claim is None else _parts(link, claim)
             reason = self._propose_draft(live, draft, attributes, before)
         if reason is not None:
+            if reason is Reason.CONDITION_FAILED and live.claim is not None:
+                self._drop_claimed(live)
             raise Refused(reason)
         if live.draft is draft:  # Else its last name and handle went meanwhile.
             live.draft = None
@@ -396,7 +392,12 @@ class Inodes:
             self.end_claim(live)
 
     def end_claim(self, live: Live) -> None:
-        """What was written on a condition is dropped; the kernel forgets its pages."""
+        """What was written on a condition, and is not on its way, is dropped; the kernel forgets its pages."""
+        self.wait_saved(live)
+        if live.claim is not None:
+            self._drop_claimed(live)
+
+    def _drop_claimed(self, live: Live) -> None:
         assert live.claim is not None
         live.claim.file.lost = True
         live.claim = None

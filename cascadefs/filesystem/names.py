@@ -48,7 +48,7 @@ class Names:
         self._absence_may_end = b"@" in name
         if parent < RECORD_INODE_MAX:
             binding = self._store.binding(parent, name)
-            if binding is None and b"@" not in name and self._refresh(parent):
+            if binding is None and b"@" not in name and self._store.refresh(parent):
                 binding = self._store.binding(parent, name)  # Others may have made it just now.
             if binding is not None:
                 live = self._inodes.nodes.live(binding.inode)
@@ -59,7 +59,7 @@ class Names:
                 node, timeout_s = self._lookup_special(parent, name)
             except Refused as refusal:
                 is_known = refusal.reason is not Reason.ABSENT or b"@" not in name
-                if is_known or not self._refresh(parent):
+                if is_known or not self._store.refresh(parent):
                     raise
                 self._wait_saved(parent, name)
                 node, timeout_s = self._lookup_special(parent, name)
@@ -73,19 +73,18 @@ class Names:
             stat.entry_timeout_s = stat.attribute_timeout_s = 0.0
         return stat
 
-    def _refresh(self, inode: int) -> bool:
-        """See `Store`; others have the file system meanwhile."""
-        with self._store.letting_go():
-            return self._store.refresh(inode)
-
     def _shown(self, live: Live) -> Stat:
-        """What a name leads to, which may be a directory in a shard that is behind here."""
+        """What a name leads to, which may be a directory in a shard that is behind here; the kernel refers to it."""
         try:
-            return self._inodes.live_stat(live)
-        except Refused:
-            if not self._refresh(live.number):
-                raise
-            return self._inodes.live_stat(live)
+            try:
+                return self._inodes.live_stat(live)
+            except Refused:
+                if not self._store.refresh(live.number):
+                    raise
+                return self._inodes.live_stat(live)
+        except (Refused, OSError):
+            self._inodes.forget(live.number, 1)  # It is not told of it.
+            raise
 
     def _wait_saved(self, parent: int, name: bytes) -> None:
         """A version that is asked for may be on its way: nobody waits for the end of a file that was only made or cut."""
@@ -115,8 +114,10 @@ class Names:
             return self._history.child(parent, name), FOREVER_S
         if not isinstance(parent, Listing):
             raise Refused(Reason.NOT_A_DIRECTORY)
-        self._absence_may_end = True
-        node = parent.lookup(name)
+        try:
+            node = parent.lookup(name)
+        finally:  # Others may have looked for names meanwhile.
+            self._absence_may_end = True
         if node is None:
             raise Refused(Reason.ABSENT)
         return node, parent.children_timeout_s if isinstance(node, Past) else 0.0
@@ -185,7 +186,7 @@ class Names:
         if parent >= RECORD_INODE_MAX and self._remove_made(parent, name, directory=False):
             return
         binding = self._bound(parent, name)
-        self._inodes.propose(record.Unlink(parent, name), lets_go=True)
+        self._inodes.propose(record.Unlink(parent, name))
         self._inodes.after_unlink(binding)
 
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
@@ -229,7 +230,7 @@ class Names:
         target = self._store.binding(new_parent, new_name)
         if target is None:
             self.check_new_name(new_parent, new_name)
-        self._inodes.propose(record.Rename(parent, name, new_parent, new_name, flags), lets_go=True)
+        self._inodes.propose(record.Rename(parent, name, new_parent, new_name, flags))
         moved = self._inodes.nodes.get(inode)
         if type(moved) is Live:
             moved.alias = (new_parent, new_name)
@@ -293,10 +294,9 @@ class Names:
         self._inodes.live(parent)
         self.check_new_name(parent, name, directory=is_directory(mode))
         gid, mode = self.inherited(parent, mode, caller)
-        with self._store.letting_go():
-            inode = self._store.allocate_inode(parent, name, mode)
+        inode = self._store.allocate_inode(parent, name, mode)
         self._inodes.propose(
-            record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target), lets_go=True
+            record.Create(parent, name, inode, mode, caller.uid, gid, rdev, target)
         )
         live = self._inodes.nodes.live(inode)
         live.alias = (parent, name)

@@ -74,9 +74,8 @@ class Others:
             Refused: MOVED, if the name it was found by means something else by now.
             OSError: the cluster is away and nobody waits for it any more.
         """
-        with self._store.letting_go():
-            if not self._store.refresh(number):
-                return
+        if not self._store.refresh(number):
+            return
         self._look()
         node = self._inodes.nodes.get(number)
         if type(node) is not Live or node.alias is None:

@@ -212,7 +212,8 @@ class Ranges:
         """Whether one file may refer to the other's bytes: not where a frame has one owner, nor across shards."""
         store = self._store
         inode = source.inode if isinstance(source, Past) else source.number
-        return store.keeps_past and store.shard_of(inode) == store.shard_of(target.number)
+        is_one = store.shard_of(inode) == store.shard_of(target.number)
+        return is_one and store.keeps_past_of(inode)
 
     def _share(self, node: Live | Past, start: int, live: Live, offset: int, length: int) -> None:
         shift, end = offset - start, start + length

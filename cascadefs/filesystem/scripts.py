@@ -16,6 +16,7 @@ import msgspec
 from cascadefs.filesystem.node import Listing, Node, Pointer, Text
 from cascadefs.filesystem.served import commands, stream
 from storage.errors import Reason, Refused
+from storage.limits import SYMLINK_BYTES_MAX
 from triggers.operator import BadCommand
 
 if TYPE_CHECKING:
@@ -213,10 +214,11 @@ class Scripts(Generic[B]):
                 key, b"traceback", owner, lambda: letter.traceback.encode(errors="replace")
             ),
             b"output": lambda: self._text(key, b"output", owner, lambda: letter.output),
-            b"input": lambda: Pointer(
-                (*key, "input"), above + version, uid=owner.uid, gid=owner.gid
-            ),
         }
+        if len(above + version) <= SYMLINK_BYTES_MAX:
+            files[b"input"] = lambda: Pointer(
+                (*key, "input"), above + version, uid=owner.uid, gid=owner.gid
+            )
         removed = self._removed.get(("scripts", *key), set())
 
         def remove(name: bytes, directory: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import threading
 import traceback
 from typing import TYPE_CHECKING, Final
 
@@ -56,6 +57,7 @@ class Dispatch:
         self._take = take
         self._reveal = reveal
         self._seen: set[str] = set()
+        self._revealed = _Revealed()
         self.lock = turnstile.lock
         self.table: list[Handler | None] = [None] * OPCODES_MAX
         self.errors: dict[str, int] = {}
@@ -78,6 +80,18 @@ class Dispatch:
         with self.lock:
             yield
         self._tell()
+
+    def rest(self) -> None:
+        """The caller is about to let others have the file system: what is to be forgotten until now is by its request."""
+        revealed = self._revealed
+        if revealed.is_under_way:
+            revealed.own.extend(self._take())
+
+    def back(self) -> None:
+        """It has it again: what is to be forgotten by now is by theirs."""
+        revealed = self._revealed
+        if revealed.is_under_way:
+            revealed.others.extend(self._take())
 
     def close(self) -> None:
         """What is still asked is answered with ENOTCONN at once, as by a mount whose daemon is gone."""
@@ -121,21 +135,21 @@ class Dispatch:
 
         Not what others did: that may take a directory which somebody holds who waits for this caller.
         """
-        take, reveal = self._take, self._reveal
+        take, reveal, revealed = self._take, self._reveal, self._revealed
+
+        def apart(node: int, body: memoryview, header: Header) -> Reply:
+            revealed.own, revealed.others, revealed.is_under_way = [], take(), True
+            try:
+                return handler(node, body, header)
+            finally:
+                revealed.is_under_way = False
+                revealed.own.extend(take())
+
+        asking = self._asking(opcode, apart)
 
         def handle(node: int, body: memoryview, header: Header) -> Reply:
-            own: list[Invalidation] = []
-            others: list[Invalidation] = []
-
-            def apart(node: int, body: memoryview, header: Header) -> Reply:
-                others.extend(take())
-                try:
-                    return handler(node, body, header)
-                finally:
-                    own.extend(take())
-
-            result = self._asking(opcode, apart)(node, body, header)
-            reveal(node, header[UNIQUE], result, own, others)
+            result = asking(node, body, header)
+            reveal(node, header[UNIQUE], result, revealed.own, revealed.others)
             return NO_REPLY
 
         return handle
@@ -169,6 +183,16 @@ class Dispatch:
             expected = isinstance(error, Corruption | OSError)
             _log.error("%s: answered %s", message, name, exc_info=None if expected else error)
         return -number
+
+
+class _Revealed(threading.local):
+    """Of a thread's request: what the kernel is to forget by its doing, and by that of others while it was handled."""
+
+    is_under_way = False
+
+    def __init__(self) -> None:
+        self.own: list[Invalidation] = []
+        self.others: list[Invalidation] = []
 
 
 def _ignored(node: int, body: memoryview, header: Header) -> Reply:

@@ -80,7 +80,6 @@ class Door:
             self._backing,
             self._reply,
             self._later,
-            self._forget_first,
             self._wake,
             self._forget_node,
         )
@@ -147,9 +146,18 @@ class Door:
 
     def share(self, store: ClusterStore) -> None:
         """Have requests that wait for the cluster let others have the file system, and read on meanwhile."""
-        turns = Turns(self._dispatch.lock)
+        turns = Turns(self._dispatch.lock, always=True)
         spares = self._spares = Spares(self._read_in_place)
-        turns.on_rest, turns.on_back = spares.leave, spares.back
+
+        def on_rest() -> None:
+            self._dispatch.rest()
+            spares.leave()
+
+        def on_back() -> None:
+            spares.back()
+            self._dispatch.back()
+
+        turns.on_rest, turns.on_back = on_rest, on_back
         store.share(turns)
 
     def _read_in_place(self, park: Callable[[], None]) -> None:
@@ -239,14 +247,6 @@ class Door:
             with self._dispatch.lock:
                 gone = self._filesystem.take_invalidations()
             self._notifier.put(gone)
-
-    def _forget_first(self, unique: int) -> None:
-        """Answer with success when the kernel has forgotten; for callers that hold no directory, from their handler."""
-        gone = self._filesystem.take_invalidations()
-        if self._notifier is None:
-            self._reply(unique, None)
-        else:
-            self._notifier.put(gone, lambda: self._reply(unique, None))
 
     def _forget_node(self, node: int, unique: int, answer: Reply) -> None:
         """Answer when the kernel has forgotten pages and attributes of a node."""

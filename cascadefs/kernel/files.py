@@ -87,20 +87,16 @@ class Files:
         backing: Backing,
         reply: Callable[[int, Reply], None],
         later: Later,
-        forget_first: Callable[[int], None],
         wake: Callable[[int], None],
         forget_node: Callable[[int, int, Reply], None],
     ) -> None:
-        """`forget_first` answers the request of a unique number when the kernel has forgotten what it is to forget.
-
-        `forget_node` gives the answer to a unique number when the kernel has forgotten a node. `wake` tells the kernel that who polls, known by a number of its own, should look again.
+        """`forget_node` gives the answer to a unique number when the kernel has forgotten a node. `wake` tells the kernel that who polls, known by a number of its own, should look again.
         """
         self._filesystem = filesystem
         self._ranges = ranges
         self._backing = backing
         self._reply = reply
         self._later = later
-        self._forget_first = forget_first
         self._wake = wake
         self._forget_node = forget_node
         self._synchronous: set[int] = set()
@@ -114,7 +110,7 @@ class Files:
             Opcode.TMPFILE: (self.tmpfile, Kind.CHANGES),
             Opcode.READ: (self.read, Kind.ASKS),
             Opcode.WRITE: (self.write, Kind.ASKS),
-            Opcode.FLUSH: (self.flush, Kind.CHANGES),
+            Opcode.FLUSH: (self.flush, Kind.REVEALS),
             Opcode.RELEASE: (self.release, Kind.CHANGES),
             Opcode.FSYNC: (self.fsync, Kind.CHANGES),
             Opcode.SYNCFS: (self.syncfs, Kind.CHANGES),
@@ -178,7 +174,11 @@ class Files:
         return pack_open(opened.handle, how)
 
     def flush(self, node: int, body: memoryview, header: Header) -> Reply:
-        """See `Filesystem.flush`: what it raises is what close(2) returns."""
+        """See `Filesystem.flush`: what it raises is what close(2) returns.
+
+        A write on a condition came into a file, perhaps under a new name, that the kernel knows otherwise: who closes sees it
+        afterwards.
+        """
         handle, *_ = FLUSH.unpack_from(body)
         writers = self._writers.get(handle)
         if writers is not None:
@@ -186,12 +186,7 @@ class Files:
                 return None
             del self._writers[handle]
         self._filesystem.flush(handle)
-        if not self._filesystem.invalidations:
-            return None
-        # A write on a condition came into a file, perhaps under a new name, that the kernel knows otherwise: who closes
-        # sees it afterwards. close(2) holds no directory, so what the kernel does to forget waits for nobody here.
-        self._forget_first(header[UNIQUE])
-        return NO_REPLY
+        return None
 
     def release(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.release`."""

@@ -7,6 +7,7 @@ comes by. In the thread of the network's loop; lines are used by their faces' th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from storage.errors import Corruption
 from storage.link.line import RemoteLine
 from storage.link.payloads import Payloads
 from storage.sequencer import Unavailable
+from storage.snapshot import collect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from cascadefs.node.links import Links
     from storage.codec import Buffer
     from storage.link.line import Submission
+    from storage.snapshot import Snapshot
     from storage.transport import Connection
 
     Apart = Callable[[Callable[[], bytes | memoryview]], bytes | memoryview]
@@ -104,14 +107,22 @@ class Afar:
         def ask_index(line: RemoteLine) -> int:
             return int.from_bytes(wait(lambda: self._index(line)), "little")
 
+        def fetch_snapshot(line: RemoteLine) -> Snapshot:
+            return trio.from_thread.run(self._snapshot, line, trio_token=token)
+
+        def new_client() -> int:
+            return self._random.getrandbits(63) | 1
+
         line = RemoteLine(
             shard,
             identity,
-            self._random.getrandbits(63) | 1,
+            new_client(),
             self._payloads,
             kick=kick,
             fetch=fetch,
             ask_index=ask_index,
+            fetch_snapshot=fetch_snapshot,
+            new_client=new_client,
         )
         followed = self._shards[shard] = _Followed(line)
         assert self._nursery is not None
@@ -247,6 +258,26 @@ class Afar:
                 else:
                     if not answer.errno:
                         return bytes(parts[0])
+            await self._again(line)
+
+    async def _snapshot(self, line: RemoteLine) -> Snapshot:
+        """The rows of a volatile shard from any member, asked until one has them."""
+        while True:
+            epoch = self._epoch_of(line.shard)
+            for name in dict.fromkeys(filter(None, [epoch.leader, *epoch.members])):
+
+                async def ask(
+                    number: int, piece: int, name: str = name
+                ) -> tuple[int, bytes | memoryview | None]:
+                    answer, parts = await self._links.get(name).ask(
+                        lambda request: wire.ReadSnapshot(request, line.shard, number, piece, False)
+                    )
+                    return answer.errno, parts[0] if parts else None
+
+                with contextlib.suppress(Unreachable):
+                    found = await collect(ask)
+                    if found is not None:
+                        return found
             await self._again(line)
 
     async def _read(

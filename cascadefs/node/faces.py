@@ -18,7 +18,9 @@ from storage.cluster.turns import Turns
 from storage.distant import DistantLog
 from storage.errors import Corruption
 from storage.index import CLEAN, read_mark, why_not, write_mark
+from storage.member import MemoryLog, Releasing
 from storage.namespace.sessions import Sessions
+from storage.record import Reserve
 from storage.sequencer import START, Astray, Place, Unavailable
 from storage.shard import Position
 from storage.table import MemoryTable
@@ -41,6 +43,12 @@ AFAR_S: Final = 30.0
 STEP_S: Final = 0.1
 """Between two looks whether it is."""
 
+LET_GO_NS: Final = 10**9
+"""Between two looks what volatile shards can let go of."""
+
+IDLE_US: Final = 10_000_000
+"""How long something is due to be forgotten before a record is made for that."""
+
 LOOK_S: Final = 1.0
 """How long the follower sleeps when nothing is told to it; then it publishes, and tries again what failed."""
 
@@ -57,6 +65,7 @@ class Faces:
         clock: Clock,
         steady_ns: Callable[[], int],
         boot_id: str,
+        is_volatile: Callable[[int], bool] = lambda shard: False,
     ) -> None:
         """Nothing is opened yet.
 
@@ -66,7 +75,11 @@ class Faces:
             clock: the wall clock.
             steady_ns: the monotonic clock.
             boot_id: the machine's, as text.
+            is_volatile: whether a shard is of a volatile pool.
         """
+        self.is_volatile = is_volatile
+        self.releasing: dict[int, Releasing] = {}
+        """What is let go of the volatile shards here."""
         self.hybrid = HybridClock()
         self.trouble: dict[int, str] = {}
         """Why a face is behind its log, by shard."""
@@ -108,6 +121,9 @@ class Faces:
 
     def prepare(self, shard: int) -> tuple[Place, dict[int, int]]:
         """Open a shard's table: how far it has come, and the last number it knows of each client."""
+        if self.is_volatile(shard):
+            self._tables[shard] = MemoryTable(), None
+            return START, {}
         disk, index = self._disk_of(shard), self._index_of(shard)
         if shard in self._tables:  # An earlier attempt to open the shard failed.
             self._tables.pop(shard)[0].close()
@@ -150,12 +166,16 @@ class Faces:
             table = self._renewed(self._index_of(line.shard), table)
         line.on_more = lambda: self._told(line)
         face = self._face(line, table)
+        if face.is_volatile:
+            self._release(face, line)
         try:
             try:
                 face.recover()
             except (Astray, Corruption) as error:
                 _log.warning("shard %d: the index is made again: %s", line.shard, error)
                 face.close()
+                if face.is_volatile:
+                    raise
                 face = self._face(line, self._index_of(line.shard).renew())
                 face.recover()
         except BaseException:
@@ -165,6 +185,34 @@ class Faces:
             self._faces[line.shard] = face
             self._joined(face)
         return face
+
+    def _release(self, face: Face, line: Sequencer) -> None:
+        """Have a volatile shard's replica hold what lives, and no more."""
+
+        def log_of() -> MemoryLog:
+            log = line.log
+            assert isinstance(log, MemoryLog)
+            return log
+
+        releasing = self.releasing[line.shard] = Releasing(face.namespace, log_of)
+        face.on_applied = releasing.applied
+        face.on_anew.append(lambda face: releasing.begin_anew(self._now_us()))
+
+    def _now_us(self) -> int:
+        return self._clock.now_ns() // 1000
+
+    def _let_go(self) -> None:
+        """Let go of what is due in the volatile shards here; a record of nothing has all faces forget what is, where none comes."""
+        now_us = self._now_us()
+        for shard, releasing in self.releasing.items():
+            releasing.step(now_us)
+            face = self._faces.get(shard)
+            if face is None or face.has_proposed:
+                continue
+            due = face.namespace.forgetting.due()
+            if due is not None and due < now_us - IDLE_US:
+                with contextlib.suppress(OSError):
+                    face.begin(Reserve(0), (), lambda outcome: None)
 
     def attach_afar(self, line: RemoteLine) -> None:
         """Bring up the face of a shard that other nodes hold, its table in memory, and keep it up until `leave_afar`.
@@ -215,6 +263,7 @@ class Faces:
         return self.turns.apart(call) if self.turns.lets_go else call()
 
     def _face(self, line: Sequencer, table: Table) -> Face:
+        is_memory = isinstance(table, MemoryTable) and self.is_volatile(line.shard)
         return Face(
             line,
             DistantLog(line),
@@ -222,18 +271,23 @@ class Faces:
             self._clock,
             steady_ns=self._steady_ns,
             hybrid=self.hybrid,
+            memory=table if is_memory else None,
         )
 
     # --- following, on a thread of its own ---
 
     def follow(self) -> None:
         """Apply what is committed until `stop`."""
+        let_go_ns = 0
         while not self._over:
             came = self._news.wait(LOOK_S)
             self._news.clear()
             with self._lock:
                 for shard, face in [*self._faces.items(), *self._afar.items()]:
                     self._catch_up(shard, face, publish=not came)
+                if self.releasing and self._steady_ns() - let_go_ns > LET_GO_NS:
+                    let_go_ns = self._steady_ns()
+                    self._let_go()
                 self._applied.notify_all()
                 self.turns.tell()
 
@@ -275,7 +329,7 @@ class Faces:
             self._afar.clear()
             for shard, face in self._faces.items():
                 try:
-                    if face.close(keep=True):
+                    if face.close(keep=True) and not face.is_volatile:
                         write_mark(self._disk_of(shard), CLEAN)
                 except OSError as error:
                     _log.error("shard %d: its index is not saved: %s", shard, error)

@@ -22,6 +22,8 @@ import trio
 
 from storage import stream
 from storage.cluster.sayings import ClusterSayings
+from storage.log import Log
+from storage.member import MemoryLog
 from storage.namespace.sessions import SESSION_US
 from storage.replication import Role
 from storage.retention import Bounds, Retention
@@ -131,6 +133,8 @@ class Keeper:
         while True:
             await trio.sleep(REST_S)  # noqa: TID251  # Nothing waits for it.
             for shard, member in list(self._members.items()):
+                if isinstance(member.log, MemoryLog):
+                    continue  # It has no history.
                 try:
                     await self._keep(shard, member)
                     self._said.pop(shard, None)
@@ -226,6 +230,7 @@ class Keeper:
         before, found = self._abandoned.get(shard, (0, 0))
         if timestamp - before >= self._grace.staged_us // 100 or not before:
             log = self._members[shard].log
+            assert isinstance(log, Log), "what is volatile has no history"
             found = stream.address_of_time(log, timestamp)
             self._abandoned[shard] = timestamp, found
         return found

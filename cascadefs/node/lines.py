@@ -72,7 +72,10 @@ class Lines:
         def ask_index() -> int | None:
             return trio.from_thread.run(self._index_of_leader, member, trio_token=token)
 
-        line = Line(member, self._random.getrandbits(63) | 1, kick, mend, ask_index)
+        def new_client() -> int:
+            return self._random.getrandbits(63) | 1
+
+        line = Line(member, new_client(), kick, mend, ask_index, new_client)
         self._lines.setdefault(shard, set()).add(line)
         self.publish(shard)
         return line

@@ -15,6 +15,8 @@ import trio
 from cascadefs.node.links import Unreachable
 from storage import wire
 from storage.errors import Corruption
+from storage.log import Log
+from storage.member import MemoryLog
 from storage.scrub import Scrub
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class Mender:
         Raises:
             Corruption: nobody has it whole.
         """
+        if isinstance(member.log, MemoryLog):
+            raise Corruption(f"shard {member.shard}, {address}: let go; nothing volatile is mended")
         key = (member.shard, address)
         under_way = self._under_way.get(key)
         if under_way is not None:
@@ -90,6 +94,7 @@ class Mender:
         if answer.errno or not parts:
             return answer.why
         async with member.rewriting:
+            assert isinstance(member.log, Log)
             await trio.to_thread.run_sync(member.log.put_back, address, bytes(parts[0]))
         self._mended[member.shard] = self._mended.get(member.shard, 0) + 1
         _log.warning(
@@ -107,6 +112,7 @@ class Mender:
         """
         while bytes_per_s:
             log = member.log
+            assert isinstance(log, Log), "in memory nothing is read again"
             scrub = self._scrubs[member.shard] = Scrub(log)
             more = True
             mended = self._mended.get(member.shard, 0)
@@ -144,6 +150,7 @@ class Mender:
 
 
 def _is_whole(member: Member, address: int) -> bool:
+    assert isinstance(member.log, Log)
     try:
         return member.log.verify(member.log.frame(address))
     except (OSError, Corruption):

@@ -25,9 +25,11 @@ from cascadefs.node.mending import SCRUB_REST_S, Mender
 from cascadefs.node.seat import Ground, Seat
 from cascadefs.node.session import Session
 from cascadefs.node.steward import Steward, ask, epoch_of, stranded
+from cascadefs.node.volatile import Snapshots, VolatileSeat
 from storage import record, wire
 from storage.errors import Corruption, Unusable
 from storage.limits import SEGMENT_BYTES
+from storage.member import MemoryLog
 from storage.membership.contract import Unavailable
 from storage.membership.reconfigure import Patience, Reconfigurer, Replica
 from storage.membership.values import Epoch as Recorded
@@ -36,6 +38,7 @@ from storage.namespace import ROOT
 from storage.replication import EPOCH_KIND, Options, Role
 from storage.sequencer import START
 from storage.transport import Broken
+from storage.transport import Role as Party
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -143,8 +146,17 @@ class Node:
         self.http = ""
         """Where its page is, as others are told; empty: nowhere."""
         self.faces = faces
+        self.volatile_bytes_max = 2**63
+        """Of all volatile shards here together: beyond it what brings bytes is refused."""
         self.keeper = (
             Keeper(faces, self.members, clock, has_room, grace) if faces is not None else None
+        )
+        self.connections: set[Connection] = set()
+        """All that are served."""
+        self.told: Callable[[], dict[str, object]] = dict
+        """What an operator is told of the authority (`recollection.Told`)."""
+        self.snapshots = (
+            Snapshots(faces, self.members, steady_ns, random) if faces is not None else None
         )
         self.extra_status: Callable[[], dict[str, object]] = dict
         self.on_epoch: Callable[[], None] = lambda: None
@@ -168,7 +180,7 @@ class Node:
         self._presence = Presence(name, random.getrandbits(62), ())
         self._lease: Lease | None = None
         self._is_full = False
-        self._seats: dict[int, Seat] = {}
+        self._seats: dict[int, Seat | VolatileSeat] = {}
         self._unopened: dict[int, str] = {}
         self._stewards: dict[int, Steward] = {}
         self._opened: dict[int, trio.Event] = {}
@@ -191,9 +203,10 @@ class Node:
             self._presence = msgspec.structs.replace(
                 self._presence, addresses=self.addresses, runs=self.errands is not None
             )
+            # Before it is seen operators may ask what it knows: it may wait for one of them.
+            nursery.start_soon(self._accept, nursery, listener)
             async with self.authority.hold(self._presence, self._lease_s) as lease:
                 self._lease = lease
-                nursery.start_soon(self._accept, nursery, listener)
                 nursery.start_soon(self.links.run)
                 nursery.start_soon(self.lines.run)
                 nursery.start_soon(self.afar.run)
@@ -213,9 +226,13 @@ class Node:
 
     async def _serve(self, connection: Connection) -> None:
         """One connection, dialled or accepted, to its end."""
+        if self._lease is None and connection.peer.role is not Party.CLIENT:
+            connection.close("this node waits for its authority")
+            return
         is_node = connection.peer.role.value == "node"
         link = self.links.get(connection.peer.name) if is_node else None
         self._sessions += 1
+        self.connections.add(connection)
         try:
             async with trio.open_nursery() as nursery:
                 if link is not None:
@@ -226,6 +243,7 @@ class Node:
                 nursery.cancel_scope.cancel()
         finally:
             self._sessions -= 1
+            self.connections.discard(connection)
             if link is not None:
                 link.detach(connection)
 
@@ -278,21 +296,31 @@ class Node:
             place, sessions = START, dict[int, int]()
             if self.faces is not None:
                 place, sessions = await trio.to_thread.run_sync(self.faces.prepare, shard)
-            seat = Seat(
-                ground,
-                shard,
-                self._disk_of(shard),
-                Options(durable=pool.durability == "disk", replicas_min=pool.replicas_min),
-                place,
-                lambda: self._applied[shard]() if shard in self._applied else 0,
-                lambda client: sessions.get(client, 0),
-            )
+
+            def applied() -> int:
+                return self._applied[shard]() if shard in self._applied else 0
+
+            seat: Seat | VolatileSeat
+            if pool.volatile:
+                options = Options(durable=False, replicas_min=pool.replicas_min)
+                seat = VolatileSeat(ground, shard, options, self.links)
+            else:
+                seat = Seat(
+                    ground,
+                    shard,
+                    self._disk_of(shard),
+                    Options(durable=pool.durability == "disk", replicas_min=pool.replicas_min),
+                    place,
+                    applied,
+                    lambda client: sessions.get(client, 0),
+                )
             member = await seat.open(epoch_of(view.epochs.get(shard)), makes=makes)
         except (OSError, Unusable, Corruption) as error:
             if self._unopened.get(shard) != str(error):
                 _log.critical("shard %d cannot be opened: %s", shard, error)
             self._unopened[shard] = str(error)
             return  # Tried again, soon.
+        member.applied = applied
         self._seats[shard] = seat
         self.members[shard] = member
         member.followers.add(lambda: self.lines.publish(shard))
@@ -325,16 +353,19 @@ class Node:
             except OSError as error:
                 _log.warning("shards may forget this node's numbers: %s", error)
 
-    async def _run_seat(self, seat: Seat, member: Member) -> None:
+    async def _run_seat(self, seat: Seat | VolatileSeat, member: Member) -> None:
         steward = Steward(
             self.name, seat.shard, self.authority, self._reconfigurer, self._steady_ns
         )
         self._stewards[seat.shard] = steward
         async with trio.open_nursery() as nursery:
             nursery.start_soon(steward.run, member)
-            nursery.start_soon(
-                self.mender.scrub, member, self._scrub_bytes_per_s, self._scrub_rest_s
-            )
+            if isinstance(seat, VolatileSeat):
+                steward.may_adopt = seat.may_adopt
+            else:
+                nursery.start_soon(
+                    self.mender.scrub, member, self._scrub_bytes_per_s, self._scrub_rest_s
+                )
             if seat.shard == 0:
                 nursery.start_soon(self._plant, member)
             await seat.run(lambda: epoch_of(self.authority.view.epochs.get(seat.shard)))
@@ -386,11 +417,27 @@ class Node:
         while True:
             is_full = not await trio.to_thread.run_sync(self._has_room)
             self._is_full = is_full or not await trio.to_thread.run_sync(self._has_plenty)
+            if self.snapshots is not None:
+                self.snapshots.forget_old()
+            self._watch_memory()
             for member in self.members.values():
+                if isinstance(member.log, MemoryLog):
+                    continue
                 if member.proposals.is_full != is_full:
                     _log.warning("the disk is %s", "full" if is_full else "no longer full")
                 member.proposals.is_full = is_full
             await trio.sleep(LOOK_S)  # noqa: TID251  # A disk fills while others use it, too.
+
+    def _watch_memory(self) -> None:
+        """Refuse bytes for volatile shards where those here hold as much as they may together."""
+        here = [one for one in self.members.values() if isinstance(one.log, MemoryLog)]
+        is_full = sum(member.log.taken_bytes for member in here) >= self.volatile_bytes_max
+        for member in here:
+            if member.proposals.is_full != is_full:
+                said = "full" if is_full else "no longer full"
+                _log.warning("shard %d: memory for volatile pools is %s", member.shard, said)
+            member.proposals.is_full = is_full
+            member.proposals.what = "memory for volatile pools"
 
     # --- what is told -----------------------------------------------------------------------------------------
 
@@ -412,6 +459,11 @@ class Node:
             self._encoded = (view.revision, encode_view(view))
         return self._encoded[1]
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether it has begun; before, it executes nothing."""
+        return self._lease is not None
+
     async def status_json(self) -> bytes:
         """Figures for people and programs."""
         view = self.authority.view
@@ -420,6 +472,7 @@ class Node:
                 "node": self.name,
                 "addresses": list(self.addresses),
                 "authority": self.authority.standing.name.lower(),
+                "authority_trouble": self.authority.trouble,
                 "revision": view.revision,
                 "cluster": layout(view),
                 "lease_ms": max(0, ((self._lease_until_ns() or 0) - self._steady_ns()) // 10**6)
@@ -443,6 +496,10 @@ class Node:
         )
 
 
+_KEPT: Final = ("certificates", "recovered")
+"""Of a view, what is for nodes and operators alone."""
+
+
 def _is_blank(member: Member) -> bool:
     """Whether a log holds nothing but the beginnings of epochs."""
     return all(frame.kind == EPOCH_KIND for frame in member.log.frames())
@@ -450,6 +507,6 @@ def _is_blank(member: Member) -> bool:
 
 def encode_view(view: View) -> bytes:
     """A view as msgpack, its mappings as maps."""
-    fields = {name: getattr(view, name) for name in view.__struct_fields__}
+    fields = {name: getattr(view, name) for name in view.__struct_fields__ if name not in _KEPT}
     plain = {k: dict(v) if hasattr(v, "items") else v for k, v in fields.items()}
     return msgspec.msgpack.encode(plain)

@@ -21,6 +21,7 @@ from storage.errors import NotHere
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from pathlib import Path
 
     import msgspec
 
@@ -45,9 +46,15 @@ class NotYet(OSError):
 class Programs:
     """See the module."""
 
-    def __init__(self, faces: Faces, clock: Clock, view: Callable[[], View]) -> None:
-        """Join the faces as they come up; the view says where directories made by programs live."""
+    def __init__(
+        self, faces: Faces, clock: Clock, view: Callable[[], View], directory: Path
+    ) -> None:
+        """Join the faces as they come up; the view says where directories made by programs live.
+
+        What programs send ahead of writes is kept on the disk of `directory`.
+        """
         self._faces = faces
+        self._directory = directory
         self._view = view
         self._clock = clock
         self._store: ClusterStore | None = None
@@ -90,6 +97,7 @@ class Programs:
                 self._store,
                 self._clock,
                 self._exclusive,
+                self._directory,
                 applied=lambda parts: None,
                 reserved=filesystem.is_reserved,
             )

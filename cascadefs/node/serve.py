@@ -27,10 +27,14 @@ from cascadefs.machine import (
     raise_descriptor_limit,
     set_up_logging,
 )
+from cascadefs.node.admission import Admission
 from cascadefs.node.faces import Faces
 from cascadefs.node.node import Node
 from cascadefs.node.programs import Programs
+from cascadefs.node.recollection import FILE as RECOLLECTION
+from cascadefs.node.recollection import Recollection, told
 from cascadefs.node.transport import NodeTransport, Refrain, open_transport
+from storage.cluster.home import is_volatile
 from storage.disk import RealDisk
 from storage.errors import Unusable
 from storage.index import LmdbIndex
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
     from cascadefs.node.scripts import Scripts
     from storage.clock import Clock
     from storage.membership.contract import Authority
+    from storage.membership.etcd import EtcdAuthority
+    from storage.membership.known import Known
     from storage.transport.carrier import Offer
 
 __all__ = ["NotStarted", "serve"]
@@ -94,9 +100,10 @@ def serve(settings: Settings, *, ready_fd: int | None = None, insecure: bool = F
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(data)
         try:
-            transport = _transport(settings, insecure=insecure)
+            admission = Admission(None if insecure else _credentials(settings), SystemClock())
+            transport = _transport(settings, admission, insecure=insecure)
             try:
-                return trio.run(_run, settings, data, transport, ready_fd)
+                return trio.run(_run, settings, data, transport, admission, ready_fd)
             finally:
                 transport.close()
         finally:
@@ -117,12 +124,12 @@ def _first(error: BaseException) -> str:
     return str(error)
 
 
-def _transport(settings: Settings, *, insecure: bool) -> NodeTransport:
+def _transport(settings: Settings, admission: Admission, *, insecure: bool) -> NodeTransport:
     turned_away = Refrain(lambda why: _log.warning("turned away: %s", why))
 
     def make_tcp(offer: Offer) -> TcpTransport:
         contexts = None if credentials is None else credentials.contexts()
-        return TcpTransport(
+        tcp = TcpTransport(
             who,
             contexts,
             insecure_loopback=insecure,
@@ -130,8 +137,10 @@ def _transport(settings: Settings, *, insecure: bool) -> NodeTransport:
             source=_own_address(settings.listen),
             turned_away=turned_away,
         )
+        tcp.refuses = admission.refuses
+        return tcp
 
-    credentials = None if insecure else _credentials(settings)
+    credentials = admission.credentials
     who = (
         Identity(settings.cluster, Role.NODE, settings.name)
         if credentials is None
@@ -162,22 +171,27 @@ def _credentials(settings: Settings) -> Credentials:
 
 
 @contextlib.asynccontextmanager
-async def _authority(etcd: Etcd) -> AsyncIterator[Authority]:
+async def _authority(etcd: Etcd, known: Known) -> AsyncIterator[EtcdAuthority]:
     tls = None
     if etcd.ca:
         certificate = Path(etcd.certificate) if etcd.certificate else None
         tls = tls_context(Path(etcd.ca), certificate, Path(etcd.key) if etcd.key else None)
     async with (
         open_gateway(etcd.endpoints, etcd.prefix, tls=tls, timeout_s=etcd.timeout_s) as gateway,
-        open_etcd(gateway, time.monotonic_ns) as authority,
+        open_etcd(gateway, time.monotonic_ns, known) as authority,
     ):
         yield authority
 
 
 async def _run(
-    settings: Settings, data: Path, transport: NodeTransport, ready_fd: int | None
+    settings: Settings,
+    data: Path,
+    transport: NodeTransport,
+    admission: Admission,
+    ready_fd: int | None,
 ) -> int:
     boot = boot_id()
+    clock = SystemClock()
 
     def directory_of(shard: int) -> Path:
         return data / "shards" / f"{shard:03d}"
@@ -202,15 +216,21 @@ async def _run(
     def has_plenty() -> bool:
         return space_bytes()[2] > PLENTY_SEGMENTS * SEGMENT_BYTES
 
-    clock = SystemClock()
     faces = Faces(
         disk_of, lambda shard: LmdbIndex(directory_of(shard)), clock, time.monotonic_ns, boot
     )
     stopping = trio.Event()
-    async with _authority(settings.etcd) as authority, trio.open_nursery() as nursery:
+    recollection = Recollection(data / RECOLLECTION)
+    admission.see(recollection.found.view)
+    async with (
+        _authority(settings.etcd, recollection.found) as authority,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(_obey_signals, stopping, nursery.cancel_scope)
+        nursery.start_soon(recollection.run, authority)
+        faces.is_volatile = lambda shard: is_volatile(authority.view, shard)
         await _wait_authority(authority, settings)
-        programs = Programs(faces, clock, lambda: authority.view)
+        programs = Programs(faces, clock, lambda: authority.view, data)
         node = Node(
             settings.name,
             transport,
@@ -238,12 +258,16 @@ async def _run(
             "space_bytes": space(),
             "calls": programs.executed,
             "transport": transport.status(),
+            "certificate": admission.status(),
             "triggers": scripts.status() if scripts is not None else {"mode": "off"},
         }
+        node.told = lambda: told(node, authority)
         _bring_from_afar(node, faces, programs)
         scripts = _scripts(settings, clock, faces, programs, node)
         try:
             nursery.start_soon(_follow, faces)
+            nursery.start_soon(admission.run, authority, node.connections)
+            nursery.start_soon(admission.renew, transport.show)
             if scripts is not None:
                 nursery.start_soon(_run_scripts, scripts)
                 assert node.keeper is not None, "it was given faces"
@@ -343,6 +367,8 @@ async def _wait_authority(authority: Authority, settings: Settings) -> None:
         try:
             view = await authority.read()
         except Unavailable as error:
+            if authority.trouble is not None:
+                return  # It tells what has been; an operator may ask this node what was since.
             if not said:
                 _log.warning("waiting for the authority: %s", error)
             said = True

@@ -18,7 +18,7 @@ import trio
 from storage import record, wire
 from storage.errors import Corruption
 from storage.limits import SHARDS_MAX
-from storage.member import Subscription
+from storage.member import MemoryLog, Subscription
 from storage.replication import Malformed, join
 from storage.sequencer import Place
 from storage.transport import Broken, Role
@@ -51,6 +51,7 @@ _OBSERVER: Final = (
     wire.AskFrontier,
     wire.WaitDurable,
     wire.ReadPayload,
+    wire.ReadSnapshot,
     wire.Ask,
     wire.AskIndex,
 )
@@ -69,6 +70,7 @@ ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
         wire.Answer,
         wire.Call,
         wire.Peer,
+        wire.Behind,
     ),
     Role.MOUNT: _OBSERVER,
     Role.CLIENT: (wire.Hello, wire.Call, wire.Ask),
@@ -141,7 +143,15 @@ class Session:
                     nursery.start_soon(self._do_errand, message, parts)
                 else:
                     self.answer(wire.Answer(request, errno.EAGAIN, "too many errands"))
-            case wire.ReadPayload() | wire.ReadFrame() | wire.Ask() | wire.Call():
+            case wire.Behind(shard=shard):
+                self._lag(message)
+            case (
+                wire.ReadPayload()
+                | wire.ReadFrame()
+                | wire.ReadSnapshot()
+                | wire.Ask()
+                | wire.Call()
+            ):
                 await self._answering.acquire()
                 nursery.start_soon(self._answer, message, parts)
             case wire.AskIndex(request=request, shard=shard):
@@ -167,6 +177,15 @@ class Session:
                 node.afar.told(message)
             case _:
                 pass  # A frontier or a durable mark is pushed anyway; the rest is for observers.
+
+    def _lag(self, message: wire.Behind) -> None:
+        """A leader has let go of what a replica here lacks."""
+        member = self._node.members.get(message.shard)
+        epoch = member.replica.epoch if member is not None else None
+        if member is None or epoch is None or not isinstance(member.log, MemoryLog):
+            return
+        if (epoch.number, epoch.leader) == (message.epoch, self._connection.peer.name):
+            member.behind.set()
 
     async def _refuse(self, why: str) -> None:
         await self._connection.send(wire.encode(wire.Refusal(why)))
@@ -272,20 +291,39 @@ class Session:
                     await self._read(message)
                 case wire.ReadFrame():
                     await self._read_frame(message)
-                case wire.Ask(request=request):
-                    status = await self._node.status_json()
-                    await self._connection.send(wire.encode(wire.Answer(request), [status]))
+                case wire.ReadSnapshot():
+                    await self._read_snapshot(message)
+                case wire.Ask(request=request, what=what):
+                    await self._tell(request, what)
                 case wire.Call(request=request):
                     await self._call(request, message, parts)
         except Broken:
             raise
         except Exception as error:  # Whatever one peer asks, the others' node goes on.
             _log.exception("%s asked what cannot be answered", self._connection.peer)
-            assert isinstance(message, wire.ReadPayload | wire.ReadFrame | wire.Ask | wire.Call)
+            assert isinstance(
+                message,
+                wire.ReadPayload | wire.ReadFrame | wire.ReadSnapshot | wire.Ask | wire.Call,
+            )
             await self._fail(message.request, errno.EIO, f"{type(error).__name__}: {error}")
+
+    async def _tell(self, request: int, what: str) -> None:
+        """Answer about the node itself; about its authority only an operator, who may look at everything."""
+        peer = self._connection.peer
+        if what != "authority":
+            told = await self._node.status_json()
+        elif peer.role is Role.CLIENT and peer.uids.translate(0) == 0:
+            told = msgspec.json.encode(self._node.told())
+        else:
+            await self._fail(request, errno.EPERM, "that is told to operators alone")
+            return
+        await self._connection.send(wire.encode(wire.Answer(request), [told]))
 
     async def _call(self, request: int, message: wire.Call, parts: list[memoryview]) -> None:
         node, peer = self._node, self._connection.peer
+        if not node.is_seen:
+            await self._fail(request, errno.EAGAIN, "this node waits for its authority")
+            return
         if (node.errands if peer.role is Role.NODE else node.call) is None:
             await self._fail(request, errno.EOPNOTSUPP, "this node executes no operations")
             return
@@ -347,6 +385,14 @@ class Session:
             await self._fail(message.request, errno.EIO, str(error))
             return
         await self._connection.send(wire.encode(wire.Answer(message.request), [raw]), bulk=True)
+
+    async def _read_snapshot(self, message: wire.ReadSnapshot) -> None:
+        snapshots = self._node.snapshots
+        found = await snapshots.piece(message) if snapshots is not None else errno.EAGAIN
+        if isinstance(found, int):
+            await self._fail(message.request, found, "no such snapshot is here")
+            return
+        await self._connection.send(wire.encode(wire.Answer(message.request), [found]), bulk=True)
 
     async def _fail(self, request: int, number: int, why: str) -> None:
         await self._connection.send(wire.encode(wire.Answer(request, number, why)))

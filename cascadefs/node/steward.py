@@ -68,6 +68,8 @@ class Steward:
         self._authority = authority
         self._reconfigurer = reconfigurer
         self._steady_ns = steady_ns
+        self.may_adopt: Callable[[Epoch], bool] = lambda epoch: True
+        """Whether the replica may serve in an epoch already; asked again if not."""
         self.why = ""
         """What the last look came to, for people."""
 
@@ -78,7 +80,7 @@ class Steward:
             # Here, too: whoever opens the shards may be busy with one.
             self._reconfigurer.see(self._steady_ns(), view)
             epoch = epoch_of(view.epochs.get(self._shard))
-            if epoch is not None:
+            if epoch is not None and self.may_adopt(epoch):
                 member.adopt(epoch)
             decision = self._decide(member)
             self.why = decision.why

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from cascadefs.configuration import Transport as Settings
     from storage.transport import Connection, Identity, Listener, TcpTransport
+    from storage.transport.certificates import Credentials
     from storage.transport.verbs.transport import VerbsTransport
 
 __all__ = ["NodeTransport", "Refrain", "open_transport"]
@@ -120,6 +121,10 @@ class NodeTransport:
         """Let go of the device, when all connections are closed."""
         if self._verbs is not None:
             self._verbs.close()
+
+    def show(self, credentials: Credentials) -> None:
+        """See `TcpTransport.show`."""
+        self._tcp.show(credentials)
 
     async def listen(self, nursery: trio.Nursery, address: str) -> Listener:
         """As the contract."""

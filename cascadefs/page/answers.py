@@ -40,7 +40,7 @@ AT_ONCE: Final = 4
 """Questions about the store on their way: threads, and work it does for the page at a time."""
 
 NAMES_MAX: Final = 2000
-"""Of a directory, shown."""
+"""Of a directory, in one answer; `after` is then where the next begins."""
 
 VERSIONS_MAX: Final = 500
 """Of a file, listed; the newest."""
@@ -130,12 +130,12 @@ class Answers:
 
     def _tree(self, asked: dict[str, str]) -> dict[str, Any]:
         path, at = _path(asked), _number(asked, "at")
-        entries = self._client.list(path, at=at)
-        shown = sorted(entries, key=lambda one: (not one.is_directory, one.name))[:NAMES_MAX]
+        entries = self._client.list(path, at=at, after=asked.get("after", ""), limit=NAMES_MAX + 1)
+        shown = entries[:NAMES_MAX]
         return {
             "path": path,
             "at": at,
-            "left_out": len(entries) - len(shown),
+            "after": shown[-1].name if len(entries) > len(shown) else None,
             "entries": [
                 {
                     "name": one.name,

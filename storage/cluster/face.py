@@ -26,8 +26,9 @@ import trio
 from storage import extents, record
 from storage.clock import HybridClock
 from storage.errors import Corruption, NotHere, Reason
-from storage.limits import RECORD_BYTES_MAX
-from storage.namespace import DONE, REFUSED, Outcome
+from storage.limits import INODES_PER_SHARD, RECORD_BYTES_MAX
+from storage.namespace import DONE, REFUSED, Counters, Outcome
+from storage.namespace.keys import first_inode
 from storage.sequencer import (
     SUBMITTED_BYTES_MAX,
     SUBMITTED_MAX,
@@ -37,7 +38,8 @@ from storage.sequencer import (
     Sequenced,
     Unavailable,
 )
-from storage.shard import PUBLISH_RECORDS_MAX, Shard
+from storage.shard import PUBLISH_RECORDS_MAX, Position, Shard
+from storage.snapshot import LIFE_INDICES, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,8 +49,10 @@ if TYPE_CHECKING:
     from storage.distant import DistantLog
     from storage.extents import DirtyMap
     from storage.log import Log
+    from storage.member import MemoryLog
     from storage.sequencer import Sequencer
-    from storage.table import Table
+    from storage.attributes import Attributes
+    from storage.table import MemoryTable, Table
 
 __all__ = ["RESERVED_INODES", "Face"]
 
@@ -60,6 +64,18 @@ REPLAY_SECONDS: Final = 60.0
 
 RESERVED_INODES: Final = 256
 """Inode numbers asked for at once: one record for so many new files; what is left at the end of a process is lost."""
+
+LIFE_INODES: Final = 2**28
+"""Inode numbers that a life of a volatile shard has before those of the next."""
+
+
+def first_inode_of(shard: int, index: int) -> int:
+    """The least inode number that a volatile shard gives out in the life that began with an index.
+
+    Never one of the life before: who has that open must not find another file.
+    """
+    lives = INODES_PER_SHARD // LIFE_INODES - 1024  # The last may be long.
+    return first_inode(shard) + index // LIFE_INDICES % lives * LIFE_INODES
 
 
 NOTHING: Final = record.encode(record.Reserve(0))
@@ -85,6 +101,7 @@ class Face(Shard):
         *,
         steady_ns: Callable[[], int],
         hybrid: HybridClock | None = None,
+        memory: MemoryTable | None = None,
     ) -> None:
         """What has come to be seen of the shard is what `table` holds; nothing is taken before `recover`.
 
@@ -95,13 +112,17 @@ class Face(Shard):
             clock: the wall clock.
             steady_ns: a clock that goes forward only, for how long somebody waits.
             hybrid: one for all faces of a store: the greatest timestamp seen on any of them.
+            memory: of a volatile shard, the table once more: it keeps no past, and begins anew from a snapshot.
         """
+        self._memory = memory
         super().__init__(
             sequencer.identity,
             log,
             table,
             clock,
             hybrid if hybrid is not None else HybridClock(),
+            keep_past=memory is None,
+            forgets=memory is not None,
             number=sequencer.shard,
         )
         self._sequencer = sequencer
@@ -114,6 +135,13 @@ class Face(Shard):
         """Proposals that somebody waits for, by number."""
         self._begun: dict[int, Callable[[Outcome | OSError], None]] = {}
         """Proposals that nobody waits for, and who is told what becomes of them, by number."""
+        self._under_way: dict[int, int] = {}
+        """The bytes of each proposal that was handed over and has not come by, by number."""
+        self._under_way_bytes = 0
+        self.on_applied: Callable[[int, int, record.Record, Outcome], None] | None = None
+        """Of a volatile shard, told (timestamp, address, record, outcome) of each record, while what it `released` can be had."""
+        self.on_anew: list[Callable[[Face], None]] = []
+        """Of a volatile shard, told when it has begun anew: anything in it may be something else. Must not raise or propose."""
         self._told_index = self.applied_index = self._position.index
         """The last record that was applied, and told of. May be read by any thread."""
         self.turns: Turns | None = None
@@ -128,6 +156,11 @@ class Face(Shard):
         """Numbers are given out by records: applying those again gives the same."""
         del reached
         return published
+
+    @property
+    def is_volatile(self) -> bool:
+        """Whether the newest is all that is kept."""
+        return self._memory is not None
 
     @property
     def is_near(self) -> bool:
@@ -156,6 +189,19 @@ class Face(Shard):
         """Its timestamp."""
         return self._position.timestamp
 
+    def snapshot(self, log: MemoryLog, staged: frozenset[int]) -> Snapshot:
+        """A volatile shard as it is here, with the payloads that its contents or drafts refer to."""
+        assert self._memory is not None
+        self.publish()
+        position, refers = self._position, self.namespace.refers
+        return Snapshot(
+            Place(position.index, position.address, position.checksum),
+            position.timestamp,
+            log.epochs(),
+            self._memory.rows(),
+            [(at, data) for at, data in log.held() if refers(at) or at in staged],
+        )
+
     def recover(self, progress: Callable[[int, int], None] | None = None) -> int:
         """Follow from where the table is and apply what there is at once; how many records that was.
 
@@ -167,12 +213,21 @@ class Face(Shard):
         """
         self._follow()
         before = self._position.index
-        while self._take_and_apply(0.0):
+        while self._take_or_begin_anew():
             if self._unpublished >= self._publish_at:
                 self.publish()
             if progress is not None:
                 progress(self._position.index - before, self._sequencer.last_index() - before)
         return self._position.index - before
+
+    def _take_or_begin_anew(self) -> bool:
+        try:
+            return self._take_and_apply(0.0)
+        except Astray:
+            if self._memory is None:
+                raise
+            self._begin_anew(self._memory)
+            return True
 
     def _follow(self) -> None:
         position = self._position
@@ -202,7 +257,10 @@ class Face(Shard):
         except Unavailable:
             raise
         except Astray as error:
-            raise OSError(errno.EIO, f"this is not the shard it was: {error}") from error
+            if self._memory is None:
+                raise OSError(errno.EIO, f"this is not the shard it was: {error}") from error
+            self._begin_anew(self._memory)
+            some = True
         except Exception as error:
             # With the record that could not be applied, if it was one: who cannot apply it now either has failed.
             self._bring_up(error, self._position.index + 1)
@@ -217,6 +275,44 @@ class Face(Shard):
             self._apply(one)
         return bool(taken)
 
+    def _begin_anew(self, table: MemoryTable) -> None:
+        """What comes next is let go everywhere, or all of the shard was lost: go on from a snapshot.
+
+        What was proposed here may have taken effect or not: nobody can say.
+
+        Raises:
+            Unavailable: the sequencer was closed.
+        """
+        snapshot = self._sequencer.begin_anew()
+        shard, counters, place = self.namespace.shard, self.namespace.counters, snapshot.place
+        table.load(snapshot.rows)
+        if snapshot.rows:
+            self._load()
+        else:
+            counters.restore(Counters(first_inode_of(shard, place.index)).pack())
+            timestamp = snapshot.timestamp
+            self._position = Position(self._identity, place.index, place.address, timestamp, place.checksum)
+        self.namespace.reload()
+        self._unpublished = 1
+        self._failure = None
+        self.publish()
+        self._hybrid.observe(self._position.timestamp)
+        self._inodes = range(0)
+        self._number = 0
+        lost = OSError(errno.ESTALE, f"volatile shard {shard} began anew; the change may be lost")
+        for number, seen in self._seen.items():
+            if seen is None:
+                self._seen[number] = Rejected(errno.ESTALE, lost.strerror, number)
+        begun, self._begun = self._begun, {}
+        for done in begun.values():
+            done(lost)
+        self._under_way.clear()
+        self._under_way_bytes = 0
+        self._told_index = self.applied_index = self._position.index
+        self._follow()
+        for told in self.on_anew:
+            told(self)
+
     def _give_up(self, rejected: Rejected) -> None:
         """What was submitted from a number on is not in the log.
 
@@ -226,6 +322,8 @@ class Face(Shard):
         for number, seen in self._seen.items():
             if number >= rejected.number and seen is None:
                 self._seen[number] = rejected
+        for number in [number for number in self._under_way if number >= rejected.number]:
+            self._came_by(number)
         for number in [number for number in self._begun if number >= rejected.number]:
             self._begun.pop(number)(OSError(rejected.errno, rejected.strerror))
         for number in range(rejected.number, self._number + 1):
@@ -272,10 +370,16 @@ class Face(Shard):
         if accepted:
             outcome = namespace.apply(one.timestamp, one.address, decoded)
         self._reached(one.index, one.address, one.timestamp, one.checksum)
+        if self._memory is not None:
+            if self.on_applied is not None:
+                self.on_applied(one.timestamp, one.address, decoded, outcome)
+            namespace.released.clear()
         self._hybrid.observe(one.timestamp)
         if not accepted:
             return
         is_own = one.client == self._sequencer.client
+        if is_own:
+            self._came_by(one.number)
         if is_own and self._seen.get(one.number, DONE) is None:
             self._seen[one.number] = _Seen(one.address, outcome, namespace.counters.next_inode)
         if one.index <= self._told_index:
@@ -343,20 +447,34 @@ class Face(Shard):
         if len(metadata) > RECORD_BYTES_MAX:
             done(REFUSED[Reason.ARGUMENT_TOO_LARGE])
             return
-        while len(self._begun) >= SUBMITTED_MAX:
-            self._pause(TAKE_SECONDS)
         number = self._submit(metadata, payload)
         del self._seen[number]
         self._begun[number] = done
 
     def _submit(self, metadata: bytes, payload: Sequence[bytes | memoryview]) -> int:
+        """Hand over a proposal, as soon as no more is on its way than may be, whoever proposed it."""
         if self._failure is not None:
             self._refuse_failed()
+        size = len(metadata) + sum(map(len, payload))
+        while not self._has_room(size):
+            self._pause(TAKE_SECONDS)
         number = self._number + 1
         self._sequencer.submit(number, metadata, payload, self._hybrid.last_us)
         self._number = number
         self._seen[number] = None
+        self._under_way[number] = size
+        self._under_way_bytes += size
         return number
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes more may be on their way; a single proposal always may."""
+        if not self._under_way:
+            return True
+        total = self._under_way_bytes + size
+        return len(self._under_way) < SUBMITTED_MAX and total <= SUBMITTED_BYTES_MAX
+
+    def _came_by(self, number: int) -> None:
+        self._under_way_bytes -= self._under_way.pop(number, 0)
 
     def _wait_for(self, number: int) -> _Seen:
         """Apply what comes by until a proposal did.
@@ -381,31 +499,20 @@ class Face(Shard):
         return seen
 
     def stage(self, inode: int, offset: int, data: bytes | memoryview) -> list[record.Extent]:
-        """See `Shard.stage`. All that fits the window is on its way at once."""
+        """See `Shard.stage`. All that may be is on its way at once."""
         view = memoryview(data)
-        pieces = list(extents.split_by_chunk(offset, len(view)))
         staged: list[record.Extent] = []
-        under_way: list[tuple[int, int, int]] = []  # number, offset, length
-        outstanding = 0
+        awaited: list[tuple[int, int, int]] = []  # number, offset, length
         try:
-            for _, _, length, done in pieces:
-                while under_way and (
-                    outstanding + length > SUBMITTED_BYTES_MAX or len(under_way) >= SUBMITTED_MAX
-                ):
-                    number, at, size = under_way.pop(0)
-                    outstanding -= size
-                    staged.append((at, size, self._wait_for(number).address, 0))
-                number = self._submit(
-                    record.encode(record.Write(inode, offset + done)),
-                    (view[done : done + length],),
-                )
-                under_way.append((number, offset + done, length))
-                outstanding += length
-            while under_way:
-                number, at, size = under_way.pop(0)
+            for _, _, length, done in extents.split_by_chunk(offset, len(view)):
+                piece = record.encode(record.Write(inode, offset + done))
+                number = self._submit(piece, (view[done : done + length],))
+                awaited.append((number, offset + done, length))
+            while awaited:
+                number, at, size = awaited.pop(0)
                 staged.append((at, size, self._wait_for(number).address, 0))
         finally:
-            for number, _, _ in under_way:
+            for number, _, _ in awaited:
                 del self._seen[number]
         return staged
 
@@ -445,6 +552,30 @@ class Face(Shard):
         assert seen.outcome.reason is None, "a bounded number is always granted"
         return range(seen.next_inode - count, seen.next_inode)
 
+    def read(
+        self,
+        inode: int,
+        attributes: Attributes,
+        timestamp: int | None,
+        offset: int,
+        length: int,
+    ) -> bytes | bytearray | memoryview:
+        """See `Shard.read`. In a volatile shard bytes may be let go while they are asked for: then those that are now.
+
+        Raises:
+            OSError: ESTALE, if the file is not in its shard any more.
+        """
+        try:
+            return super().read(inode, attributes, timestamp, offset, length)
+        except Corruption:
+            if self._memory is None:
+                raise
+            self.refresh()
+        now = self.namespace.attributes(inode)
+        if now is None or timestamp is not None:
+            raise OSError(errno.ESTALE, "a volatile pool keeps the newest content only")
+        return super().read(inode, now, None, offset, length)
+
     def retire(self) -> None:
         """Another face takes this one's place."""
         self.is_retired = True
@@ -455,6 +586,11 @@ class Face(Shard):
         """Have the shard hear of this client, which has proposed before and may again."""
         if self._number:
             self._append(record.Reserve(0), ())
+
+    def keep_session_nowait(self) -> None:
+        """The same without waiting. Where much is on its way, that is a sign of life, too."""
+        if self._number and self._has_room(len(NOTHING)):
+            self.begin(record.Reserve(0), (), lambda outcome: None)
 
     def forget(self, inode: int) -> None:
         """History is kept: nothing to do."""

@@ -9,7 +9,7 @@ from storage.placement import affinity_key, home_shard
 if TYPE_CHECKING:
     from storage.membership.values import Pool, View
 
-__all__ = ["group_of", "home_of"]
+__all__ = ["group_of", "home_of", "is_volatile"]
 
 
 def home_of(view: View, path: bytes) -> int | None:
@@ -40,6 +40,13 @@ def group_of(view: View, path: bytes) -> bytes:
             return key
         below = below.rpartition(b"/")[0]
     return b""
+
+
+def is_volatile(view: View, shard: int) -> bool:
+    """Whether a shard keeps the newest only, in memory; for the whole of its life."""
+    placed = view.shards.get(shard)
+    pool = view.pools.get(placed.pool) if placed is not None else None
+    return pool is not None and pool.volatile
 
 
 def _pool_of(view: View, path: bytes) -> Pool | None:

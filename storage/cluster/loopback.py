@@ -232,6 +232,10 @@ class LoopbackSequencer:
             raise Corruption(f"shard {self.shard}: nothing was stored at {address}")
         return memoryview(payload)[offset : offset + length]
 
+    def begin_anew(self) -> Snapshot:
+        """See `Sequencer`."""
+        raise AssertionError("nothing is volatile here")
+
     def close(self) -> None:
         """See `Sequencer`."""
         with self._changed:

@@ -38,6 +38,8 @@ class FaceOpening:
     steady_ns: Callable[[], int]
     hybrid: HybridClock
     boot_id: str
+    is_volatile: Callable[[int], bool] = lambda shard: False
+    """Whether a shard is of a volatile pool: its table is in memory."""
     directory: Path | None = None
     """Holds a directory for each shard's table; None: tables in memory. Of this process alone."""
 
@@ -70,10 +72,21 @@ class FaceOpening:
             write_mark(RealDisk(place), CLEAN)
 
     def _face(self, sequencer: Sequencer, log: Log | DistantLog, table: Table) -> Face:
-        return Face(sequencer, log, table, self.clock, steady_ns=self.steady_ns, hybrid=self.hybrid)
+        is_memory = isinstance(table, MemoryTable) and self.is_volatile(sequencer.shard)
+        return Face(
+            sequencer,
+            log,
+            table,
+            self.clock,
+            steady_ns=self.steady_ns,
+            hybrid=self.hybrid,
+            memory=table if is_memory else None,
+        )
 
     def _place(self, shard: int) -> Path | None:
-        return None if self.directory is None else self.directory / f"{shard:03}"
+        if self.directory is None or self.is_volatile(shard):
+            return None
+        return self.directory / f"{shard:03}"
 
     def _table(self, sequencer: Sequencer) -> Table:
         place = self._place(sequencer.shard)

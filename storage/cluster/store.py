@@ -98,6 +98,8 @@ class ClusterStore:
         self._listener: Callable[[int, int, Record], None] | None = None
         self._on_others: Callable[[int, Record], None] | None = None
         self.keeps_past = self.has_others = True
+        self.on_anew: Callable[[int], None] | None = None
+        """Told of a volatile shard that has begun anew: anything known of it may be wrong. Must not raise or propose."""
         self.turns: Turns | None = None
         """How who waits lets go of the store, where somebody may: `share`."""
         self.recovery: list[str] = []
@@ -118,6 +120,8 @@ class ClusterStore:
         if shard in self._faces:
             self._faces[shard].retire()
         face.is_retired = False
+        if face.is_volatile and self._begun_anew not in face.on_anew:
+            face.on_anew.append(self._begun_anew)
         self._faces[shard] = face
         self._spaces[shard] = face.namespace
         self.retention.add(face)
@@ -126,6 +130,32 @@ class ClusterStore:
         if self._on_others is not None:
             face.on_others = self._on_others
         face.turns = self.turns
+
+    def _begun_anew(self, face: Face) -> None:
+        """A volatile shard has begun anew, perhaps empty."""
+        if self.on_anew is not None:
+            self.on_anew(face.namespace.shard)
+
+    def _replanted(self, inode: int) -> bool:
+        """Make again a shard root that a volatile shard has lost with all its members, empty; whether there is one now.
+
+        Its name, in a shard that was not lost, says who it was: as root it has what a directory was made with.
+        """
+        shard = shard_of(inode)
+        face = self._faces.get(shard)
+        if face is None or not face.is_volatile:
+            return False
+        for above in list(self._spaces.values()):
+            stub = above.attributes(inode) if above.shard != shard else None
+            if stub is None or not stub.nlink or not is_directory(stub.mode):
+                continue
+            root = Create(stub.parent, b"", inode, stub.mode, stub.uid, stub.gid)
+            return face.propose(root).reason in (None, Reason.EXISTS)
+        return False
+
+    def keeps_past_of(self, inode: int) -> bool:
+        """See `Store`."""
+        return self._of(inode).keeps_past
 
     def share(self, turns: Turns) -> None:
         """From now on the store is held by a lock that who waits may let go of."""
@@ -218,10 +248,9 @@ class ClusterStore:
         return True
 
     def keep_sessions(self) -> None:
-        """Have every shard hear of us; once a day is enough (`storage.namespace.sessions`)."""
-        with self.letting_go():
-            for face in list(self._faces.values()):
-                face.keep_session()
+        """Have every shard hear of us, without waiting for it; once a day is enough (`storage.namespace.sessions`)."""
+        for face in list(self._faces.values()):
+            face.keep_session_nowait()
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -239,6 +268,8 @@ class ClusterStore:
     def attributes(self, inode: int) -> Attributes | None:
         """See `Store`."""
         attributes = self._of(inode).attributes(inode)
+        if attributes is None and self._replanted(inode):
+            attributes = self._of(inode).attributes(inode)
         if (
             attributes is not None
             and attributes.parent // INODES_PER_SHARD != inode // INODES_PER_SHARD
@@ -250,6 +281,8 @@ class ClusterStore:
     def attributes_row(self, inode: int) -> tuple[int, Attributes] | None:
         """See `Store`."""
         row = self._of(inode).attributes_row(inode)
+        if row is None and self._replanted(inode):
+            row = self._of(inode).attributes_row(inode)
         if row is not None and row[1].parent and shard_of(row[1].parent) != shard_of(inode):
             self._parent(inode, row[1], None)
         return row

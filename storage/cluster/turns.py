@@ -1,7 +1,8 @@
 """Waiting for shards without keeping others from them: who holds a store lets go of it while nothing has come.
 
-Theory of operation. Everything here is called with the lock held, and holds it again when it returns. Only who says so lets go
-(`letting_go`): what it has looked at may be another afterwards, as if another mount had changed it. Of those who wait for a shard one
+Theory of operation. Everything here is called with the lock held, and holds it again when it returns. Who lets go must be prepared for
+that: what it has looked at may be another afterwards, as if another mount had changed it. On a mount everybody is (`always`), on a node who
+says so (`letting_go`). Of those who wait for a shard one
 follows its stream, applies what comes, and tells all others, of whom the next follows then; where somebody else
 follows anyway (a node), they only wait to be told. So many proposals of one store are on their way at a time.
 """
@@ -28,19 +29,25 @@ LOOK_SECONDS: Final = 1.0
 
 
 class _Own(threading.local):
-    lets_go = False
+    def __init__(self, *, lets_go: bool) -> None:
+        self.lets_go = lets_go
 
 
 class Turns:
     """See the module."""
 
     def __init__(
-        self, lock: threading.Lock | threading.RLock, *, is_followed: bool = False
+        self,
+        lock: threading.Lock | threading.RLock,
+        *,
+        always: bool = False,
+        is_followed: bool = False,
     ) -> None:
         """Nobody waits yet.
 
         Args:
             lock: what holds the store.
+            always: whoever waits lets go, without saying so.
             is_followed: somebody applies all that comes, and calls `tell`.
         """
         self.on_rest: Callable[[], None] = lambda: None
@@ -53,13 +60,13 @@ class Turns:
         """Nobody follows any more: whoever waits for that gives up."""
         self._lock = lock
         self._changed = threading.Condition(lock)
-        self._own = _Own()
+        self._own = _Own(lets_go=always)
         self._is_followed = is_followed
         self._followed: set[int] = set()
 
     @property
     def lets_go(self) -> bool:
-        """Whether the caller said that it lets go."""
+        """Whether the caller lets go."""
         return self._own.lets_go
 
     @contextlib.contextmanager

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from storage import wire
     from storage.codec import Buffer
     from storage.link.payloads import Payloads
+    from storage.snapshot import Snapshot
 
 __all__ = ["RemoteLine", "Submission"]
 
@@ -56,6 +57,8 @@ class RemoteLine:
         kick: Callable[[RemoteLine], None],
         fetch: Callable[[RemoteLine, int, int, int], memoryview],
         ask_index: Callable[[RemoteLine], int],
+        fetch_snapshot: Callable[[RemoteLine], Snapshot],
+        new_client: Callable[[], int],
     ) -> None:
         """Made by a link.
 
@@ -67,6 +70,8 @@ class RemoteLine:
             kick: have the link look at this line; any thread.
             ask_index: what everything committed before the call is at or below, waiting for a leader to say so; likewise.
             fetch: (line, address, offset, length) -> bytes from a member, waiting for them; not called by the link's thread.
+            fetch_snapshot: the rows of a volatile shard from a member, likewise.
+            new_client: another number for a face, never used before.
         """
         self.shard = shard
         self.identity = identity
@@ -84,6 +89,8 @@ class RemoteLine:
         self._kick = kick
         self._fetch = fetch
         self._ask_index = ask_index
+        self._fetch_snapshot = fetch_snapshot
+        self._new_client = new_client
         self._news = threading.Condition()
         self._queue: deque[Sequenced] = deque()
         self._taken_bytes = 0  # Since the link was last told.
@@ -263,6 +270,18 @@ class RemoteLine:
         found = self._fetch(self, address, offset, length)
         self._payloads.put(self.shard, address, offset, found)
         return found
+
+    def begin_anew(self) -> Snapshot:
+        """See `Sequencer`."""
+        if self._closed is not None:
+            raise Unavailable(self._closed)
+        snapshot = self._fetch_snapshot(self)
+        with self._news:
+            self.outstanding.clear()
+            self._rejected = None
+            self.client = self._new_client()
+        self._payloads.forget(self.shard)
+        return snapshot
 
     @property
     def closed(self) -> str | None:

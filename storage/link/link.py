@@ -33,6 +33,7 @@ from storage.link.line import RemoteLine, Submission
 from storage.link.payloads import Payloads
 from storage.membership.values import View
 from storage.sequencer import Unavailable
+from storage.snapshot import Snapshot, collect
 from storage.transport import Broken, Rejected, Role
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Tuning:
 READS_MAX: Final = 64
 """Questions of one connection that are not answered yet."""
 
+SNAPSHOT: Final = -1
+
 CLOSED_LOOK_SECONDS: Final = 0.5
 """Between two looks of who waits for a payload whether anybody will bring it."""
 
@@ -108,7 +111,7 @@ class _Question:
 
 
 class _Reading:
-    """Somebody in another thread waits for a payload; with length 0, for the index that is certain."""
+    """Somebody in another thread waits for a payload; with length 0, for the index that is certain, or for a `SNAPSHOT`."""
 
     __slots__ = ("address", "done", "found", "length", "line", "offset")
 
@@ -118,7 +121,7 @@ class _Reading:
         self.offset = offset
         self.length = length
         self.done = threading.Event()
-        self.found: memoryview | BaseException | None = None
+        self.found: memoryview | Snapshot | BaseException | None = None
 
 
 class _Shard:
@@ -170,6 +173,8 @@ class Link:
         self.view = View()
         self.on_view: Callable[[View], None] | None = None
         """Called by the link's thread with each new view; must not wait."""
+        self.apart: Callable[[Callable[[], memoryview]], memoryview] = lambda call: call()
+        """How who reads a payload waits for a member; set once, at first."""
         self._transport = transport
         self._addresses = tuple(addresses)
         self._random = random
@@ -194,18 +199,22 @@ class Link:
 
     def line(self, shard: int, identity: int) -> RemoteLine:
         """A sequencer for a shard's face; one for each shard."""
-        client = self._random.getrandbits(63) + 1
         line = RemoteLine(
             shard,
             identity,
-            client,
+            self._new_client(),
             self.payloads,
             kick=self._kick,
-            fetch=self._fetch,
+            fetch=lambda *asked: self.apart(lambda: self._fetch(*asked)),
             ask_index=self._ask_index,
+            fetch_snapshot=self._fetch_snapshot,
+            new_client=self._new_client,
         )
         self._soon(self._add, line)
         return line
+
+    def _new_client(self) -> int:
+        return self._random.getrandbits(63) + 1
 
     def _soon(self, call: Callable[..., object], *arguments: object) -> None:
         """Have the link's thread call something; it may have ended."""
@@ -217,7 +226,17 @@ class Link:
         self._soon(self._look, line)
 
     def _fetch(self, line: RemoteLine, address: int, offset: int, length: int) -> memoryview:
-        reading = _Reading(line, address, offset, length)
+        found = self._wait(_Reading(line, address, offset, length))
+        assert isinstance(found, memoryview)
+        return found
+
+    def _fetch_snapshot(self, line: RemoteLine) -> Snapshot:
+        found = self._wait(_Reading(line, 0, 0, SNAPSHOT))
+        assert isinstance(found, Snapshot)
+        return found
+
+    def _wait(self, reading: _Reading) -> memoryview | Snapshot:
+        line = reading.line
         self._soon(self._begin_reading, reading)
         while not reading.done.wait(CLOSED_LOOK_SECONDS):
             if line.closed is not None:
@@ -549,8 +568,11 @@ class Link:
 
     async def _read(self, reading: _Reading) -> None:
         try:
-            find = self._found if reading.length else self._certain
-            reading.found = await find(reading)
+            if reading.length == SNAPSHOT:
+                reading.found = await self._snapshot(reading)
+            else:
+                find = self._found if reading.length else self._certain
+                reading.found = await find(reading)
         except (Unavailable, Corruption) as error:
             reading.found = error
         finally:
@@ -592,6 +614,34 @@ class Link:
                 raise Corruption(f"shard {line.shard}, {address}: {damaged}")
             await self._rest(self.tuning.redial_s)
 
+    async def _snapshot(self, reading: _Reading) -> Snapshot:
+        """The rows of a volatile shard, from any member that is reached, until the line is closed."""
+        line = reading.line
+        shard = self._shards[line.shard]
+        while True:
+            for name in dict.fromkeys([shard.leader, *shard.members]):
+                node = self._nodes.get(name)
+                if node is None or node.connection is None:
+                    continue
+
+                async def ask(
+                    number: int, piece: int, node: _Node = node
+                ) -> tuple[int, memoryview | None]:
+                    if node.connection is None:
+                        return errno.EAGAIN, None
+                    request = next(self._requests)
+                    asked = wire.ReadSnapshot(request, line.shard, number, piece, False)
+                    question = await self._ask(node, asked)
+                    answer = question.answer
+                    return (errno.EAGAIN if answer is None else answer.errno), question.part
+
+                found = await collect(ask)
+                if found is not None:
+                    return found
+            if line.closed is not None:
+                raise Unavailable(line.closed)
+            await self._rest(self.tuning.redial_s)
+
     async def _certain(self, reading: _Reading) -> memoryview:
         """What the leader says everything committed is at or below; asked until there is one."""
         line = reading.line
@@ -629,7 +679,7 @@ class Link:
         return total, free, available
 
     async def _ask(
-        self, node: _Node, message: wire.ReadPayload | wire.AskIndex | wire.Ask
+        self, node: _Node, message: wire.ReadPayload | wire.ReadSnapshot | wire.AskIndex | wire.Ask
     ) -> _Question:
         request, question = message.request, _Question()
         node.questions[request] = question

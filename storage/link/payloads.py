@@ -33,6 +33,12 @@ class Payloads:
             self.misses += 1
             return None
 
+    def forget(self, shard: int) -> None:
+        """A shard begins again: nobody asks for what was."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == shard]:
+                self.bytes -= sum(map(len, self._kept.pop(key).values()))
+
     def status(self) -> dict[str, int]:
         """Figures, JSON-able."""
         return {"cached_bytes": self.bytes, "cache_hits": self.hits, "cache_misses": self.misses}

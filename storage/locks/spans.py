@@ -38,7 +38,11 @@ def assign(spans: Sequence[Span], start: int, end: int, mode: int) -> list[Span]
     joined: list[Span] = []
     for span in found:
         before = joined[-1] if joined else None
-        if before is not None and before.exclusive == span.exclusive and before.end + 1 == span.start:
+        if (
+            before is not None
+            and before.exclusive == span.exclusive
+            and before.end + 1 == span.start
+        ):
             joined[-1] = before._replace(end=span.end)
         else:
             joined.append(span)

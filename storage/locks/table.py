@@ -15,10 +15,10 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from storage.locks.spans import EXCLUSIVE, NONE, Span, assign, overlapping
+from storage.locks.spans import EXCLUSIVE, LAST, NONE, Span, assign, overlapping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["LockTable", "Owner", "Ticket", "Verdict", "Wanted"]
 
@@ -69,6 +69,7 @@ class LockTable:
         self._files_of: dict[int, set[tuple[int, bool]]] = {}  # Where a session may have something.
         self._waits: dict[Owner, set[Ticket]] = {}  # For locks of fcntl(2).
         self._tickets: dict[Ticket, Wanted] = {}
+        self._counts: dict[int, int] = {}
 
     # --- questions -----------------------------------------------------------------------------------------------
 
@@ -97,34 +98,31 @@ class LockTable:
 
     def count(self, session: int) -> int:
         """How many spans a session holds, and locks it waits for."""
-        waiting = sum(ticket[0] == session for ticket in self._tickets)
-        return len(self.held(session)) + waiting
+        return self._counts.get(session, 0)
 
-    def is_waiting(self, ticket: Ticket) -> bool:
-        """Whether somebody waits by that name."""
-        return ticket in self._tickets
+    @property
+    def waiting(self) -> int:
+        """How many locks are waited for."""
+        return len(self._tickets)
 
     # --- changes -------------------------------------------------------------------------------------------------
 
-    def lock(
-        self, ticket: Ticket, wanted: Wanted, *, waits: bool
-    ) -> tuple[Verdict, list[Ticket]]:
+    def lock(self, ticket: Ticket, wanted: Wanted, *, waits: bool) -> tuple[Verdict, list[Ticket]]:
         """Have a lock, or wait for it; and who waited and has one by that, because a mode was turned into another.
 
-        flock(2) gives up the mode it had before it tries the other one, also if that is then refused.
+        flock(2) that cannot have another mode at once gives up the one it had, also if it is refused then.
         """
         assert wanted.mode != NONE
-        granted: list[Ticket] = []
-        if wanted.whole and not self._has(wanted):
-            granted = self.unlock(wanted)
         if next(self._conflicts(wanted), None) is None:
-            return Verdict.GRANTED, granted + self._grant(wanted)
+            return Verdict.GRANTED, self._grant(wanted)
+        granted = self.unlock(wanted) if wanted.whole and not self._has(wanted) else []
         if not waits:
             return Verdict.BUSY, granted
         if not wanted.whole and self._closes_ring(wanted):
             return Verdict.DEADLOCK, granted
         self._file(wanted).waiting[ticket] = wanted
         self._tickets[ticket] = wanted
+        self._add(ticket[0], 1)
         if not wanted.whole:
             self._waits.setdefault(wanted.owner, set()).add(ticket)
         return Verdict.WAITS, granted
@@ -149,15 +147,29 @@ class LockTable:
 
     def drop(self, session: int) -> list[Ticket]:
         """A session has nothing any more and waits for nothing; and who waited and has a lock by that."""
+        return self.replace(session, ())[1]
+
+    def replace(self, session: int, claimed: Iterable[Wanted]) -> tuple[bool, list[Ticket]]:
+        """A session has just these, and waits for nothing; and who waited and has a lock by that.
+
+        False if others are in the way of something: then it has nothing.
+        """
         self.cancel_all(session)
-        granted: list[Ticket] = []
-        for inode, whole in list(self._files_of.get(session, ())):
+        before = list(self._files_of.get(session, ()))
+        for inode, whole in before:
             file = self._files[inode, whole]
             for owner in [owner for owner in file.held if owner[0] == session]:
-                del file.held[owner]
+                self._hold(file, Wanted(inode, owner, whole, NONE, 0, LAST))
+        for wanted in claimed:
+            if next(self._conflicts(wanted), None) is not None:
+                return False, self.drop(session)
+            self._hold(self._file(wanted), wanted)
+        granted: list[Ticket] = []
+        for inode, whole in before:
             granted += self._serve(Wanted(inode, (session, 0), whole, NONE, 0, 0))
-        self._files_of.pop(session, None)
-        return granted
+        if not self._files_of.get(session):
+            self._files_of.pop(session, None)
+        return True, granted
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -165,41 +177,48 @@ class LockTable:
         return self._files.setdefault((wanted.inode, wanted.whole), _File())
 
     def _has(self, wanted: Wanted) -> bool:
-        """Whether the owner has just this, or nothing that it would have to give up."""
+        """Whether the owner has nothing of another mode."""
         file = self._files.get((wanted.inode, wanted.whole))
         spans = file.held.get(wanted.owner, []) if file is not None else []
         return all(span.exclusive == (wanted.mode == EXCLUSIVE) for span in spans)
 
     def _grant(self, wanted: Wanted) -> list[Ticket]:
         """Let it be so; and who of those who wait has a lock by that, if anything was given back."""
-        file = self._file(wanted)
-        before = file.held.get(wanted.owner, [])
+        self._hold(self._file(wanted), wanted)
+        return [] if wanted.mode == EXCLUSIVE else self._serve(wanted)
+
+    def _hold(self, file: _File, wanted: Wanted) -> None:
+        before = file.held.pop(wanted.owner, [])
         spans = assign(before, wanted.start, wanted.end, wanted.mode)
+        self._add(wanted.owner[0], len(spans) - len(before))
         if spans:
             file.held[wanted.owner] = spans
             self._files_of.setdefault(wanted.owner[0], set()).add((wanted.inode, wanted.whole))
-        else:
-            file.held.pop(wanted.owner, None)
-        if wanted.mode == EXCLUSIVE:
-            return []
-        return self._serve(wanted)
+
+    def _add(self, session: int, count: int) -> None:
+        total = self._counts.pop(session, 0) + count
+        if total:
+            self._counts[session] = total
 
     def _serve(self, wanted: Wanted) -> list[Ticket]:
         """Those who wait for a file, in their order: who can have the lock has it."""
         file = self._file(wanted)
-        granted = []
-        for ticket, other in list(file.waiting.items()):
-            if next(self._conflicts(other), None) is None:
-                self._forget_waiting(ticket, other)
-                spans = file.held.get(other.owner, [])
-                file.held[other.owner] = assign(spans, other.start, other.end, other.mode)
-                self._files_of.setdefault(other.owner[0], set()).add((other.inode, other.whole))
-                granted.append(ticket)
+        granted: list[Ticket] = []
+        some = True
+        while some:  # Who is granted a shared lock may give up an exclusive one by that.
+            some = False
+            for ticket, other in list(file.waiting.items()):
+                if next(self._conflicts(other), None) is None:
+                    self._forget_waiting(ticket, other)
+                    self._hold(file, other)
+                    granted.append(ticket)
+                    some = True
         self._tidy(wanted)
         return granted
 
     def _forget_waiting(self, ticket: Ticket, wanted: Wanted) -> None:
         del self._tickets[ticket]
+        self._add(ticket[0], -1)
         del self._file(wanted).waiting[ticket]
         if not wanted.whole:
             waits = self._waits[wanted.owner]

@@ -10,6 +10,7 @@ from storage.replication import Frame
 if TYPE_CHECKING:
     from storage.log import Frame as LogFrame
     from storage.log import Log
+    from storage.member.memory import MemoryLog
     from storage.replication import Wanted
 
 __all__ = ["Filling"]
@@ -32,7 +33,7 @@ class Filling:
         """The log was cut, or is another one."""
         self._ended = {}
 
-    def read(self, log: Log, wanted: Wanted) -> list[tuple[Frame, wire.Place]]:
+    def read(self, log: Log | MemoryLog, wanted: Wanted) -> list[tuple[Frame, wire.Place]]:
         """Frames with their places.
 
         Raises:

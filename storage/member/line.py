@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from storage.codec import Buffer
     from storage.log import Log
     from storage.member.member import Member
+    from storage.member.memory import MemoryLog
+    from storage.snapshot import Snapshot
 
 __all__ = ["Line", "Submission"]
 
@@ -66,6 +68,7 @@ class Line:
         kick: Callable[[Line], None],
         mend: Callable[[int], None],
         ask_index: Callable[[], int | None],
+        new_client: Callable[[], int] = lambda: 1,
     ) -> None:
         """Made by a node; see there for the arguments.
 
@@ -77,6 +80,7 @@ class Line:
                 called by the network's thread.
             ask_index: what the leader has committed so far; None if nobody knows just now. Waits; not called by the
                 network's thread.
+            new_client: another number for a face, never used before.
         """
         self.shard = member.shard
         self.identity = member.log.identity
@@ -90,6 +94,7 @@ class Line:
         self._kick = kick
         self._mend = mend
         self._ask_index = ask_index
+        self._new_client = new_client
         self._cursor = Cursor()
         self._unchecked = False
         self._closed = False
@@ -98,7 +103,7 @@ class Line:
         self._committed = 0
 
     @property
-    def log(self) -> Log:
+    def log(self) -> Log | MemoryLog:
         """See `Sequencer`; another one after the replica began anew."""
         return self._member.log
 
@@ -190,6 +195,8 @@ class Line:
             found = cursor.take(
                 member.tail, member.log, self._committed, TAKEN_MAX, TAKEN_BYTES_MAX
             )
+        except Lost as error:
+            raise Astray(str(error)) from error
         except (Corruption, OSError):
             self._mend(cursor.next_address(member.log))
             found = cursor.take(
@@ -254,6 +261,15 @@ class Line:
                 raise Unavailable("the node is stopping") from None
             self._mend(address)
             return self._member.log.read(address, offset, length)
+
+    def begin_anew(self) -> Snapshot:
+        """See `Sequencer`: what the replica here began with; a log of its own begins behind what its face has."""
+        snapshot = self._member.installed
+        assert snapshot is not None, "what the face here has not applied is not let go"
+        self.outstanding.clear()
+        self.rejected = None
+        self.client, self.sent = self._new_client(), 0
+        return snapshot
 
     def close(self) -> None:
         """See `Sequencer`."""

@@ -25,7 +25,9 @@ import trio
 from storage import wire
 from storage.errors import Corruption
 from storage.log import Frame as LogFrame
+from storage.log import Log
 from storage.member.filling import Filling
+from storage.member.memory import MemoryLog
 from storage.member.proposals import Proposals
 from storage.member.tail import Tail, sequenced
 from storage.replication import (
@@ -48,16 +50,27 @@ if TYPE_CHECKING:
 
     from storage.clock import Clock
     from storage.codec import Buffer
-    from storage.log import Log
-    from storage.member.note import NoteFile
+    from storage.member.note import Notes
     from storage.member.proposals import Answers
     from storage.replication import Message, Options
+    from storage.snapshot import Snapshot
+
+    MemberLog: TypeAlias = Log | MemoryLog
 
 __all__ = ["Member", "Post", "requests_behind"]
 
 TICK_S: Final = 0.025
 
 LEAVE_OUT_S: Final = 1.0
+
+TRIM_TICKS: Final = 10
+"""Heads of a volatile log are let go of every so many ticks."""
+
+HEADS_KEPT: Final = 4096
+"""The newest heads of a volatile log, for mounts and members that are a little behind."""
+
+HELD_NS: Final = 30 * 10**9
+"""How long after somebody was given a part of a volatile log, or a snapshot, what follows is kept for it."""
 
 SYNC_TICKS: Final = 40
 """A log goes to the disk every so many ticks even if nobody waits for it."""
@@ -92,8 +105,8 @@ class Member:
         self,
         shard: int,
         node: str,
-        log: Log,
-        notes: NoteFile,
+        log: MemberLog,
+        notes: Notes,
         epoch: Epoch | None,
         clock: Clock,
         steady_ns: Callable[[], int],
@@ -137,6 +150,12 @@ class Member:
         """Why the log takes nothing more."""
         self.lease_until_ns: Callable[[], int | None] = lambda: None
         """Until when the authority surely keeps this node's lease; asked at every tick."""
+        self.installed: Snapshot | None = None
+        """Of a volatile shard: what its log began with, until the face here has it."""
+        self.applied: Callable[[], int] = lambda: 0
+        """The last record that the face here has applied; what is behind it is not trimmed."""
+        self.behind = trio.Event()
+        """Of a volatile shard: its leader has let go of what is missing here."""
         self.counts = {"appended": 0, "cut": 0, "sent": 0, "received": 0, "syncs": 0, "filled": 0}
         self._notes = notes
         self._clock = clock
@@ -199,13 +218,36 @@ class Member:
 
     # --- life -------------------------------------------------------------------------------------------------
 
+    def replace(
+        self,
+        log: MemoryLog,
+        notes: Notes,
+        epoch: Epoch | None,
+        snapshot: Snapshot,
+        last_number: Callable[[int], int],
+    ) -> None:
+        """Begin again on a volatile log that has nothing of the one before; as `reopen`, which is for the same log.
+
+        Args:
+            log: behind the snapshot.
+            notes: beside it.
+            epoch: to begin in; never led.
+            snapshot: what it stands for, which the face here begins anew with.
+            last_number: as of a new `Member`.
+        """
+        self.installed = snapshot._replace(payloads=[])
+        self._last_number = last_number
+        self.reopen(log, notes, epoch, log.base_index, (), is_same=False)
+
     def reopen(
         self,
-        log: Log,
-        notes: NoteFile,
+        log: MemberLog,
+        notes: Notes,
         epoch: Epoch | None,
         applied: int,
         requests: Requests,
+        *,
+        is_same: bool = True,
     ) -> None:
         """Begin again on a log opened anew, after `close`; followers stay. Not while `run` runs."""
         self.log, self._notes = log, notes
@@ -218,7 +260,10 @@ class Member:
         self._filling = Filling()
         self.committed = self._committed_address = 0
         # What the face knew was asked for at the start, and `requests` tells only of what it has not applied by now.
-        self._settled.update(self.replica.settled_numbers())
+        if is_same:
+            self._settled.update(self.replica.settled_numbers())
+        else:
+            self._settled.clear()
         self.replica = self._new_replica(epoch, None, applied, requests)
 
     def is_committed(self, address: int) -> bool:
@@ -248,7 +293,17 @@ class Member:
             self.replica.tick(self._steady_ns(), self._clock.now_ns())
             self._offer()
             self.pump()
+            if ticks % TRIM_TICKS == 0 and isinstance(self.log, MemoryLog):
+                self._trim(self.log)
             await trio.sleep(TICK_S)  # noqa: TID251  # The core wants to know the time now and then.
+
+    def _trim(self, log: MemoryLog) -> None:
+        """Let go of old heads of a volatile log: what is committed, all members have."""
+        applied = self.applied()
+        if applied >= log.base_index:
+            self.installed = None
+        if self._steady_ns() >= log.held_until_ns:
+            log.trim(min(self.committed, applied, log.last_index - HEADS_KEPT))
 
     async def _sync(self) -> None:
         while True:
@@ -294,6 +349,12 @@ class Member:
                 self._wanted_news = trio.Event()
             wanted = self._wanted.popleft()
             log, cuts = self.log, self._cuts
+            if isinstance(log, MemoryLog):
+                log.held_until_ns = self._steady_ns() + HELD_NS
+                if wanted.first_index <= log.base_index:
+                    self._tell_behind(wanted.member, log.base_index)
+                    self.replica.supply(wanted.member, ())
+                    continue
             try:
                 found = await trio.to_thread.run_sync(self._filling.read, log, wanted)
             except (OSError, Corruption) as error:
@@ -307,6 +368,11 @@ class Member:
             self.replica.supply(wanted.member, [frame for frame, _ in found])
             self.pump()
 
+    def _tell_behind(self, node: str, base: int) -> None:
+        epoch = self.replica.epoch
+        message = wire.encode(wire.Behind(self.shard, epoch.number if epoch else 0, base))
+        self._post(node, message, sum(map(len, message)))
+
     async def _leave_out(self) -> None:
         """Condense segments that were filled from condensed ones: their missing payloads are no damage from then on."""
         while True:
@@ -315,6 +381,7 @@ class Member:
                 try:
                     async with self.rewriting:
                         log = self.log
+                        assert isinstance(log, Log), "in memory nothing is written again"
                         # What is committed is never cut, so nothing changes this segment meanwhile.
                         is_settled = self.is_committed((number + 1) * log.segment_bytes)
                         if self.failure is not None or not is_settled or number not in log.sealed():
@@ -566,6 +633,7 @@ class Member:
             "frontier_us": self.frontier.timestamp_us,
             "frontier_lag_ms": self._frontier_lag_ms(),
             "log_bytes": log.taken_bytes,
+            "volatile": isinstance(log, MemoryLog),
             "syncs": log.syncs,
             "waiting": len(self.proposals),
             "failure": self.failure or replica.trouble,
@@ -573,7 +641,7 @@ class Member:
         }
 
 
-def requests_behind(log: Log, index: int) -> Requests:
+def requests_behind(log: MemberLog, index: int) -> Requests:
     """(index, client, number) of the clients' records behind one, in order; of very many the older ones once a client.
 
     Reads all heads there: for a worker thread, if there may be many.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from storage.codec import checksum
 from storage.replication import Note
@@ -21,7 +21,7 @@ from storage.replication import Note
 if TYPE_CHECKING:
     from storage.disk import Disk, File
 
-__all__ = ["NoteFile"]
+__all__ = ["MemoryNote", "NoteFile", "Notes"]
 
 _NAME: Final = "note"
 _MAGIC: Final = b"cascnote"
@@ -29,6 +29,37 @@ _SLOT = struct.Struct("<8sQQB7x16s8x")
 _SLOT_BYTES: Final = _SLOT.size + 8
 _OFFSETS: Final = (0, 512)
 assert _SLOT_BYTES == 64
+
+
+class Notes(Protocol):
+    """Where a note is kept."""
+
+    found: Note | None
+    is_of_this_boot: bool
+
+    def keep(self, note: Note, *, durable: bool) -> None:
+        """See `NoteFile`."""
+        ...
+
+    def close(self) -> None:
+        """See `NoteFile`."""
+        ...
+
+
+class MemoryNote:
+    """The note of a replica whose log is in memory, too: it lives as long."""
+
+    def __init__(self) -> None:
+        self.found: Note | None = None
+        self.is_of_this_boot = True
+
+    def keep(self, note: Note, *, durable: bool) -> None:
+        """See `NoteFile`."""
+        del durable
+        self.found = note
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 class NoteFile:

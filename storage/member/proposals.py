@@ -57,7 +57,9 @@ class Proposals:
             epoch: who leads, as a proposer is told it.
         """
         self.is_full = False
-        """The disk has no room for payloads: what brings one is rejected. Set by who watches the disk."""
+        """There is no room for payloads: what brings one is rejected. Set by who watches the disk, or memory."""
+        self.what = "disk"
+        """What has no room then, for people."""
         self._shard = shard
         self._node = node
         self._epoch = epoch
@@ -92,7 +94,7 @@ class Proposals:
         while self._waiting:
             it = self._waiting[0]
             if self._must_reject(replica, it):
-                why = f"the disk of node {self._node} is full"
+                why = f"the {self.what} of node {self._node} is full"
                 rejected = wire.Rejected(self._shard, it.client, it.number, errno.ENOSPC, why)
                 self._send_back(it, rejected)
                 continue

@@ -14,6 +14,7 @@ import trio
 
 from storage import wire
 from storage.errors import Corruption
+from storage.member.memory import MemoryLog
 from storage.member.tail import Cursor, Lost
 from storage.sequencer import START, Place
 from storage.transport import Broken
@@ -85,7 +86,11 @@ class Subscription:
             if not await self._find():
                 return
             while True:
-                records = await self._take()
+                try:
+                    records = await self._take()
+                except Lost:
+                    await self._tell_stranger()
+                    return
                 if not await self._push(records):
                     await self._news.wait()
                     self._news = trio.Event()
@@ -96,7 +101,7 @@ class Subscription:
     async def _find(self) -> bool:
         """Wait until the log has come to the observer's place; whether that is in it."""
         place = self._cursor.place
-        if place == START:
+        if place == START and not isinstance(self._member.log, MemoryLog):
             return True
         while self._member.committed < place.index:
             await self._news.wait()
@@ -104,9 +109,13 @@ class Subscription:
         try:
             self._cursor.check(self._member.log)
         except Lost:
-            await self._connection.send(wire.encode(wire.Stranger(self._member.shard, place.index)))
+            await self._tell_stranger()
             return False
         return True
+
+    async def _tell_stranger(self) -> None:
+        index = self._cursor.place.index
+        await self._connection.send(wire.encode(wire.Stranger(self._member.shard, index)))
 
     async def _take(self) -> list[Sequenced]:
         member, cursor = self._member, self._cursor

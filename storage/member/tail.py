@@ -9,11 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from storage.errors import Corruption
+from storage.member.memory import MemoryLog
 from storage.sequencer import ENVELOPED, PLAIN, START, Place, Sequenced, open_envelope
 from storage.wire import RECORD_BYTES
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from storage.log import Frame, Log
+
+    MemberLog: TypeAlias = Log | MemoryLog
 
 __all__ = ["Cursor", "Lost", "Tail", "of_frame", "sequenced"]
 
@@ -67,12 +72,13 @@ class Cursor:
     def __init__(self, place: Place = START) -> None:
         self.place = place
 
-    def check(self, log: Log) -> None:
+    def check(self, log: MemberLog) -> None:
         """See that the place is in a log.
 
         Raises:
             Lost: it is not, and the log has come as far.
         """
+        self._check_base(log)
         if self.place.index == 0:
             return
         if self.place.index > log.last_index:
@@ -84,16 +90,21 @@ class Cursor:
         if (frame.index, frame.checksum) != (self.place.index, self.place.checksum):
             raise Lost(f"record {self.place.index} is another one here")
 
+    def _check_base(self, log: MemberLog) -> None:
+        if isinstance(log, MemoryLog) and self.place.index < log.base_index:
+            raise Lost(f"what follows record {self.place.index} is let go")
+
     def is_in(self, tail: Tail) -> bool:
         """Whether what comes next need not be read from the log."""
         return tail.get(self.place.index + 1) is not None
 
     def take(
-        self, tail: Tail, log: Log, committed: int, records_max: int, bytes_max: int
+        self, tail: Tail, log: MemberLog, committed: int, records_max: int, bytes_max: int
     ) -> list[Sequenced]:
         """The next committed records, one more than the bytes at most; the place is behind them.
 
         Raises:
+            Lost: a volatile log has let go of the next one.
             Corruption: the next one is damaged in the log, at `next_address`.
         """
         found: list[Sequenced] = []
@@ -112,7 +123,10 @@ class Cursor:
             self.place = Place(last.index, last.address, last.checksum)
         return found
 
-    def _read(self, log: Log, committed: int, records_max: int, bytes_max: int) -> list[Sequenced]:
+    def _read(
+        self, log: MemberLog, committed: int, records_max: int, bytes_max: int
+    ) -> list[Sequenced]:
+        self._check_base(log)
         found: list[Sequenced] = []
         try:
             for frame in log.frames(self.place.address or None):
@@ -123,10 +137,11 @@ class Cursor:
                     bytes_max -= len(frame.metadata) + RECORD_BYTES
         except Corruption:
             if not found:
+                self._check_base(log)  # Just now, perhaps.
                 raise
         return found
 
-    def next_address(self, log: Log) -> int:
+    def next_address(self, log: MemberLog) -> int:
         """Where the record behind the place stands: what is damaged when `take` says that something is."""
         if not self.place.address:
             return log.first_address

@@ -80,6 +80,11 @@ class Authority(Protocol):
         """Whether the authority answered last. It changes within the time-out of a request, not at once."""
         ...
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not obeyed although it answers: it tells what has been, and nothing is changed there. None: it is obeyed."""
+        ...
+
     async def wait_view(self, after: int) -> View:
         """The newest view as soon as its revision is greater than `after`.
 

@@ -21,6 +21,7 @@ import trio
 from storage.membership.contract import Standing, Unavailable
 from storage.membership.gateway import Compacted, LeaseGone, Put
 from storage.membership.keys import encode, key_of, keys_changed
+from storage.membership.known import Known
 from storage.membership.tree import Tree
 
 if TYPE_CHECKING:
@@ -50,14 +51,17 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def open_etcd(gateway: Gateway, now_ns: Callable[[], int]) -> AsyncIterator[EtcdAuthority]:
+async def open_etcd(
+    gateway: Gateway, now_ns: Callable[[], int], known: Known | None = None
+) -> AsyncIterator[EtcdAuthority]:
     """An `Authority` on an etcd, for as long as the body runs. Opening does not wait for etcd.
 
     Args:
         gateway: The etcd.
         now_ns: The monotonic clock that `Lease.until_ns` is on; one that counts suspended time is the safe one.
+        known: What was in it when this process, or one before it, read it last.
     """
-    authority = EtcdAuthority(gateway, now_ns)
+    authority = EtcdAuthority(gateway, now_ns, known)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(authority._follow)
         nursery.start_soon(authority._pulse)
@@ -70,7 +74,11 @@ async def open_etcd(gateway: Gateway, now_ns: Callable[[], int]) -> AsyncIterato
 class EtcdAuthority:
     """See `Authority`; made by `open_etcd`."""
 
-    def __init__(self, gateway: Gateway, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, gateway: Gateway, now_ns: Callable[[], int], known: Known | None = None
+    ) -> None:
+        self.known = known or Known()
+        """What was read last, also by a process before this one."""
         self._gateway = gateway
         self._now_ns = now_ns
         self._tree = Tree()
@@ -80,6 +88,7 @@ class EtcdAuthority:
         self._heard_ns = now_ns()
         self._complained: dict[str, str] = {}
         self._went_back: str | None = None
+        self._watching: set[trio.CancelScope] = set()
 
     # --- What is known ----------------------------------------------------------------------------------------------
 
@@ -92,6 +101,11 @@ class EtcdAuthority:
     def standing(self) -> Standing:
         """See `Authority`."""
         return self._standing
+
+    @property
+    def trouble(self) -> str | None:
+        """See `Authority`."""
+        return self._went_back
 
     async def wait_view(self, after: int) -> View:
         """See `Authority`."""
@@ -111,11 +125,21 @@ class EtcdAuthority:
 
     async def read(self) -> View:
         """See `Authority`."""
-        before = self.view.revision
+        known = self.known  # A watch may tell more while this is asked.
         reading = await self._ask(self._gateway.read())
-        self._check_forward(before, reading.revision)
+        tree = Tree()
+        tree.reset(reading.revision, reading.items)
+        objection = known.objection(reading.etcd, tree.view, tree.unreadable)
+        if objection is not None:
+            self._go_back(objection)
+        elif self._went_back is not None:
+            self._went_back = None
+            _log.warning("etcd was brought up to what the nodes hold: it is obeyed again")
         self._check_same_history()
-        self._show(self._tree.reset(reading.revision, reading.items))
+        if tree.view.revision > self.view.revision:
+            self._tree = tree
+            self.known = Known(reading.etcd, tree.view)
+            self._show()
         return self.view
 
     async def change(self, changes: Sequence[Change]) -> bool:
@@ -167,13 +191,19 @@ class EtcdAuthority:
 
     def _check_forward(self, before: int, revision: int) -> None:
         """A majority answered with a revision; one older than what it had said before it was asked is another history."""
-        if revision >= before or self._went_back is not None:
+        if revision < before:
+            self._go_back(f"from revision {before} to {revision}")
+
+    def _go_back(self, objection: str) -> None:
+        if self._went_back is not None:
             return
         self._went_back = (
-            f"etcd went back from revision {before} to {revision}: it was restored from an older copy, or is another one; "
-            f"nothing is changed there until this process is started again (docs/OPERATIONS.md, etcd)"
+            f"etcd went back: {objection}. It was restored from an older copy, or is another one; nothing is changed there "
+            f"before `cascadefs cluster recover-authority` (docs/OPERATIONS.md, etcd)"
         )
         _log.error("%s", self._went_back)
+        for scope in self._watching:
+            scope.cancel()
 
     def _check_same_history(self) -> None:
         if self._went_back is not None:
@@ -193,9 +223,7 @@ class EtcdAuthority:
         self._standing = standing
         self._stood.unpark_all()
 
-    def _show(self, news: bool) -> None:
-        if not news:
-            return
+    def _show(self) -> None:
         for key, why in self._tree.unreadable.items():
             if self._complained.get(key) != why:
                 _log.error(
@@ -213,20 +241,24 @@ class EtcdAuthority:
         while True:
             before = self.view.revision
             try:
-                await self._gateway.watch(before, self._deliver)
-            except Compacted:
-                await self._retried(self.read)
-            except Unavailable:
-                # Whether etcd is away is found out by asking; what was missed comes from where the watch ended.
-                with suppress(Unavailable):
-                    await self._ping()
+                with trio.CancelScope() as scope:
+                    self._watching.add(scope)
+                    try:
+                        await self._gateway.watch(before, self._deliver)
+                    finally:
+                        self._watching.discard(scope)
+            except (Compacted, Unavailable):
+                pass
+            # Whether etcd is away, or another one by now, is found out by asking; and what was missed.
+            await self._retried(self.read)
             retry_s = RETRY_S_MIN if self.view.revision > before else min(2 * retry_s, RETRY_S_MAX)
             await trio.sleep(retry_s)  # noqa: TID251  # a retry loop at the edge
 
     def _deliver(self, batch: Batch) -> None:
         self._heard()
-        if self._went_back is None:
-            self._show(self._tree.apply(batch.revision, batch.events))
+        if self._went_back is None and self._tree.apply(batch.revision, batch.events):
+            self.known = Known(self.known.etcd, self._tree.view)
+            self._show()
 
     async def _pulse(self) -> None:
         while True:

@@ -245,7 +245,8 @@ class _Shard:
     def reunite(self, epoch: Epoch) -> Decision:
         """Not in sync: mostly a matter for those who are. But if nobody is, and all are back, most is what there is.
 
-        Who has nothing at all does not count as back: perhaps its disk is not mounted. There an operator has to say.
+        Who has nothing at all does not count as back: perhaps its disk is not mounted. There an operator has to say. A volatile
+        shard has nothing on disks, so who is gone for a while takes nothing back, either; `ends` is not empty, as this node is in it.
         """
         ends = {
             name: (stranded.last_epoch, stranded.last_index)
@@ -253,16 +254,22 @@ class _Shard:
             if name in self.live
             for stranded in self.view.live[name].stranded
             if (stranded.shard, stranded.epoch) == (epoch.shard, epoch.epoch)
-            and stranded.last_index
+            and (stranded.last_index or self.pool.volatile)
         }
-        missing = [name for name in epoch.members if name not in ends]
-        if missing:
-            return Decision(f"out of sync; {', '.join(missing)} may know more")
-        best = max(epoch.members, key=lambda name: (ends[name], -epoch.members.index(name)))
+        missing = [name for name in epoch.members if name not in ends and not self.is_lost(name)]
+        if missing or self.me not in ends:
+            who = ", ".join(missing or [self.me])
+            return Decision(f"out of sync; {who} may know more")
+        best = max(ends, key=lambda name: (ends[name], -epoch.members.index(name)))
         if best != self.me:
             return Decision(f"all members lost something; {best} has most")
         new = Epoch(epoch.shard, epoch.epoch + 1, self.me, (self.me,), forced=True)
         return Decision("all members lost something; this one has most", Change(epoch, new))
+
+    def is_lost(self, name: NodeName) -> bool:
+        """Whether a member of a volatile shard has been away for too long to have what it held."""
+        is_away = name not in self.live and self.absent_ns(name) >= self.patience.detached_ns
+        return self.pool.volatile and is_away
 
     def follow(self, epoch: Epoch) -> Decision:
         leader, patience = epoch.leader, self.patience

@@ -39,6 +39,11 @@ class StaticAuthority:
         """It always answers."""
         return Standing.REACHED
 
+    @property
+    def trouble(self) -> str | None:
+        """It never goes back."""
+        return None
+
     async def wait_view(self, after: int) -> View:
         """See `Authority`."""
         await trio.lowlevel.checkpoint()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from storage.errors import Reason
 from storage.namespace.conditions import Conditions
 from storage.namespace.contents import Contents
 from storage.namespace.counters import Counters
@@ -96,11 +97,25 @@ class Namespace(Questions):
         keep_past: bool = True,
         counters: Counters | None = None,
         shard: int = 0,
+        forgets: bool = False,
     ) -> None:
+        """The tree that a table holds.
+
+        Args:
+            table: its rows.
+            keep_past: whether rows are kept with all they ever were.
+            counters: None: of an empty table, to be filled in.
+            shard: whose.
+            forgets: without a past, whether files without a name and names that ended are let go of by time (`forgetting`).
+        """
+        assert not (keep_past and forgets)
         self.shard = shard
         self.keeps_past = keep_past
         self.counters = counters or Counters(first_inode(shard))
-        rows = self._rows = Rows(table, self.counters, keep_past=keep_past, shard=shard)
+        rows = self._rows = Rows(
+            table, self.counters, keep_past=keep_past, shard=shard, forgets=forgets
+        )
+        self.forgetting = rows.forgetting
         super().__init__(rows)
         events = self.events = Events(rows, self)
         self.conditions = Conditions(self)
@@ -146,10 +161,23 @@ class Namespace(Questions):
             Advance: deliveries.advance,
             Rearm: deliveries.rearm,
         }
+        if forgets:
+            unsupported = REFUSED[Reason.UNSUPPORTED]
+            for kind in (Prune, Drop, Adopt, Activate, Finish, Attempt, Advance, Rearm):
+                self._handlers[kind] = lambda *_: unsupported  # They are about a past.
 
     def apply(self, timestamp: int, address: int, record: Record) -> Outcome:
         """Execute a record that stands in the log at `address` with `timestamp`."""
+        if self.forgetting.is_on:
+            self.forgetting.step(timestamp, self._contents)
         return self._handlers[type(record)](timestamp, address, record)
+
+    def reload(self) -> None:
+        """The table is another than it was: forget what was remembered of it."""
+        self.sweep.restart()
+        self.quotas.reload()
+        if not self.keeps_past:
+            self._contents.recount()
 
     def _write(self, _timestamp: int, address: int, _record: Write) -> Outcome:
         if self._keep_past:

@@ -61,6 +61,16 @@ class Contents:
         self.released: list[int] = []
         self._counted: list[tuple[Pieces, Pieces]] | None = None
 
+    def recount(self) -> None:
+        """The table is another than it was: count its live pieces."""
+        assert not self._keep_past
+        self._references.clear()
+        self.released.clear()
+        self.overlong.clear()
+        self._counted = None
+        for _, _, row in self._chunks.scan(b""):
+            self._count([], extents.unpack(row))
+
     def note(self) -> None:
         """Note from here on what is counted, until `keep` or `undo`."""
         self._counted = []

@@ -13,6 +13,7 @@ from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK, Attribute
 from storage.binding import CREATED, LINKED, MOVED, REMOVED, Binding, Tombstone
 from storage.errors import Reason
 from storage.limits import LINKS_MAX, NAME_BYTES_MAX
+from storage.namespace.forgetting import UNNAMED_US
 from storage.namespace.keys import MAX, ROOT, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
 
@@ -139,6 +140,7 @@ class Names:
         attributes = Attributes(*owner, 0, 0, 0, now_ns, now_ns, now_ns, 0, 0, 0, 0, 0)
         self._inodes.insert(key, timestamp, attributes.pack())
         self._table.put(b"U" + key, b"")
+        self._rows.forgetting.nameless(inode, timestamp, UNNAMED_US)
         self._counters.next_inode = max(self._counters.next_inode, inode + 1)
         return DONE
 
@@ -413,6 +415,7 @@ class Names:
                 U64.pack(timestamp) + b"\0" + tombstone.pack(),
             )
         self._entries.delete(key, timestamp, tombstone.pack())
+        self._rows.forgetting.removed(key, timestamp)
         self._rows.unname(binding.inode, key)
 
     def _remember(self, key: bytes, since: int, binding: Binding, last_number: int) -> None:
@@ -434,6 +437,8 @@ class Names:
             self._counters.live_inodes -= 1
             self._counters.live_bytes -= attributes.size
             self._quotas.add(attributes.parent, -attributes.size)
+        if attributes.nlink == 0:
+            self._rows.forgetting.nameless(inode, timestamp)
         self._inodes.replace(key, timestamp, attributes.pack(), row)
 
     def _rehome(self, timestamp: int, inode: int, directory: int) -> None:

@@ -5,7 +5,7 @@ Key spaces (prefix: live / past; FORMAT, "Index"): ``I/i`` inode -> attributes, 
 timestamp. Plain rows: ``V`` directory + name + ~number -> a binding or tombstone of the past, by version number;
 ``K`` inode + content commit -> its timestamp, state and generation; ``S`` inode -> symbolic link target; ``J`` ~timestamp -> directories a
 commit touched; ``N`` inode + directory + name -> nothing: the names an inode has or had; ``Q``
-inode -> timestamp: pruned then and not swept yet; ``U`` inode -> nothing: made without a name, and got none yet. ``Z`` client -> number, timestamp: the sessions. ``R`` and ``D`` are those of `frames`, ``T`` those of `deliveries`.
+inode -> timestamp: pruned then and not swept yet; ``U`` inode -> nothing: made without a name, and got none yet. ``Z`` client -> number, timestamp: the sessions. ``R`` and ``D`` are those of `frames`, ``T`` those of `deliveries`, ``Y`` those of `forgetting`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from storage.attributes import Attributes, is_directory
 from storage.limits import INODES_PER_SHARD
 from storage.mvcc import VersionedMap
+from storage.namespace.forgetting import Forgetting
 from storage.namespace.keys import MAX, U64
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ class Rows:
     """The versioned maps over one table. Shared by the parts of one namespace and by nobody else."""
 
     def __init__(
-        self, table: Table, counters: Counters, *, keep_past: bool, shard: int = 0
+        self,
+        table: Table,
+        counters: Counters,
+        *,
+        keep_past: bool,
+        shard: int = 0,
+        forgets: bool = False,
     ) -> None:
         self.shard = shard
         self._own = range(shard * INODES_PER_SHARD, (shard + 1) * INODES_PER_SHARD)
@@ -40,6 +47,7 @@ class Rows:
         self.chunks = VersionedMap(table, b"C", b"c", keep_past)
         self.xattrs = VersionedMap(table, b"X", b"x", keep_past)
         self.labels = VersionedMap(table, b"L", b"l", keep_past)
+        self.forgetting = Forgetting(self, is_on=forgets)
         # The directories touched by the parts of the batch under way, in order; None outside of one.
         self.batched: dict[int, None] | None = None
 

@@ -256,8 +256,6 @@ class Leader:
                 continue
             count = len(self.send)
             while first <= peer.next_index <= holding.last_index and self._has_room(peer):
-                if peer.in_flight and not self._is_much(peer.next_index - first):
-                    break  # Until what is on the way is acknowledged.
                 batch = batches.get(peer.next_index)
                 if batch is None:
                     batch = self._batch(self._tail, peer.next_index - first)
@@ -268,15 +266,6 @@ class Leader:
             if len(self.send) == count and (due or asked or self._prompt):
                 self._append(name, peer, (), self._candidate(), reply=due or asked)
         self._prompt = False
-
-    def _is_much(self, at: int) -> bool:
-        """Whether so much waits from a place in the tail on that it is sent before what was sent is acknowledged."""
-        options = self.options
-        waiting = self._tail[at : at + options.gather_frames]
-        return (
-            len(waiting) >= options.gather_frames
-            or sum(frame.size_bytes for frame in waiting) >= options.gather_bytes
-        )
 
     def _has_room(self, peer: Progress) -> bool:
         return (

@@ -40,10 +40,6 @@ class Options(msgspec.Struct, frozen=True):
     """Unacknowledged frames, likewise."""
     batch_bytes: int = 1024 * 1024
     """An `Append` is full at so many bytes; one frame always goes."""
-    gather_bytes: int = 256 * 1024
-    """What a member gets before it has acknowledged what it got before: at least so many bytes; less waits for that."""
-    gather_frames: int = 64
-    """Or so many frames."""
     read_bytes: int = 256 * 1024
     """Asked of the log in one `Wanted`, for a member that lags."""
     caught_up_bytes: int = 1024 * 1024
@@ -60,5 +56,3 @@ class Options(msgspec.Struct, frozen=True):
         assert self.heartbeat_ms < self.resend_ms
         assert self.read_bytes <= self.window_bytes
         assert self.batch_bytes <= self.window_bytes
-        assert self.gather_bytes <= self.batch_bytes
-        assert 0 < self.gather_frames <= BATCH_FRAMES_MAX

@@ -9,6 +9,7 @@ transport itself knows only `ssl`, and checks them again there.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import ssl
@@ -46,10 +47,13 @@ IDENTITY_NAME = "identity"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate and its key, both PEM."""
+    """A certificate and its key, both PEM, with what they are listed by."""
 
     certificate: bytes
     key: bytes
+    serial: str
+    # Unix time in seconds.
+    expires_s: int
 
 
 class Authority:
@@ -140,7 +144,12 @@ class Authority:
             )
             .sign(self._key, hashes.SHA256())
         )
-        return Issued(certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key))
+        return Issued(
+            certificate.public_bytes(serialization.Encoding.PEM),
+            _key_pem(key),
+            identity.serial(certificate.serial_number),
+            int(certificate.not_valid_after_utc.timestamp()),
+        )
 
     def install(self, issued: Issued, directory: Path) -> None:
         """Lay a certificate, its key and the authority's certificate in a directory, as `Credentials.load` reads them.
@@ -159,7 +168,7 @@ class Credentials:
 
     identity: Identity
     directory: Path
-    # Unix time in seconds.
+    # Unix time in seconds: when the first of the certificate and its authority's expires.
     expires_s: int
 
     @classmethod
@@ -197,8 +206,9 @@ class Credentials:
             raise Unusable(
                 f"{path}: {who} is of cluster {who.cluster}, the authority beside it not"
             )
-        expires_s = int(certificate.not_valid_after_utc.timestamp())
-        return cls(who, directory, expires_s)
+        expires = min(certificate.not_valid_after_utc, authority.not_valid_after_utc)
+        who = dataclasses.replace(who, serial=identity.serial(certificate.serial_number))
+        return cls(who, directory, int(expires.timestamp()))
 
     def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         """TLS contexts to listen and to dial with: 1.3, both sides with a certificate of this cluster's authority.
@@ -214,10 +224,19 @@ class Credentials:
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self.directory / f"{AUTHORITY_NAME}.crt")
-            context.load_cert_chain(
-                self.directory / f"{IDENTITY_NAME}.crt", self.directory / f"{IDENTITY_NAME}.key"
-            )
+            self.show(context)
         return listening, dialling
+
+    def show(self, context: ssl.SSLContext) -> None:
+        """Have connections that begin from now on show this certificate; those that are, stay as they are.
+
+        Raises:
+            OSError: The files are gone.
+            ssl.SSLError: They are another certificate and key by now, which do not belong together.
+        """
+        context.load_cert_chain(
+            self.directory / f"{IDENTITY_NAME}.crt", self.directory / f"{IDENTITY_NAME}.key"
+        )
 
 
 def _builder(

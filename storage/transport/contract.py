@@ -20,7 +20,7 @@ One thread with one trio loop uses a connection; any number of tasks may send, o
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from storage.limits import MESSAGE_BYTES_MAX, SEND_QUEUE_BYTES
@@ -105,6 +105,8 @@ class Identity:
     # Whom it may speak for. A client's map has the numbers its user has, and those alone.
     uids: IdMap = EVERYBODY
     gids: IdMap = EVERYBODY
+    serial: str = field(default="", compare=False)
+    """Of the certificate that says so, hexadecimal; empty where none does."""
 
     def __str__(self) -> str:
         return f"{self.role.value} {self.name}"

@@ -8,12 +8,13 @@ A stranger costs `GREETING_BYTES` and an identity of memory, whatever it sends; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -30,10 +31,11 @@ from storage.transport.framing import (
     control,
     goodbye,
 )
-from storage.transport.stream import PlainWire, SecureWire
+from storage.transport.secure import SecureWire
+from storage.transport.stream import PlainWire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from storage.transport.stream import Wire
 
@@ -135,24 +137,17 @@ async def greet(
     try:
         certified: Identity | None = None
         if tls is not None and connected.family != socket.AF_UNIX:
-            secure = tls.wrap_socket(
-                connected, server_side=not dialled, do_handshake_on_connect=False
-            )
-            wire = SecureWire(secure)  # wrapping took the socket over
-            await _handshake(secure)
-            certified = _certified(secure)
+            wire = secure = SecureWire(connected, tls, server_side=not dialled)
+            await secure.handshake()
+            certified = _certified(secure.certificate())
         met = await _exchange(wire, who, silence_ms, certified, check, offer, dialled=dialled)
-    except ssl.SSLEOFError as error:
-        wire.socket.close()
-        raise ConnectionError("it hung up during the TLS handshake") from error
     except ssl.SSLError as error:
-        # TLS has sent its alert, unless what came was none of its records.
+        assert isinstance(wire, SecureWire)
         why = explain(error)
-        wire = PlainWire(socket.socket(fileno=wire.socket.detach()))
         try:
-            await _turn_away(wire, ALERT if why == NOT_TLS else b"")
+            await _alert(wire, why)
         finally:
-            wire.socket.close()
+            connected.close()
         raise Stranger(why) from error
     except BaseException:
         wire.socket.close()
@@ -160,27 +155,16 @@ async def greet(
     return met
 
 
-async def _handshake(secure: ssl.SSLSocket) -> None:
-    while True:
-        try:
-            secure.do_handshake()
-        except ssl.SSLWantReadError:
-            await trio.lowlevel.wait_readable(secure)
-        except ssl.SSLWantWriteError:
-            await trio.lowlevel.wait_writable(secure)
-        else:
-            return
-
-
-def _certified(secure: ssl.SSLSocket) -> Identity:
-    names = (secure.getpeercert() or {}).get("subjectAltName", ())
+def _certified(shown: Mapping[str, Any]) -> Identity:
+    names = shown.get("subjectAltName", ())
     uris = [str(entry[1]) for entry in names if entry[0] == "URI"]
     if len(uris) != 1:
         raise Stranger("its certificate has no cascadefs identity in it")
     try:
-        return identity.parse(uris[0])
+        who = identity.parse(uris[0])
     except ValueError as error:
         raise Stranger(f"its certificate: {error}") from error
+    return replace(who, serial=identity.serial(int(str(shown["serialNumber"]), 16)))
 
 
 async def _exchange(
@@ -206,6 +190,8 @@ async def _exchange(
             objection = f"it says it is {peer}, and its certificate is of {certified}"
         elif peer.cluster != who.cluster:
             objection = f"{peer} is of cluster {peer.cluster}, and this is cluster {who.cluster}"
+        elif certified is not None:
+            peer = certified  # the same, with its serial number
         objection = objection or check(peer)
         if objection is None and who.role is peer.role is Role.NODE:
             offers = (offer, greeting.offer) if dialled else (greeting.offer, offer)
@@ -272,6 +258,13 @@ async def _turn_away(wire: Wire, last: bytes) -> None:
                     return
         except OSError:
             return
+
+
+async def _alert(wire: SecureWire, why: str) -> None:
+    """Say why there is no TLS: it has an alert for that, unless what came was none of its records."""
+    with trio.move_on_after(FAREWELL_S), contextlib.suppress(OSError):
+        await wire.flush()
+    await _turn_away(PlainWire(wire.socket), ALERT if why == NOT_TLS else b"")
 
 
 async def _read_some(wire: Wire, space: memoryview) -> int:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from storage.transport.contract import Identity, IdMap, IdRange, Role
 
-__all__ = ["NAME", "URI_BYTES_MAX", "parse", "spell"]
+__all__ = ["NAME", "URI_BYTES_MAX", "parse", "serial", "spell"]
 
 URI_BYTES_MAX = 4096
 """A greeting is read into memory before anybody is known to be at the other end."""
@@ -41,6 +41,11 @@ def spell(identity: Identity) -> str:
     if len(uri) > URI_BYTES_MAX:
         raise ValueError(f"{identity}: its maps of users and groups are too long")
     return uri
+
+
+def serial(number: int) -> str:
+    """How a certificate's serial number is written: hexadecimal, without leading zeros."""
+    return f"{number:x}"
 
 
 def parse(uri: str) -> Identity:

@@ -1,7 +1,6 @@
 """A connection over a socket: frames written and read by two tasks at most, silence noticed by a third.
 
-`Wire` is a connected, non-blocking socket, plain or with TLS; `StreamConnection` is the contract over one. TLS is
-`ssl.SSLSocket` on the socket itself: against `trio.SSLStream` it saves two copies and a dozen coroutines per message.
+`Wire` is a connected, non-blocking socket, plain or with TLS (`secure`); `StreamConnection` is the contract over one.
 
 Who writes: a task that sleeps while nothing is queued (`front`). Who reads: the task that receives.
 
@@ -17,7 +16,6 @@ import fcntl
 import itertools
 import select
 import socket
-import ssl
 import struct
 import sys
 import termios
@@ -33,18 +31,11 @@ from storage.transport.front import Front
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from storage.codec import Buffer
     from storage.transport.contract import Identity
 
-__all__ = ["PlainWire", "SecureWire", "StreamConnection", "Wire"]
+__all__ = ["PlainWire", "StreamConnection", "Wire"]
 
-RECORD_BYTES = 16 * 1024
-"""What TLS encrypts at once (RFC 8446, 5.1)."""
-
-WRITE_BYTES = 4 * RECORD_BYTES
-"""What is given to TLS at once; nothing else of the loop runs meanwhile."""
-
-READS_MAX = 64
+READS_MAX = 8
 """Reads without a whole message before others have their turn: a flood of heartbeats, or a long message, never waits."""
 
 HEARTBEAT = control(Kind.HEARTBEAT)
@@ -84,41 +75,6 @@ class PlainWire:
         self.socket = connected
         self.read_into = connected.recv_into
         self.write = connected.sendmsg
-
-
-class SecureWire:
-    """TLS behind its handshake."""
-
-    __slots__ = ("_secure", "socket")
-
-    def __init__(self, connected: ssl.SSLSocket) -> None:
-        self.socket: socket.socket = connected
-        self._secure = connected
-
-    def read_into(self, space: memoryview) -> int:
-        """As `Wire`."""
-        try:
-            return self._secure.recv_into(space)
-        except ssl.SSLWantReadError:
-            raise BlockingIOError from None
-        except ssl.SSLWantWriteError:
-            # Only an answer to a key update waits for room while reading, and no peer of ours asks for one.
-            raise ConnectionError("the peer asks for new keys and does not read") from None
-
-    def write(self, buffers: Sequence[memoryview]) -> int:
-        """As `Wire`. Small buffers are put together: each write is a record and a system call."""
-        data: Buffer = buffers[0][:WRITE_BYTES]
-        if len(data) < RECORD_BYTES and len(buffers) > 1:
-            gathered = bytearray(data)
-            for buffer in buffers[1:]:
-                gathered += buffer[: RECORD_BYTES - len(gathered)]
-                if len(gathered) == RECORD_BYTES:
-                    break
-            data = gathered
-        try:
-            return self._secure.send(data)
-        except ssl.SSLWantWriteError:
-            raise BlockingIOError from None
 
 
 class StreamConnection(Front):

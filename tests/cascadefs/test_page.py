@@ -12,6 +12,7 @@ import os
 import ssl
 import stat
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -329,6 +330,24 @@ async def test_a_tree_and_a_file_at_an_instant(web, root):
     assert sum(moments["counts"]) == 4
     assert len(moments["near"]) == 4
     assert (moments["near"][0], moments["is_last"]) == (first.timestamp, True)
+
+
+async def test_a_large_directory_comes_in_parts(web, root, monkeypatch):
+    monkeypatch.setattr("cascadefs.page.answers.NAMES_MAX", 3)
+    asked = []
+    list_of = Client.list
+    monkeypatch.setattr(
+        Client, "list", lambda *one, **how: asked.append(how["limit"]) or list_of(*one, **how)
+    )
+    for number in range(7):
+        root.put(f"d/{number}\udcff", "x")
+    seen, after = [], ""
+    while after is not None:
+        part = await web.get(f"/api/tree?path=d&after={quote(os.fsencode(after))}")
+        seen.append([one["name"][0] for one in part.json()["entries"]])
+        after = part.json()["after"]
+    assert seen == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert asked == [4, 4, 4], "no more is asked of the store than is shown, and one"
 
 
 async def test_a_long_file_comes_whole_and_of_one_version(web, root):

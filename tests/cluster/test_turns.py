@@ -58,7 +58,7 @@ def node(tmp_path):
 
     disks = {shard: MemoryDisk() for shard in range(2)}
     faces = Faces(disks.__getitem__, index_of, clock, time.monotonic_ns, "boot")
-    programs = Programs(faces, clock, View)
+    programs = Programs(faces, clock, View, tmp_path)
     lines = [order.sequencer(next(clients)) for order in orders]
     follower = threading.Thread(target=faces.follow)
     follower.start()

@@ -157,6 +157,8 @@ class Reach:
     def standing(self):
         return Standing.AWAY if self.frozen else Standing.REACHED
 
+    trouble = None
+
     async def wait_view(self, after):
         while self.frozen:
             await self.back.wait()

@@ -141,6 +141,23 @@ def test_the_slider_changes_the_tree(page):
     expect(names(page).filter(has_text="model")).to_have_count(1)
 
 
+def test_a_large_directory_is_shown_in_parts(page, farm):
+    with connect(farm.path) as store, store.batch() as batch:
+        for number in range(2100):
+            batch.put(f"farm/many/{number:04}", b"")
+        batch.put("farm/many/zoo/x", b"")
+    go(page, "#/files/farm/many")
+    expect(names(page)).to_have_count(2000)
+    expect(page.locator(".tree .note")).to_contain_text("The first 2,000 names")
+    page.locator(".further").click()
+    expect(names(page)).to_have_count(2101)
+    expect(names(page).first).to_have_text("zoo")  # directories come first, of those that are here
+    expect(page.locator(".further")).to_be_hidden()
+    expect(page.locator(".tree .note")).to_be_empty()
+    go(page, "#/files/farm/in")
+    expect(names(page)).to_have_count(1)
+
+
 def test_by_keyboard_alone_from_the_root_to_a_difference_of_then(page):
     press = page.keyboard.press
     expect(names(page).first).to_be_visible()

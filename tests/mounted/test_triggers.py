@@ -257,6 +257,18 @@ def bad(event, ctx):
     subprocess.run(["rm", "-r", *failed.iterdir()], check=True)
     assert os.listdir(failed) == []
     assert bindings(farm)["bad.py:bad"]["failed"] == 0
+    above = os.open(farm.farm / "in", os.O_RDONLY)
+    for _ in range(20):  # deeper than a link can lead
+        os.mkdir("d" * 250, dir_fd=above)
+        above, left = os.open("d" * 250, os.O_RDONLY, dir_fd=above), above
+        os.close(left)
+    script.write_text(script.read_text().replace("in/*", "in/**"))
+    wait_for(lambda: (farm.farm / ".cascade/events").read_text().count('"reload"') == 4, "reload")
+    os.close(os.open("x", os.O_WRONLY | os.O_CREAT, dir_fd=above))
+    os.close(above)
+    (deep,) = wait_for(lambda: os.listdir(failed), "dead letter")
+    assert sorted(os.listdir(failed / deep)) == ["event.json", "output", "traceback"]
+    assert len(json.loads((failed / deep / "event.json").read_bytes())["path"]) > 5000
     said = cascadefs("trigger", "retry", f"bad.py:bad/{name}", "--in", farm.farm, expect=1).stderr
     assert "not among the dead letters" in said
     control = os.open(farm.farm / ".cascade/ctl", os.O_WRONLY)

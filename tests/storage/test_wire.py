@@ -36,6 +36,8 @@ MESSAGES = [
     (wire.Answer(1, 5, "why"), []),
     (wire.Placement(1, b"map"), []),
     (wire.AskIndex(1, 2), []),
+    (wire.ReadSnapshot(1, 2, 3, 4, True), []),
+    (wire.Behind(1, 2, 3), []),
     (wire.Lock(1, 2, 3, 4, 2**64 - 1, False, 2, 2, 0, 2**63 - 1), []),
     (wire.LockAnswer(1, 2, 3), []),
     (wire.LockAnswer(1, 2, 3, 11, 0, (1, 2, 1, 0, 9)), []),

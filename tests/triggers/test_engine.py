@@ -430,6 +430,25 @@ def again(event, ctx):
     assert "again" in base.warnings[0]
 
 
+def test_what_lies_too_deep_is_a_dead_letter_that_can_be_told(cascade):
+    cascade.script("copy.py", COPY)
+    idle(cascade)
+    deep = "/".join(["in", *["d" * 250] * 70])
+    length = len(deep) + 2
+    cascade.put(f"{deep}/x", "x")
+    cascade.put(f"{deep}/y", "y")
+    cascade.rename(f"{deep}/y", "in/y")
+    idle(cascade)
+    assert cascade.get("out/y") == b"y"
+    assert {letter.kind for letter in cascade.failed} == {"path"}
+    first, second = (letter.event for letter in cascade.failed)
+    assert first.path_characters == length
+    assert first.path != second.path
+    assert first.path.startswith(f"{deep[:900]}")
+    assert len(first.path) < 1100
+    assert f"its path has {length} characters; 16384 are the most" in cascade.failed[0].message
+
+
 def test_put_if_runs_again_at_a_newer_cut(cascade):
     cascade.script(
         "cas.py",

@@ -14,11 +14,13 @@ import typer
 
 from cascadefs.cli.cluster.asking import Config, converse, founded, operator
 from cascadefs.cli.cluster.files import checked, issue, lay
+from cascadefs.cli.cluster.permits import superfluous
 from cascadefs.cli.complaint import Complaint
 
 if TYPE_CHECKING:
     from cascadefs.configuration import Cluster
-    from storage.membership.contract import Authority
+    from storage.membership.contract import Authority, Change
+    from storage.membership.values import Certificate, View
     from storage.transport import IdMap
     from storage.transport.certificates import Authority as Signer
 
@@ -129,13 +131,18 @@ def add(
     signer = _signer(cluster)
 
     async def tell(authority: Authority) -> bool:
-        known = founded(authority.view, cluster.cluster).nodes.get(name)
-        issue(signer, Identity(cluster.cluster, Role.NODE, name), directory / "credentials")
+        view = founded(authority.view, cluster.cluster)
+        known = view.nodes.get(name)
+        identity = Identity(cluster.cluster, Role.NODE, name)
+        issued = issue(signer, identity, directory / "credentials")
         lay(directory / NODE, node)
         wanted = values.Node(name, node.advertise or (listen,), node.labels)
         if known is not None:
             wanted = msgspec.structs.replace(wanted, state=known.state)
-        if known != wanted and not await authority.change([Change(known, wanted)]):
+        changes = _listing(view, issued)
+        if known != wanted:
+            changes.append(Change(known, wanted))
+        if not await authority.change(changes):
             raise Complaint(f"node {name}: somebody else changed it just now; try again")
         return known is None
 
@@ -184,16 +191,28 @@ def permit(
     gids = EVERYBODY if mount and not gid else _ids(gid or [])
     identity = Identity(cluster.cluster, Role.MOUNT if mount else Role.CLIENT, name, uids, gids)
 
-    async def addresses(authority: Authority) -> tuple[str, ...]:
+    async def tell(authority: Authority) -> None:
         view = founded(authority.view, cluster.cluster)
-        return tuple(node.addresses[0] for node in view.nodes.values())
+        nodes = tuple(node.addresses[0] for node in view.nodes.values())
+        if not nodes:
+            raise Complaint("the cluster has no node yet; add one with `cascadefs cluster add`")
+        issued = issue(signer, identity, directory / "credentials")
+        lay(directory / MOUNT, Mount(cluster.cluster, nodes))
+        if not await authority.change(_listing(view, issued)):
+            raise Complaint(f"{name}: somebody else changed it just now; try again")
 
-    nodes = converse(cluster.etcd, addresses)
-    if not nodes:
-        raise Complaint("the cluster has no node yet; add one with `cascadefs cluster add`")
-    issue(signer, identity, directory / "credentials")
-    lay(directory / MOUNT, Mount(cluster.cluster, nodes))
+    converse(cluster.etcd, tell)
     typer.echo(f"{identity} permitted: {directory / MOUNT}")
+
+
+def _listing(view: View, issued: Certificate) -> list[Change]:
+    """What has a new certificate listed, and some that are long over no more."""
+    from storage.membership.contract import Change
+
+    return [
+        Change(None, issued),
+        *(Change(one, None) for one in superfluous(view, issued.issued_us)),
+    ]
 
 
 def _signer(cluster: Cluster) -> Signer:

@@ -12,9 +12,11 @@ from cascadefs.cli.complaint import Complaint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from cascadefs.configuration import Cluster, Etcd, Node
     from storage.membership.contract import Authority
+    from storage.membership.gateway import Gateway
     from storage.membership.values import View
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "described",
     "etcd_of",
     "founded",
+    "gateway_of",
     "operator",
 ]
 
@@ -101,6 +104,21 @@ def credentials_of(config: Path | None) -> Path | None:
     return None if path.name == NODE else path.parent / "credentials"
 
 
+def gateway_of(etcd: Etcd) -> AbstractAsyncContextManager[Gateway]:
+    """etcd itself.
+
+    Raises:
+        OSError, ssl.SSLError: its certificates cannot be used.
+    """
+    from storage.membership.http import open_gateway, tls_context
+
+    tls = None
+    if etcd.ca:
+        certificate = Path(etcd.certificate) if etcd.certificate else None
+        tls = tls_context(Path(etcd.ca), certificate, Path(etcd.key) if etcd.key else None)
+    return open_gateway(etcd.endpoints, etcd.prefix, tls=tls, timeout_s=etcd.timeout_s)
+
+
 def converse(etcd: Etcd, work: Callable[[Authority], Awaitable[T]]) -> T:
     """Open the authority, read it, and do something with it.
 
@@ -116,7 +134,6 @@ def converse(etcd: Etcd, work: Callable[[Authority], Awaitable[T]]) -> T:
 
     from storage.membership.contract import Unavailable
     from storage.membership.etcd import open_etcd
-    from storage.membership.http import open_gateway, tls_context
 
     # What a node would note in its log is said here as the command's own failure.
     logging.getLogger("storage.membership").addHandler(logging.NullHandler())
@@ -124,12 +141,8 @@ def converse(etcd: Etcd, work: Callable[[Authority], Awaitable[T]]) -> T:
     troubles: list[Complaint] = []
 
     async def talk() -> None:
-        tls = None
-        if etcd.ca:
-            certificate = Path(etcd.certificate) if etcd.certificate else None
-            tls = tls_context(Path(etcd.ca), certificate, Path(etcd.key) if etcd.key else None)
         async with (
-            open_gateway(etcd.endpoints, etcd.prefix, tls=tls, timeout_s=etcd.timeout_s) as gateway,
+            gateway_of(etcd) as gateway,
             open_etcd(gateway, time.monotonic_ns) as authority,
         ):
             # Caught in here: from the context managers' nurseries it would come in groups.

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from cascadefs.node.recollection import Told
 from storage import wire
 from storage.errors import Unusable
+from storage.membership.known import decode
+from storage.membership.recovery import Witness
 from storage.transport import Broken, Role, TcpTransport
 from storage.transport.certificates import Credentials
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from storage.membership.values import Presence, View
     from storage.transport import Transport
 
-__all__ = ["figures", "figures_at"]
+__all__ = ["figures", "figures_at", "witnesses_at"]
 
 ANSWER_S = 3.0
 """A node that says nothing for so long is shown as one."""
@@ -48,6 +51,12 @@ async def figures_at(
     addresses: Sequence[str], credentials: Path, now_ns: int
 ) -> list[dict[str, Any]]:
     """The same of nodes at addresses, whatever they are called."""
+    return await _at(addresses, credentials, now_ns, "status")
+
+
+async def _at(
+    addresses: Sequence[str], credentials: Path, now_ns: int, what: str
+) -> list[dict[str, Any]]:
     ours = Credentials.load(credentials, now_ns=now_ns)
     transport = TcpTransport(ours.identity, ours.contexts())
     found: dict[str, dict[str, Any]] = {}
@@ -56,7 +65,7 @@ async def figures_at(
         with trio.move_on_after(ANSWER_S):
             try:
                 async with trio.open_nursery() as nursery:
-                    found[address] = await _answer(nursery, transport, address, None)
+                    found[address] = await _answer(nursery, transport, address, None, what)
                     nursery.cancel_scope.cancel()
             except* (Broken, OSError, ValueError, IndexError, wire.Malformed, msgspec.MsgspecError):
                 pass  # others may answer
@@ -65,6 +74,21 @@ async def figures_at(
         for address in addresses:
             nursery.start_soon(ask, address)
     return list(found.values())
+
+
+async def witnesses_at(
+    addresses: Sequence[str], credentials: Path, now_ns: int
+) -> list[tuple[Witness, str]]:
+    """What the nodes at addresses know of their authority, and why they do not obey it (empty: they do)."""
+    found: list[tuple[Witness, str]] = []
+    for answer in await _at(addresses, credentials, now_ns, "authority"):
+        try:
+            told = msgspec.convert(answer, Told)
+        except msgspec.ValidationError:
+            continue  # a node of a version that knows no such question
+        held = {int(shard): epoch for shard, epoch in told.held.items()}
+        found.append((Witness(told.node, decode(told.known.encode()), held), told.trouble))
+    return found
 
 
 async def _ask(transport: Transport, presence: Presence, found: dict[str, dict[str, Any]]) -> None:
@@ -81,14 +105,20 @@ async def _ask(transport: Transport, presence: Presence, found: dict[str, dict[s
 
 
 async def _answer(
-    nursery: trio.Nursery, transport: Transport, address: str, name: str | None
+    nursery: trio.Nursery,
+    transport: Transport,
+    address: str,
+    name: str | None,
+    what: str = "status",
 ) -> dict[str, Any]:
     connection = await transport.connect(nursery, address, role=Role.NODE, name=name)
     async with connection:
         await connection.send(wire.encode(wire.Hello()))
-        await connection.send(wire.encode(wire.Ask(1, "status")))
+        await connection.send(wire.encode(wire.Ask(1, what)))
         while True:
             for data in await connection.receive():
                 message, parts = wire.decode(data)
                 if isinstance(message, wire.Answer):
+                    if message.errno:
+                        raise Broken(message.why)
                     return dict(msgspec.json.decode(parts[0]))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cascadefs.configuration import Cluster, Mount, Node
+    from storage.membership.values import Certificate
     from storage.transport import Identity
     from storage.transport.certificates import Authority
 
@@ -54,10 +55,16 @@ def lay(path: Path, configuration: Cluster | Node | Mount) -> None:
         raise Complaint(f"{path}: {error.strerror}; choose another directory") from error
 
 
-def issue(authority: Authority, identity: Identity, directory: Path) -> None:
-    """Make a certificate, and lay it in a directory with its key and the authority's certificate."""
+def issue(authority: Authority, identity: Identity, directory: Path) -> Certificate:
+    """Make a certificate, and lay it in a directory with its key and the authority's certificate; how it is listed."""
+    from storage.membership.values import Certificate
+    from storage.transport.identity import spell
+
     try:
-        authority.install(authority.issue(identity, now_ns=now_ns()), directory)
+        now = now_ns()
+        issued = authority.issue(identity, now_ns=now)
+        authority.install(issued, directory)
+        return Certificate(issued.serial, spell(identity), now // 1000, issued.expires_s * 10**6)
     except OSError as error:
         raise Complaint(f"{directory}: {error.strerror}; choose another directory") from error
     except ValueError as error:

@@ -16,6 +16,7 @@ from cascadefs.cli.complaint import Complaint
 if TYPE_CHECKING:
     from cascadefs.configuration import Cluster
     from storage.membership.contract import Authority
+    from storage.membership.values import Certificate
     from storage.transport import Identity
 
 __all__ = ["init"]
@@ -100,8 +101,8 @@ def init(
                 f"etcd: holds cluster {known.identity} at {prefix}; choose another --prefix"
             )
         try:
-            _lay_files(directory, cluster)
-            if not await authority.change(changes):
+            issued = _lay_files(directory, cluster)
+            if not await authority.change([*changes, Change(None, issued)]):
                 raise Complaint(
                     f"etcd: somebody founded a cluster at {prefix} just now; choose another --prefix"
                 )
@@ -122,7 +123,7 @@ def init(
     typer.echo(f"Next: cascadefs cluster add NAME DIR --listen HOST:PORT -c {directory}")
 
 
-def _lay_files(directory: Path, cluster: Cluster) -> None:
+def _lay_files(directory: Path, cluster: Cluster) -> Certificate:
     from cascadefs.configuration import CLUSTER
     from storage.transport.certificates import Authority as Signer
 
@@ -130,7 +131,7 @@ def _lay_files(directory: Path, cluster: Cluster) -> None:
     signer = Signer.create(cluster.cluster, now_ns=now_ns())
     (directory / "authority").mkdir(mode=0o700)
     signer.save(directory / "authority")
-    issue(signer, _operator(cluster.cluster), directory / "credentials")
+    return issue(signer, _operator(cluster.cluster), directory / "credentials")
 
 
 def _take_back(directory: Path) -> None:

@@ -9,6 +9,8 @@ import { ago, clock, grouped, name, plural, size } from "./words.js";
 export function files(main, signal, { go, place }) {
   let state = { path: "", at: null, file: null, tab: "content", compare: null };
   let entries = [];
+  let after = null; // Where the names that are not here begin.
+  let pages = 1;
   let before = new Map();
   let moments = null;
   let asked = null;
@@ -26,9 +28,10 @@ export function files(main, signal, { go, place }) {
   const crumbs = h("nav", { class: "crumbs", "aria-label": "Directory" });
   const list = h("ul", { class: "entries", "data-key": "l", onkeydown: walk });
   const note = h("p", { class: "note", role: "status" });
+  const further = h("button", { class: "button further", type: "button", hidden: true, onclick: more }, "More names");
   const panel = new FilePanel(turn, address);
   const beside = h("section", { class: "beside", "aria-label": "File" });
-  const tree = h("section", { class: "tree", "aria-label": "Files" }, crumbs, list, note);
+  const tree = h("section", { class: "tree", "aria-label": "Files" }, crumbs, list, note, further);
   main.append(bar.element, h("div", { class: "files" }, tree, beside));
 
   function walk(event) {
@@ -75,11 +78,38 @@ export function files(main, signal, { go, place }) {
     );
   }
 
-  function paintEntries(found) {
-    show(list, found.entries.map(row));
-    const seen = found.entries.length;
-    note.textContent = seen ? (found.left_out ? `${plural(found.left_out, "name")} more` : "") : state.at === null ? "Nothing is here." : "Nothing was here then.";
-    before = new Map(found.entries.map((entry) => [entry.name, entry.version]));
+  function paintEntries() {
+    const shown = [...entries].sort((one, other) => other.is_directory - one.is_directory); // Else as they came.
+    show(list, shown.map(row));
+    further.hidden = after === null;
+    note.textContent = after !== null ? `The first ${plural(entries.length, "name")}; there are more.` : entries.length ? "" : state.at === null ? "Nothing is here." : "Nothing was here then.";
+    before = new Map(entries.map((entry) => [entry.name, entry.version]));
+  }
+
+  // A directory's names come in parts; `asked` is the question of which this is a part.
+  async function names(count, from, mine) {
+    const found = { entries: [], after: from };
+    do {
+      const part = await ask("tree", { path: state.path, at: state.at ?? undefined, after: found.after }, mine.signal);
+      found.entries.push(...part.entries);
+      found.after = part.after;
+    } while (found.after !== null && --count > 0);
+    return found;
+  }
+
+  async function more() {
+    const mine = asked;
+    try {
+      const found = await names(1, after, mine);
+      if (mine !== asked) return;
+      entries = [...entries, ...found.entries];
+      after = found.after;
+      pages += 1;
+      paintEntries();
+      list.querySelector(`[data-focus="${CSS.escape(found.entries[0]?.name ?? "")}"]`)?.focus();
+    } catch (error) {
+      if (error.name !== "AbortError" && mine === asked) note.textContent = error.message;
+    }
   }
 
   function paintBeside() {
@@ -126,15 +156,17 @@ export function files(main, signal, { go, place }) {
     const at = state.at ?? undefined;
     const ruler = state.file ? `${path ? path + "/" : ""}${state.file}` : path;
     try {
-      const [found, when] = await Promise.all([ask("tree", { path, at }, mine.signal), ask("moments", { path: ruler, at }, mine.signal)]);
+      const [found, when] = await Promise.all([names(pages, null, mine), ask("moments", { path: ruler, at }, mine.signal)]);
       if (mine !== asked) return;
-      entries = found.entries;
+      ({ entries, after } = found);
       moments = when;
       bar.know(when);
-      paintEntries(found);
+      paintEntries();
     } catch (error) {
       if (error.name === "AbortError" || mine !== asked) return;
       entries = [];
+      after = null;
+      further.hidden = true;
       before = new Map();
       show(list);
       note.textContent = error.status === 404 ? (state.at === null ? "There is no such directory." : "This directory was not there then.") : error.message;
@@ -167,7 +199,7 @@ export function files(main, signal, { go, place }) {
       tab: ["difference", "origin"].includes(told.tab) ? told.tab : "content",
       compare: told.with ? Number(told.with) : null,
     };
-    if (next.path !== state.path) before = new Map();
+    if (next.path !== state.path) [before, pages] = [new Map(), 1];
     state = next;
     bar.set(state.at);
     paintCrumbs();
