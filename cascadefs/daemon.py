@@ -668,7 +668,7 @@ def _mount_and_serve(
     mount = _Mount(settings, store, filesystem, clock, local, observer, started_ns=clock.now_ns())
     mount.door = _door(settings.door, filesystem, report.ready)
     if mount.observer is not None:
-        mount.door.share(mount.observer.store)
+        mount.door.share(mount.observer.store, mount.observer.locks)
     filesystem.status_extra = mount.status
     fuse_options = [*settings.fuse_options, *(["ro"] if settings.read_only else [])]
     try:

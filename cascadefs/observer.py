@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from storage.clock import Clock
     from storage.cluster.face import Face
     from storage.link import RemoteLine
+    from storage.link.locks import Locks
     from storage.membership.values import View
     from storage.record import Record
     from storage.transport import Transport
@@ -130,6 +131,11 @@ class Observer:
         """The store, once it is open."""
         assert self._store is not None
         return self._store
+
+    @property
+    def locks(self) -> Locks:
+        """Who decides who may lock what. Any thread."""
+        return self._link.locks
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -259,6 +265,7 @@ class Observer:
             return filesystem.others.take()
 
         self.store.listen_to_others(changed)
+        self.store.on_anew = filesystem.others.begun_anew
         filesystem.others.on_stale = wake
         self._on_more = wake
         try:
@@ -282,6 +289,7 @@ class Observer:
         finally:
             self._on_more = filesystem.others.on_stale = lambda: None
             self.store.listen_to_others(None)
+            self.store.on_anew = None
 
     def _is_behind(self) -> bool:
         """Whether something has come that nobody is applying."""
@@ -300,6 +308,7 @@ class Observer:
         """Nobody waits for the cluster any more."""
         for line in self._lines:
             line.close(why)
+        self._link.locks.close()
 
     def status(self) -> dict[str, object]:
         """Figures of the link, JSON-able."""

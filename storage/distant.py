@@ -5,7 +5,7 @@ The same calls as `storage.log.Log` where a shard needs them to read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from storage.errors import Corruption
 
@@ -35,8 +35,12 @@ class DistantLog:
 
     @property
     def near(self) -> Log | None:
-        """The log itself, where a replica is in this process; another one after the replica began anew."""
-        return self._sequencer.log
+        """The log itself, where a replica is in this process; another one after the replica began anew.
+
+        None, too, where it is volatile: it keeps no past that could be asked for.
+        """
+        log = self._sequencer.log
+        return cast("Log", log) if log is not None and not log.is_volatile else None
 
     @property
     def last_index(self) -> int:

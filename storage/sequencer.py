@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from storage.codec import Buffer
     from storage.log import Log
+    from storage.member import MemoryLog
     from storage.snapshot import Snapshot
 
 __all__ = [
@@ -61,7 +62,7 @@ EPOCH: Final = 3
 SUBMITTED_MAX: Final = 64
 """Proposals of one face that have not come by yet; the face keeps to it, so a sequencer needs no other bound."""
 
-SUBMITTED_BYTES_MAX: Final = 4 * 1024 * 1024
+SUBMITTED_BYTES_MAX: Final = 8 * 1024 * 1024
 """Likewise their payloads, together, unless it is a single one."""
 
 TAKEN_MAX: Final = 1024
@@ -136,7 +137,7 @@ class Sequencer(Protocol):
     """Called, on any thread, when there is something new to take or a later frontier; must not wait. Set once, at first."""
 
     @property
-    def log(self) -> Log | None:
+    def log(self) -> Log | MemoryLog | None:
         """Where the shard's records lie, if that is in this process; the end may not be committed yet."""
         ...
 
@@ -151,9 +152,17 @@ class Sequencer(Protocol):
         ...
 
     def submit(
-        self, number: int, metadata: bytes, payload: Sequence[Buffer], after: int = 0
+        self,
+        number: int,
+        metadata: bytes,
+        payload: Sequence[Buffer],
+        after: int = 0,
+        *,
+        more: bool = False,
     ) -> None:
         """Hand over proposal `number`, one more than the last; never waits for the network.
+
+        `more`: the next follows before the caller waits for anything, and this one leaves together with it.
 
         Its timestamp will be greater than `after`, the greatest that the proposer has seen on any shard: so what it knew of lies
         before it in every cut.

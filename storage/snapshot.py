@@ -104,7 +104,7 @@ class Snapshotted:
             Piece(
                 self.number,
                 count,
-                tuple(snapshot.place),
+                snapshot.place,
                 snapshot.timestamp,
                 snapshot.lineage,
                 list(rows),

@@ -8,7 +8,6 @@ A snapshot is a timestamp in microseconds. `settle` makes one final: after it, n
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,7 +29,6 @@ from storage.volatile import VolatileLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
     from random import Random
 
@@ -359,10 +357,6 @@ class Store(Protocol):
         """Make a draft the next content, together with the changes `before` and `after` it, or all of it not."""
         ...
 
-    def letting_go(self) -> AbstractContextManager[None]:
-        """Whatever waits inside lets others have the store meanwhile, where there may be any (`storage.cluster.turns`)."""
-        ...
-
     def wait(self, condition: Callable[[], bool]) -> None:
         """Let others have the store until a condition holds that one of them makes true, and tells of."""
         ...
@@ -649,10 +643,6 @@ class LocalStore:
         """See `Store`."""
         del inode
         return 0
-
-    def letting_go(self) -> AbstractContextManager[None]:
-        """See `Store`."""
-        return contextlib.nullcontext()
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """See `Store`."""

@@ -85,10 +85,11 @@ BATCH_RECORDS_MAX: Final = 1024
 PROPOSALS_MAX: Final = 256
 """Proposals in one message, with payloads of at most `PROPOSAL_BYTES` together (one always goes)."""
 
-PROPOSAL_BYTES: Final = 1024 * 1024
+PROPOSAL_BYTES: Final = 4 * (PAYLOAD_BYTES_MAX + 4096)
+"""A MiB of a file's content goes with its records."""
 
-PARTS_MAX: Final = 1024
-"""Bulk parts in one message."""
+PARTS_MAX: Final = 64 * 1024
+"""Bulk parts in one message: a batch of a program has one for each file."""
 
 assert PROPOSAL_BYTES >= PAYLOAD_BYTES_MAX
 assert PROPOSALS_MAX <= PARTS_MAX

@@ -82,9 +82,10 @@ class Plan(NamedTuple):
 class _Folded:
     """What all effects on one path come to."""
 
-    __slots__ = ("adds", "data", "deleted", "expect", "mode", "sum", "tail")
+    __slots__ = ("adds", "data", "deleted", "expect", "mode", "names", "sum", "tail")
 
-    def __init__(self) -> None:
+    def __init__(self, names: list[bytes]) -> None:
+        self.names = names
         self.data: list[memoryview] | None = (
             None  # the whole new content; None: what is there stays
         )
@@ -144,7 +145,7 @@ def _fold(effects: list[Effect]) -> dict[str, _Folded]:
             raise EffectRefused(
                 f"{effect.path}: a name is longer than {NAME_BYTES_MAX} bytes", Reason.NAME_TOO_LONG
             )
-        one = folded.setdefault(effect.path, _Folded())
+        one = folded.setdefault(effect.path, _Folded(names))
         match effect:
             case Put() | PutIf():
                 one.data, one.tail, one.adds, one.deleted = [_view(effect.data)], [], [], False
@@ -209,6 +210,7 @@ class _Planner:
         self._payload_bytes = 0
         self._growth_bytes = 0
         self._nearest = base  # the deepest directory of the path at hand that exists already
+        self._found: dict[tuple[bytes, ...], tuple[int, Attributes]] = {}  # directories there are
         self.inline = True
         self.records: list[record.Create | record.Unlink | record.Commit] = []
         self.payload: list[memoryview] = []
@@ -218,7 +220,7 @@ class _Planner:
 
     def apply(self, path: str, one: _Folded) -> None:
         """Append the records of one path."""
-        *above, name = parts_of(path)
+        *above, name = one.names
         found = self._directory(path, above, make=not one.deleted)
         if found is None:
             return  # to delete what is not there is done
@@ -235,7 +237,10 @@ class _Planner:
         self._files.add((directory, name))
         binding = self._store.binding(directory, name) if attributes is not None else None
         file = self._store.attributes(binding.inode) if binding is not None else None
-        number = self._store.head(directory, name)
+        if binding is not None and file is not None:
+            number = binding.version_of(file.content)
+        else:
+            number = self._store.head(directory, name)
         if attributes is not None:
             self.guards[directory, name] = (number, binding.inode if binding is not None else 0)
         if one.expect is not None:
@@ -355,6 +360,11 @@ class _Planner:
         self, path: str, names: list[bytes], *, make: bool
     ) -> tuple[int, Attributes | None] | None:
         """(inode, attributes; None for one of this plan) of a directory; made where missing, or None."""
+        place = tuple(names)
+        found = self._found.get(place)
+        if found is not None:
+            self._nearest = found[0]
+            return found
         inode = self._nearest = self._base
         attributes = self._store.attributes(inode)
         if attributes is None or attributes.nlink == 0:
@@ -390,6 +400,8 @@ class _Planner:
                 inode, attributes = made, None
             else:
                 return None
+        if attributes is not None:
+            self._found[place] = inode, attributes
         return inode, attributes
 
     def _create(

@@ -215,13 +215,10 @@ class _Cluster(_Unmounted):
         import trio
 
         from cascadefs.cli.cluster.figures import figures_at
-        from cascadefs.machine import SystemClock
         from cascadefs.page.board import clustered
 
         credentials = Path(self._told.credentials)
-        return clustered(
-            trio.run(figures_at, self._told.nodes, credentials, SystemClock().now_ns())
-        )
+        return clustered(trio.run(figures_at, self._told.nodes, credentials))
 
     def command(self, base: str, line: str) -> None:
         """See `Source`."""

@@ -179,6 +179,11 @@ class Remote:
 
     def _ask(self, call: calls.Call, buffers: Sequence[Buffer], length: int = 0) -> _Result:
         """The answer, waited for; `length`: bytes that it is about and that were sent ahead."""
+        if len(buffers) > wire.PARTS_MAX:
+            raise OSError(
+                errno.E2BIG,
+                f"{len(buffers)} changes at one instant: over a connection {wire.PARTS_MAX} are the most",
+            )
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(

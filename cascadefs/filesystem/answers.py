@@ -40,6 +40,8 @@ IF_VERSION = PREFIX + b"if_version"
 
 HASH_BLOCK_BYTES = 1 << 20
 
+_EVER = 2**64 - 1
+
 
 class Answers:
     """Computes the read-only attributes of a node."""
@@ -92,7 +94,11 @@ class Answers:
         return attributes
 
     def _since(self, node: Live | Past) -> int:
-        return node.since if isinstance(node, Past) else self._store.now()
+        """As of when a node is asked about: of a live one, all that anybody has committed, in its own shard alone."""
+        if isinstance(node, Past):
+            return node.since
+        self._store.refresh(node.number)
+        return _EVER
 
     def _alias(self, node: Live | Past) -> tuple[int, bytes, int | None] | None:
         if node.alias is None:
@@ -147,6 +153,8 @@ class Answers:
         if attributes.mode & TYPE_MASK != REGULAR:
             return None
         timestamp = node.timestamp if isinstance(node, Past) else None
+        if timestamp is None and self._store.has_others:
+            timestamp = attributes.content_timestamp  # They may commit another between two blocks.
         digest = xxhash.xxh3_64()
         for offset in range(0, attributes.size, HASH_BLOCK_BYTES):
             digest.update(

@@ -44,7 +44,7 @@ class Conditional(Node):
 
     `attributes` and `timestamp` are of the version it began with; `staging` is the number under which the store has
     what is written and not committed, and the file's own if it is still to be made. `writer` is who opened it for writing;
-    `may_keep` says whether he, being user 0, may leave set-id bits (`privileges`).
+    `may_keep` says whether he, being user 0, may leave set-id bits (`privileges`). `is_busy`: as of a `Live`.
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class Conditional(Node):
         "event_us",
         "expect",
         "handles",
+        "is_busy",
         "lost",
         "may_keep",
         "now",
@@ -80,6 +81,7 @@ class Conditional(Node):
         self.draft: Draft | None = None
         self.event_us: int | None = None
         self.handles = 0
+        self.is_busy = False
         self.lost = False
         self.staging = 0
         super().__init__(number_of(self.key(), is_directory=True))
@@ -249,9 +251,11 @@ class Conditionals:
 
     def write(self, node: Conditional, offset: int, data: bytes | memoryview) -> None:
         """See `OpenConditional`."""
-        draft = self._draft(node)
-        self._check_room(node, offset + len(data))
-        draft.write(self._store, node.staging, offset, data, self._clock.now_ns())
+        self._draft(node)
+        with self._inodes.alone(node):
+            draft = self._draft(node)
+            self._check_room(node, offset + len(data))
+            draft.write(self._store, node.staging, offset, data, self._clock.now_ns())
 
     def setattr(
         self, node: Conditional, changes: Changes, file: OpenConditional | None, caller: Caller
@@ -311,10 +315,12 @@ class Conditionals:
             self._privileges.end_by_write(Live(node.expect.inode), caller, never)
 
     def _draft(self, node: Conditional) -> Draft:
+        if not node.staging:
+            staging = self._store.allocate_inode(node.expect.directory)
+            node.staging = node.staging or staging
         if node.lost:
             raise Refused(Reason.CONDITION_FAILED)
         if node.draft is None:
-            node.staging = node.staging or self._store.allocate_inode(node.expect.directory)
             node.draft = Draft(node.attributes.size, self._clock.now_ns())
             self._drafts[node.number] = node
         return node.draft
@@ -326,13 +332,17 @@ class Conditionals:
             Refused: CONDITION_FAILED, now and ever after; the draft is dropped.
             OSError: the log could not take it; the draft stays.
         """
+        with self._inodes.alone(node):
+            self._commit(node)
+
+    def _commit(self, node: Conditional) -> None:
         draft, expect = node.draft, node.expect
         if node.lost:
             raise Refused(Reason.CONDITION_FAILED)
         if draft is None:
             return
         if not self._store.holds(expect):  # The record would say so too, and stay in the log.
-            self.give_up(node)
+            self._drop(node)
             raise Refused(Reason.CONDITION_FAILED)
         if expect.inode and node.writer is not None:
             self._privileges.end_by_write(Live(expect.inode), node.writer, node.may_keep)
@@ -355,7 +365,7 @@ class Conditionals:
             after=() if event_us is None else (record.Event(inode, event_us),),
         )
         if outcome.reason is not None:
-            self.give_up(node)
+            self._drop(node)
             raise Refused(outcome.reason)
         self._won(node, inode)
 
@@ -382,7 +392,11 @@ class Conditionals:
             self._invalidations += [(directory, name), (directory, None)]
 
     def give_up(self, node: Conditional) -> None:
-        """Drop the draft; nothing that this writer does afterwards comes into the file."""
+        """Drop the draft, if it is not on its way; nothing that this writer does afterwards comes into the file."""
+        self._inodes.wait_saved(node)
+        self._drop(node)
+
+    def _drop(self, node: Conditional) -> None:
         node.lost = True
         node.draft = None
         if self._drafts.pop(node.number, None) is not None:
@@ -393,19 +407,28 @@ class Conditionals:
         self.give_up(node)
         self._inodes.drop_if_unused(node)
 
-    def commit_all(self) -> None:
-        """The daemon is about to stop: drafts whose conditions are met become versions.
+    def unsaved(self) -> set[int]:
+        """The shards in which there are drafts."""
+        return {self._shard_of(node) for node in self._drafts.values()}
+
+    def _shard_of(self, node: Conditional) -> int:
+        return self._store.shard_of(node.expect.directory)
+
+    def commit_all(self, shard: int | None = None) -> None:
+        """The daemon is about to stop: drafts whose conditions are met become versions, those of one shard or all.
 
         Raises:
-            OSError: of the first that the log could not take; all others were tried.
+            Exception: of the first that could not be saved; all others were tried.
         """
-        failure: OSError | None = None
+        failure: Exception | None = None
         for node in list(self._drafts.values()):
+            if shard is not None and self._shard_of(node) != shard:
+                continue
             try:
                 self.commit(node)
             except Refused:
                 pass  # It would have been told so at its close.
-            except OSError as error:
+            except Exception as error:  # As of other drafts (`Inodes.save`).
                 failure = failure or error
         if failure is not None:
             raise failure

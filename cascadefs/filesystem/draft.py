@@ -34,7 +34,7 @@ class Draft:
 
     `size` is the file's size as seen now. Below `keep` (None: everywhere) the committed content shows where nothing
     dirty lies over it; from `keep` on it was truncated away. `since_ns` is when the first change came. `touched_ns`: the
-    mtime that somebody set; a write after that moves `mtime_ns` on. `behind`: the content commit, and its size, behind which
+    mtime that somebody set; a write after that moves `mtime_ns` on. `refused_until_ns`: before, it is not tried unasked. `behind`: the content commit, and its size, behind which
     all that is dirty was appended (O_APPEND); None once anything was changed otherwise, or where nobody else makes contents.
     """
 
@@ -44,6 +44,7 @@ class Draft:
         "dirty",
         "keep",
         "mtime_ns",
+        "refused_until_ns",
         "since_ns",
         "size",
         "touched_ns",
@@ -56,6 +57,7 @@ class Draft:
         self.dirty = DirtyMap()
         self.mtime_ns = self.changed_ns = self.since_ns = now_ns
         self.touched_ns: int | None = None
+        self.refused_until_ns = 0
 
     def touch(self, mtime_ns: int) -> None:
         """Somebody said what the mtime shall be (utimensat(2))."""
@@ -128,7 +130,9 @@ class Draft:
 
     def will_stage(self, length: int) -> bool:
         """Whether writing so much makes something go to the log ahead of the commit."""
-        return length >= STAGE_BYTES_MIN or self.dirty.memory_bytes + length > DRAFT_MEMORY_BYTES_MAX
+        return (
+            length >= STAGE_BYTES_MIN or self.dirty.memory_bytes + length > DRAFT_MEMORY_BYTES_MAX
+        )
 
     def _stage(self, store: Store, inode: int) -> None:
         for span in [span for span in self.dirty if span.data is not None]:

@@ -7,7 +7,7 @@ thread at a time, like all of them.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cascadefs.filesystem.draft import Draft
 from cascadefs.filesystem.interface import SEARCH, Caller, FilesystemOptions, Stat, may
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from storage.store import Store
 
 __all__ = ["Inodes"]
+
+REFUSED_AGAIN_NS: Final = 60 * 10**9
+"""After a draft was refused (a quota) nobody tries again unasked for so long: each time leaves its bytes in the log."""
 
 
 class Inodes:
@@ -57,14 +60,15 @@ class Inodes:
         """Nodes that other mounts have changed since the kernel last asked for their attributes."""
         self.ends_elsewhere: set[int] = set()
         """Nodes whose end may be elsewhere than the kernel believes: it has not asked since others changed them."""
+        self.changed_beside: set[int] = set()
+        """Nodes that other mounts have changed since somebody here was last granted a lock of them."""
         self.names_go_beside = False
         """Whether programs or scripts have removed names: the kernel may ask for a file by one that is gone."""
         self.on_moved: Callable[[int], None] = lambda number: None
         """Told of a node whose unsaved bytes lie elsewhere from now on than the kernel may have read them. Must not wait."""
         self._has_others = store.has_others
-        self._unnamed: list[
-            int
-        ] = []  # made without a name, got none, and nobody has them open: to be dropped
+        self._unnamed: set[int] = set()
+        """Made without a name, got none, and nobody has them open: to be dropped."""
 
     def node(self, number: int) -> Node:
         """The node of a number, made for a live inode; ABSENT is raised if there is none."""
@@ -122,10 +126,11 @@ class Inodes:
             if attributes is not None and attributes.nlink == 0:
                 self._store.forget(node.number)
                 if attributes.never_had_a_name:
-                    self._unnamed.append(node.number)
+                    self._unnamed.add(node.number)
         self.nodes.drop(node)
         self.unseen.discard(node.number)
         self.ends_elsewhere.discard(node.number)
+        self.changed_beside.discard(node.number)
 
     def referenced(self, live: Live) -> Stat:
         """The attributes, for a reply by which the kernel takes one more reference."""
@@ -429,48 +434,71 @@ class Inodes:
         """About once a second: files kept open become versions, the index is published.
 
         Raises:
-            OSError: of the first draft the log could not take; it stays a draft, and all others were tried.
+            Exception: as `save`.
         """
-        patience_ns = int(self._options.autocommit_s * 1e9)
         try:
-            self._commit_drafts(
-                lambda live, draft: live.claim is None and now_ns - draft.since_ns >= patience_ns
-            )
-            self._drop_unnamed()
+            self.save(now_ns)
         finally:
             self._store.publish()
 
-    def commit_all(self) -> None:
-        """Every draft becomes a version: the daemon is about to stop.
+    def unsaved(self, now_ns: int | None = None) -> set[int]:
+        """The shards in which there is something for `save` to do."""
+        due = [number for number, live in self.drafts.items() if self._is_due(live, now_ns)]
+        return {self._store.shard_of(number) for number in [*due, *self._unnamed]}
+
+    def save(self, now_ns: int | None = None, shard: int | None = None) -> None:
+        """Make drafts versions: those that are due for it by now; None: all, the daemon is about to stop. Of one shard, or of all.
+
+        Whatever becomes of one, all others are tried. One that was refused is tried again by its next fsync or close, which says so,
+        and here after `REFUSED_AGAIN_NS`.
 
         Raises:
-            OSError: as `housekeep`.
+            Exception: what the first of those that could not be saved raised, whatever it was; they stay drafts.
         """
-        self._commit_drafts(lambda live, draft: True)
-        self._drop_unnamed()
-
-    def _drop_unnamed(self) -> None:
-        for number in self._unnamed:
-            if (
-                self._store.attributes(number) is not None
-            ):  # a volatile store has dropped it already
-                self.propose(record.Drop(0, b"", [number]))
-        self._unnamed.clear()
-
-    def _commit_drafts(self, is_due: Callable[[Live, Draft], bool]) -> None:
-        failure: OSError | None = None
+        failure: Exception | None = None
         for live in list(self.drafts.values()):
-            if live.draft is not None and is_due(live, live.draft):
-                try:
-                    self.save(live)
-                except OSError as error:
-                    failure = failure or error
-                except Refused as refusal:
-                    if refusal.reason is not Reason.CONDITION_FAILED:
-                        raise  # The handle that lost is told so at its close.
+            if shard is not None and self._store.shard_of(live.number) != shard:
+                continue
+            if self._is_due(live, now_ns):
+                failure = self._try_commit(live, now_ns) or failure
                 self.drop_if_unused(live)
+        for number in list(self._unnamed):
+            if shard is None or self._store.shard_of(number) == shard:
+                self._drop_unnamed(number)
         if failure is not None:
             raise failure
+
+    def _is_due(self, live: Live, now_ns: int | None) -> bool:
+        draft = live.draft
+        if draft is None:
+            return False
+        if now_ns is None:
+            return True
+        if live.claim is not None or now_ns < draft.refused_until_ns:
+            return False
+        return now_ns - draft.since_ns >= int(self._options.autocommit_s * 1e9)
+
+    def _try_commit(self, live: Live, now_ns: int | None) -> Exception | None:
+        """Commit a draft nobody waits for; what it raised, unless its handle is told: that of a condition."""
+        draft = live.draft
+        try:
+            self.commit(live)
+        except Refused as refusal:
+            if refusal.reason is Reason.CONDITION_FAILED:
+                return None
+            if draft is not None and now_ns is not None:
+                draft.refused_until_ns = now_ns + REFUSED_AGAIN_NS
+            return refusal
+        except (
+            Exception
+        ) as error:  # Whatever it is: a bug about one file, too, is no reason to lose another.
+            return error
+        return None
+
+    def _drop_unnamed(self, number: int) -> None:
+        if self._store.attributes(number) is not None:  # a volatile store has dropped it already
+            self.propose(record.Drop(0, b"", [number]))
+        self._unnamed.discard(number)
 
 
 def _parts(link: record.Link | None, claim: Claim | None) -> list[record.Part]:

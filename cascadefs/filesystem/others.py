@@ -56,6 +56,20 @@ class Others:
         if not isinstance(changed, record.Write | record.Reserve):
             self._heard.append((timestamp, changed))
 
+    def begun_anew(self, shard: int) -> None:
+        """A volatile shard has begun anew: all that the kernel knows of it may be wrong."""
+        for node in self._inodes.nodes.items():
+            if type(node) is not Live:
+                continue
+            number = node.number
+            if node.alias is not None and self._store.shard_of(node.alias[0]) == shard:
+                self._stale[node.alias] = None
+            if self._store.shard_of(number) == shard:
+                self._stale[number, None] = None
+                self._unseen.add(number)
+                self._inodes.ends_elsewhere.add(number)
+        self.on_stale()
+
     def take(self) -> list[Stale]:
         """What the kernel must forget, as `Filesystem.take_invalidations` has it, each once."""
         self._look()
@@ -116,7 +130,16 @@ class Others:
         """The kernel may believe in another end of a file, and in bytes elsewhere."""
         self._stale[number, None] = None
         self._inodes.ends_elsewhere.add(number)
+        self._inodes.changed_beside.add(number)
         self.on_stale()
+
+    def is_changed(self, number: int) -> bool:
+        """Whether others have changed a node since the kernel was last had to forget it for who locks it; the newest may be heard of later."""
+        return number in self._inodes.changed_beside
+
+    def has_shown(self, number: int) -> None:
+        """The kernel is about to forget it."""
+        self._inodes.changed_beside.discard(number)
 
     def is_unseen(self, number: int) -> bool:
         """Whether others have changed a node since the kernel last asked for its attributes; it is told once."""
@@ -135,6 +158,7 @@ class Others:
                     if name is None:
                         self._unseen.add(number)
                         self._inodes.ends_elsewhere.add(number)
+                        self._inodes.changed_beside.add(number)
                         if type(node) is Live:
                             self._inodes.follow(node)
 

@@ -134,10 +134,13 @@ class Filesystem:
             # Asked for together by no program: the kernel clears what set-id bits it sees, and may leave others.
             mode &= self.inodes.live_stat(live).mode
         fields = (mode, changes.uid, changes.gid, atime_ns, mtime_ns)
-        if is_chown or any(field is not None for field in fields):
+        if mtime_ns is not None:
+            with self.inodes.alone(live):  # What is written afterwards has a time of its own.
+                self.inodes.propose(record.SetAttributes(number, *fields))
+                if live.draft is not None:
+                    live.draft.touch(mtime_ns)
+        elif is_chown or any(field is not None for field in fields):
             self.inodes.propose(record.SetAttributes(number, *fields))
-            if live.draft is not None and mtime_ns is not None:
-                live.draft.touch(mtime_ns)
         return self.inodes.live_stat(live)
 
     def _truncate(self, live: Live, size: int, handle: int | None) -> None:
@@ -162,16 +165,20 @@ class Filesystem:
             return
         self.privileges.end_by_write(self.inodes.live(number), caller, may_keep)
 
-    def commit_all(self) -> None:
-        """Every draft becomes a version: the daemon is about to stop.
+    def unsaved(self) -> set[int]:
+        """The shards in which there are drafts."""
+        return self.inodes.unsaved() | self._conditionals.unsaved()
+
+    def commit_all(self, shard: int | None = None) -> None:
+        """Every draft becomes a version, those of one shard or all: the daemon is about to stop.
 
         Raises:
-            OSError: of a draft the log could not take; it stays a draft, and all others were tried.
+            Exception: of the first that could not be saved; it stays a draft, and all others were tried.
         """
         try:
-            self._conditionals.commit_all()
+            self._conditionals.commit_all(shard)
         finally:
-            self.inodes.commit_all()
+            self.inodes.save(shard=shard)
 
     def take_invalidations(self) -> list[tuple[int, bytes | None]]:
         """What the kernel must forget: (node, None) its pages and attributes, (parent, name) an entry."""

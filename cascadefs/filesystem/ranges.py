@@ -152,13 +152,19 @@ class Ranges:
         if mode & (PUNCH_HOLE | ZERO_RANGE) and offset < size:
             self._clear(live, [(offset, min(end, size))])
         if not mode & KEEP_SIZE and end > size:
+            draft = self._inodes.draft(live)
             self._inodes.check_room(live, end)
-            self._inodes.draft(live).truncate(end, self._now_ns())
+            if end > draft.size:
+                draft.truncate(end, self._now_ns())
         self._touch(handle, live)
 
     def _clear(self, live: Live, ranges: list[tuple[int, int]]) -> None:
         """Let ranges inside the file, ascending, read as zeros."""
         draft = self._inodes.draft(live)
+        with self._inodes.alone(live):
+            self._punch(live, draft, ranges)
+
+    def _punch(self, live: Live, draft: Draft, ranges: list[tuple[int, int]]) -> None:
         covered: list[tuple[int, int]] = []
         for start, end in ranges:
             if end >= draft.size:
@@ -216,16 +222,26 @@ class Ranges:
         return is_one and store.keeps_past_of(inode)
 
     def _share(self, node: Live | Past, start: int, live: Live, offset: int, length: int) -> None:
-        shift, end = offset - start, start + length
-        parts = list(takewhile(lambda part: part.start < end, self._parts(node, start)))
         draft = self._inodes.draft(live)
+        with self._inodes.alone(live):
+            self._lay(node, start, live, draft, offset, length)
+
+    def _lay(
+        self, node: Live | Past, start: int, live: Live, draft: Draft, offset: int, length: int
+    ) -> None:
+        shift, end = offset - start, start + length
+        # What is in memory may change while something is staged.
+        parts = [
+            part if part.data is None else part._replace(data=memoryview(bytes(part.data)))
+            for part in takewhile(lambda part: part.start < end, self._parts(node, start))
+        ]
         holes = [
             (begin + shift, min(stop + shift, draft.size))
             for begin, stop in _gaps(parts, start, end)
             if begin + shift < draft.size
         ]
         draft.behind = None
-        self._clear(live, holes)
+        self._punch(live, draft, holes)
         now_ns = self._now_ns()
         for part in sorted(
             parts, key=lambda part: part.dirty

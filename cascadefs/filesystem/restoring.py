@@ -7,7 +7,7 @@ shared; what came later is removed, which stays in its history.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cascadefs.filesystem.interface import READ, SEARCH, Caller, may
 from cascadefs.filesystem.node import Live, Past
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from storage.store import Store
 
 __all__ = ["Restoring"]
+
+PLANS_MAX: Final = 8
+"""How often a directory is planned anew because others changed it before the record came to its turn."""
+
+CHANGED_MEANWHILE: Final = frozenset(
+    {
+        Reason.ABSENT,
+        Reason.EXISTS,
+        Reason.NOT_EMPTY,
+        Reason.NOT_A_DIRECTORY,
+        Reason.IS_A_DIRECTORY,
+        Reason.MALFORMED,
+    }
+)
+"""Why a plan could not be done, where that can be because somebody was quicker."""
 
 
 class Restoring:
@@ -101,23 +116,15 @@ class Restoring:
         if not may(node.attributes, caller, READ | SEARCH):
             raise Refused(Reason.DENIED)
         self._inodes.check_now(node, caller, READ | SEARCH)
-        for other in self._drafts_below(live.number):
-            if other.claim is None and other.draft is not None:
-                self._inodes.commit(other)  # What is being written becomes a version first.
-        plan = Rearrangement(self._store, self._inodes, self._history, caller, self._clock.now_ns())
-        parts = plan.parts(node)
-        if not parts:
-            return
-        proposal = record.Batch(parts)
-        if len(record.encode(proposal)) > METADATA_BYTES_MAX:
-            raise Refused(Reason.ARGUMENT_TOO_LARGE)
-        for other in self._drafts_below(live.number):
-            if other.claim is not None:
-                self._inodes.end_claim(other)
-        reason = self._store.propose(proposal).reason
-        if reason is Reason.CROSS_QUOTA:
+        plan, reason = self._rearrange(live, node, caller)
+        for _ in range(PLANS_MAX - 1):
+            if reason not in CHANGED_MEANWHILE or not self._store.has_others:
+                break
+            plan, reason = self._rearrange(live, node, caller)
+        if reason is not None:
+            is_ours = self._store.has_others or reason is Reason.CROSS_QUOTA
+            assert is_ours, f"what was planned on the tree as it is, can be done: {reason}"
             raise Refused(reason)
-        assert reason is None, f"what was planned on the tree as it is, can be done: {reason}"
         for inode, place in plan.moved.items():
             moved = self._inodes.nodes.get(inode)
             if type(moved) is Live:
@@ -125,6 +132,25 @@ class Restoring:
         for inode in plan.unlinked:
             self._inodes.after_unlink(inode)
         self._invalidations += plan.stale
+
+    def _rearrange(
+        self, live: Live, node: Past, caller: Caller
+    ) -> tuple[Rearrangement, Reason | None]:
+        """Plan on the tree as it is now, and propose that; others may be quicker, so that it cannot be done any more."""
+        for other in self._drafts_below(live.number):
+            if other.claim is None and other.draft is not None:
+                self._inodes.commit(other)  # What is being written becomes a version first.
+        plan = Rearrangement(self._store, self._inodes, self._history, caller, self._clock.now_ns())
+        parts = plan.parts(node)
+        if not parts:
+            return plan, None
+        proposal = record.Batch(parts)
+        if len(record.encode(proposal)) > METADATA_BYTES_MAX:
+            raise Refused(Reason.ARGUMENT_TOO_LARGE)
+        for other in self._drafts_below(live.number):
+            if other.claim is not None:
+                self._inodes.end_claim(other)
+        return plan, self._store.propose(proposal).reason
 
     def _drafts_below(self, directory: int) -> list[Live]:
         """What is being written below a directory."""

@@ -220,8 +220,8 @@ class Door(pyfuse3.Operations):
                 raise MountRefused(_last_line(said) or str(error)) from error
         self._waiting = wakeup.install(monotonic)
 
-    def share(self, store: ClusterStore) -> None:
-        """See the other door: here whoever waits for the cluster keeps everybody waiting."""
+    def share(self, store: ClusterStore, locks: object) -> None:
+        """See the other door: here whoever waits for the cluster keeps everybody waiting, and locks are the kernel's own."""
 
     async def serve(self) -> None:
         """Answer requests until the mount is gone or `stop` is called.

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,6 +22,8 @@ from cascadefs.kernel.connection import READERS, Connection
 from cascadefs.kernel.directories import Directories
 from cascadefs.kernel.dispatch import Dispatch
 from cascadefs.kernel.files import Files
+from cascadefs.kernel.granting import Granting
+from cascadefs.kernel.locks import Locks
 from cascadefs.kernel.mountpoint import MountRefused
 from cascadefs.kernel.names import Names
 from cascadefs.kernel.notify import Notifier
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cascadefs.filesystem import Filesystem
+    from cascadefs.kernel.locks import ClusterLocks
     from cascadefs.kernel.negotiation import Agreement
     from cascadefs.kernel.notify import Invalidation
     from storage.cluster.store import ClusterStore
@@ -74,7 +78,8 @@ class Door:
         self._stopped: trio.Event | None = None
         self._spares: Spares | None = None
         self._backing = Backing(filesystem, self._dispatch.lock)
-        files = Files(
+        self._locks: Locks | None = None
+        files = self._files = Files(
             filesystem,
             filesystem.ranges,
             self._backing,
@@ -144,8 +149,19 @@ class Door:
                 self._dispatch.close()
             waiting.cancel_scope.cancel()
 
-    def share(self, store: ClusterStore) -> None:
-        """Have requests that wait for the cluster let others have the file system, and read on meanwhile."""
+    def share(self, store: ClusterStore, locks: ClusterLocks | None = None) -> None:
+        """Have requests that wait for the cluster let others have the file system, and read on meanwhile.
+
+        `locks`: who decides who may lock what; None: the kernel does, for this mount.
+        """
+        if locks is not None:
+            self._granting = Granting(
+                self._filesystem, store, self._dispatch.lock, self._forget, self._aside
+            )
+            self._locks = Locks(self._filesystem, locks, self._reply, self._granting.granted)
+            self._files.locks = self._locks
+            self._dispatch.enter(self._locks.handlers())
+            self._dispatch.table[Opcode.INTERRUPT] = self._locks.interrupt
         turns = Turns(self._dispatch.lock, always=True)
         spares = self._spares = Spares(self._read_in_place)
 
@@ -276,6 +292,9 @@ class Door:
         if self._notifier is None:
             self._reply(unique, result)
             return
+        if result.__class__ is int and result == NO_REPLY:  # Somebody else answers.
+            self._notifier.put(own + others)
+            return
         held = [gone for gone in own if gone[0] == node and gone[1] is not None]
         free = [gone for gone in own if gone[0] != node or gone[1] is None]
         if free:
@@ -294,6 +313,26 @@ class Door:
             self._token.run_sync_soon(self._begin_waiting, unique, result)
         except trio.RunFinishedError:
             self._reply(unique, -errno.ENOTCONN)
+
+    def _forget(self, stale: list[Invalidation], after: Callable[[], None]) -> None:
+        """Call something when the kernel has forgotten these."""
+        if self._notifier is None:
+            after()
+        else:
+            self._notifier.put(stale, after)
+
+    def _aside(self, call: Callable[[], None]) -> bool:
+        """Have something that may wait be called in a thread of its own; False if nobody would call it."""
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(self._begin_aside, call)
+        except trio.RunFinishedError:
+            return False
+        return True
+
+    def _begin_aside(self, call: Callable[[], None]) -> None:
+        if self._waiting is not None:
+            self._waiting.start_soon(partial(trio.to_thread.run_sync, call, abandon_on_cancel=True))
 
     def _begin_waiting(self, unique: int, result: Reply) -> None:
         if self._waiting is None:
@@ -316,7 +355,9 @@ class Door:
     def _greet(self, node: int, body: memoryview, header: Header) -> Reply:
         try:
             passthrough = os.geteuid() == 0
-            self._agreement, answer = negotiation.negotiate(body, passthrough=passthrough)
+            self._agreement, answer = negotiation.negotiate(
+                body, passthrough=passthrough, locks=self._locks is not None
+            )
         except negotiation.TooOld as error:
             _log.critical("%s", error)
             return -errno.EPROTO

@@ -29,6 +29,7 @@ from cascadefs.kernel.protocol import (
     POLL_SCHEDULE_NOTIFY,
     READ,
     RELEASE,
+    RELEASE_UNLOCK,
     TWO_WORDS,
     UNIQUE,
     WRITE,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem import Filesystem, Opened
     from cascadefs.filesystem.ranges import Ranges
     from cascadefs.kernel.backing import Backing
+    from cascadefs.kernel.locks import Locks
 
 __all__ = ["Files"]
 
@@ -90,8 +92,7 @@ class Files:
         wake: Callable[[int], None],
         forget_node: Callable[[int, int, Reply], None],
     ) -> None:
-        """`forget_node` gives the answer to a unique number when the kernel has forgotten a node. `wake` tells the kernel that who polls, known by a number of its own, should look again.
-        """
+        """`forget_node` gives the answer to a unique number when the kernel has forgotten a node. `wake` tells the kernel that who polls, known by a number of its own, should look again."""
         self._filesystem = filesystem
         self._ranges = ranges
         self._backing = backing
@@ -99,6 +100,8 @@ class Files:
         self._later = later
         self._wake = wake
         self._forget_node = forget_node
+        self.locks: Locks | None = None
+        """Set before the first request, where locks are asked of us."""
         self._synchronous: set[int] = set()
         self._writers: dict[int, set[int]] = {}
 
@@ -168,7 +171,8 @@ class Files:
         if opened.direct_io:
             how |= _DIRECT_IO
         if flags & os.O_ACCMODE == os.O_RDONLY:
-            how |= _NOFLUSH  # nothing can be written through it, so its close says nothing
+            if self.locks is None:
+                how |= _NOFLUSH  # nothing can be written through it, so its close says nothing
         elif flags & os.O_DSYNC and self._filesystem.is_synchronous(opened.handle):
             self._synchronous.add(opened.handle)
         return pack_open(opened.handle, how)
@@ -179,22 +183,43 @@ class Files:
         A write on a condition came into a file, perhaps under a new name, that the kernel knows otherwise: who closes sees it
         afterwards.
         """
+        locks = self.locks
+        if locks is None:
+            self._flush(body, header)
+            return None
+        handle, _, _, owner = FLUSH.unpack_from(body)
+        try:
+            self._flush(body, header)
+        except BaseException:
+            locks.drop_flushed(node, owner)
+            raise
+        return locks.flushed(node, handle, owner, header[UNIQUE])
+
+    def _flush(self, body: memoryview, header: Header) -> None:
         handle, *_ = FLUSH.unpack_from(body)
         writers = self._writers.get(handle)
         if writers is not None:
             if not _is_among(header[PID], writers):
-                return None
+                return
             del self._writers[handle]
         self._filesystem.flush(handle)
-        return None
 
     def release(self, node: int, body: memoryview, header: Header) -> Reply:
         """See `Filesystem.release`."""
-        handle, *_ = RELEASE.unpack_from(body)
+        handle, _, how, owner = RELEASE.unpack_from(body)
         self._writers.pop(handle, None)
         self._synchronous.discard(handle)
         self._backing.release(handle)
-        self._filesystem.release(handle)
+        if self.locks is None:
+            self._filesystem.release(handle)
+            return None
+        has_lock = bool(how & RELEASE_UNLOCK)
+        try:
+            if has_lock:
+                self._filesystem.save(handle)  # Through whichever handle it was written.
+        finally:
+            self._filesystem.release(handle)
+            self.locks.released(node, handle, owner if has_lock else None)
         return None
 
     # --- bytes -------------------------------------------------------------------------------------------------

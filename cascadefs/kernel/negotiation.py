@@ -13,6 +13,8 @@ Wanted, and why:
 - HANDLE_KILLPRIV_V2: without it the kernel asks for `security.capability` before every write(2); with it once a file, and
   whoever changes a file ends its set-user-id bits here (`cascadefs.filesystem.privileges`).
 - PASSTHROUGH: `backing`. It needs a stacking depth of 1, and no writeback cache.
+- POSIX_LOCKS, FLOCK_LOCKS, on a mount of a cluster: `locks`. On others the kernel keeps locks itself, which for one mount is all
+  there is to do.
 
 Not wanted, and why:
 
@@ -20,7 +22,6 @@ Not wanted, and why:
   passthrough would be refused.
 - NO_OPENDIR_SUPPORT, NO_OPEN_SUPPORT: opening is where the past asks for permissions of now (SEMANTICS 4), and where a
   listing's places are kept.
-- POSIX_LOCKS, FLOCK_LOCKS: without them the kernel keeps locks itself, which for one mount is all there is to do.
 - POSIX_ACL: bits that are stored and not enforced would be the worst answer.
 - HANDLE_KILLPRIV: its second version says who may keep the bits; this one does not.
 - SETXATTR_EXT: only ACLs need it.
@@ -59,8 +60,10 @@ class InitFlag(enum.IntFlag):
     """The capabilities this door speaks of."""
 
     ASYNC_READ = 1 << 0
+    POSIX_LOCKS = 1 << 1
     ATOMIC_O_TRUNC = 1 << 3
     BIG_WRITES = 1 << 5
+    FLOCK_LOCKS = 1 << 10
     DO_READDIRPLUS = 1 << 13
     READDIRPLUS_AUTO = 1 << 14
     ASYNC_DIO = 1 << 15
@@ -91,6 +94,9 @@ WANTED: Final = (
 )
 
 
+LOCKS: Final = InitFlag.POSIX_LOCKS | InitFlag.FLOCK_LOCKS
+
+
 class TooOld(Exception):
     """The kernel's protocol is older than we can speak."""
 
@@ -114,12 +120,15 @@ class Agreement:
         return {"protocol": f"{MAJOR}.{self.minor}", "capabilities": names}
 
 
-def negotiate(body: memoryview | bytes, *, passthrough: bool) -> tuple[Agreement | None, bytes]:
+def negotiate(
+    body: memoryview | bytes, *, passthrough: bool, locks: bool = False
+) -> tuple[Agreement | None, bytes]:
     """Answer an INIT.
 
     Args:
         body: of the request.
         passthrough: whether we would register files, which takes privilege.
+        locks: whether we are to be asked for locks.
 
     Returns:
         The agreement and the reply's body; None where the kernel is to greet again with our major version.
@@ -136,6 +145,7 @@ def negotiate(body: memoryview | bytes, *, passthrough: bool) -> tuple[Agreement
     if low & InitFlag.INIT_EXT:
         offered |= _INIT.unpack_from(body)[4] << 32
     wanted = WANTED | (InitFlag.PASSTHROUGH if passthrough else 0)
+    wanted |= LOCKS if locks else 0
     agreed = InitFlag(offered & wanted)
     minor = min(minor, MINOR_MAX)
     return Agreement(minor, agreed, read_ahead_bytes), _reply(minor, read_ahead_bytes, int(agreed))

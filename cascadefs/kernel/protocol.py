@@ -1,7 +1,7 @@
 """The bytes of the FUSE protocol: requests and replies (include/uapi/linux/fuse.h, 7.31 to 7.45). Pure.
 
 A request is a 40-byte header and a body; a reply a 16-byte header and a body. Everything is in the machine's byte order.
-Only what the kernel sends to a file system like ours is here: one without locks of its own, DAX or block devices.
+Only what the kernel sends to a file system like ours is here: one without DAX or block devices.
 """
 
 from __future__ import annotations
@@ -153,11 +153,19 @@ READ: Final = struct.Struct("=QQIIQII")
 WRITE: Final = READ
 FLUSH: Final = struct.Struct("=QIIQ")
 RELEASE: Final = struct.Struct("=QIIQ")
+
+RELEASE_UNLOCK: Final = 1 << 1
+"""FUSE_RELEASE_FLOCK_UNLOCK of a RELEASE: the open file may have a lock of flock(2)."""
+
 FSYNC: Final = struct.Struct("=QII")
 LSEEK: Final = struct.Struct("=QqII")
 FALLOCATE: Final = struct.Struct("=QQQII")
 COPY_FILE_RANGE: Final = struct.Struct("=QQQQQQQ")
 POLL: Final = struct.Struct("=QQII")
+LOCK: Final = struct.Struct("=QQQQIIII")
+"""struct fuse_lk_in: handle, owner, start, end, type, process, flags."""
+LOCK_REPLY: Final = struct.Struct("=QQII")
+"""struct fuse_lk_out: start, end, type, process."""
 
 POLL_SCHEDULE_NOTIFY: Final = 1 << 0
 """Of a POLL: somebody waits, and is to be told when the answer may be another (`notification.poll`)."""

@@ -263,7 +263,7 @@ class Faces:
         return self.turns.apart(call) if self.turns.lets_go else call()
 
     def _face(self, line: Sequencer, table: Table) -> Face:
-        is_memory = isinstance(table, MemoryTable) and self.is_volatile(line.shard)
+        memory = table if isinstance(table, MemoryTable) else None
         return Face(
             line,
             DistantLog(line),
@@ -271,7 +271,7 @@ class Faces:
             self._clock,
             steady_ns=self._steady_ns,
             hybrid=self.hybrid,
-            memory=table if is_memory else None,
+            memory=memory if self.is_volatile(line.shard) else None,
         )
 
     # --- following, on a thread of its own ---

@@ -20,6 +20,7 @@ def layout(view: View) -> dict[str, object]:
                 "replicas": pool.replicas,
                 "replicas_min": pool.replicas_min,
                 "durability": pool.durability,
+                "volatile": pool.volatile,
             }
             for _, pool in sorted(view.pools.items())
         ],

@@ -126,7 +126,9 @@ class Lines:
             member.pump()
             return
         for batch in _batches(unsent):
-            payloads = [b"".join(it.payload) for it in batch]
+            payloads = [
+                it.payload[0] if len(it.payload) == 1 else b"".join(it.payload) for it in batch
+            ]
             message = wire.Propose(
                 line.shard,
                 line.client,
@@ -136,7 +138,7 @@ class Lines:
                 ],
                 max(it.after for it in batch),
             )
-            buffers = wire.encode(message, [payload for payload in payloads if payload])
+            buffers = wire.encode(message, [payload for payload in payloads if len(payload)])
             self._post(leader, buffers, sum(map(len, buffers)))
 
     async def run(self) -> None:

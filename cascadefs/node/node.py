@@ -17,10 +17,12 @@ import msgspec
 import trio
 
 from cascadefs.node.afar import Afar
+from cascadefs.node.clocks import Clocks
 from cascadefs.node.keeping import Grace, Keeper
 from cascadefs.node.layout import layout
 from cascadefs.node.lines import Lines
 from cascadefs.node.links import Links
+from cascadefs.node.locks import Locks
 from cascadefs.node.mending import SCRUB_REST_S, Mender
 from cascadefs.node.seat import Ground, Seat
 from cascadefs.node.session import Session
@@ -142,6 +144,8 @@ class Node:
             name, self.members, self.links.post, self.mender.mend, self.links.get, random
         )
         self.afar = Afar(self.links, self.epoch_of, random)
+        self.locks = Locks(name, self.members, self.links.post, self._knows_locks, steady_ns)
+        self.clocks = Clocks(name, self.links, clock)
         self.addresses: tuple[str, ...] = ()
         self.http = ""
         """Where its page is, as others are told; empty: nowhere."""
@@ -177,7 +181,7 @@ class Node:
         self._scrub_rest_s = scrub_rest_s
         self._owner = owner
         self._reconfigurer = Reconfigurer(name, patience)
-        self._presence = Presence(name, random.getrandbits(62), ())
+        self._presence = Presence(name, random.getrandbits(62), (), locks=True)
         self._lease: Lease | None = None
         self._is_full = False
         self._seats: dict[int, Seat | VolatileSeat] = {}
@@ -209,7 +213,9 @@ class Node:
                 self._lease = lease
                 nursery.start_soon(self.links.run)
                 nursery.start_soon(self.lines.run)
+                nursery.start_soon(self.locks.run)
                 nursery.start_soon(self.afar.run)
+                nursery.start_soon(self.clocks.run)
                 nursery.start_soon(self._watch_room)
                 nursery.start_soon(self._tell_presence)
                 if self.faces is not None:
@@ -441,6 +447,10 @@ class Node:
 
     # --- what is told -----------------------------------------------------------------------------------------
 
+    def _knows_locks(self, name: str) -> bool:
+        presence = self.authority.view.live.get(name)
+        return presence is not None and presence.locks
+
     def leads(self) -> set[int]:
         """The shards whose leader is here. May be asked by any thread."""
         members = list(self.members.items())
@@ -459,6 +469,10 @@ class Node:
             self._encoded = (view.revision, encode_view(view))
         return self._encoded[1]
 
+    def time_us(self) -> int:
+        """By this node's clock, microseconds since 1970."""
+        return self._clock.now_ns() // 1000
+
     @property
     def is_seen(self) -> bool:
         """Whether it has begun; before, it executes nothing."""
@@ -473,6 +487,8 @@ class Node:
                 "addresses": list(self.addresses),
                 "authority": self.authority.standing.name.lower(),
                 "authority_trouble": self.authority.trouble,
+                "time_us": self.time_us(),
+                "clocks": self.clocks.wrong,
                 "revision": view.revision,
                 "cluster": layout(view),
                 "lease_ms": max(0, ((self._lease_until_ns() or 0) - self._steady_ns()) // 10**6)

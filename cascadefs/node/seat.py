@@ -23,7 +23,7 @@ from storage.replication import Note, Options
 from storage.sequencer import START
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from storage.clock import Clock
     from storage.disk import Disk
@@ -136,7 +136,7 @@ class Seat:
             try:
                 # A segment begun for a record that was never written ends again: the next one goes where it fits.
                 log.truncate_after(log.last_index)
-                log.epochs()  # Found once, and then kept.
+                _check_epoch(self.shard, log.epochs(), epoch)  # Found once, and then kept.
                 known = place.index if log.recovery.resumed else 0
                 return log, notes, requests_behind(log, known if applied is None else applied)
             except Corruption as error:
@@ -145,7 +145,7 @@ class Seat:
                     raise  # Nobody else has it: that is for an operator.
                 _log.error("shard %d: %s", self.shard, error)
                 place = START  # All of it is looked at, and what is in front of the damage kept.
-            except OSError:
+            except (OSError, Unusable):
                 _given_back(log, notes)
                 raise
 
@@ -235,6 +235,20 @@ class Seat:
             return
         member.reopen(log, notes, epoch(), applied, requests)
         _log.info("shard %d: begins again at record %d", self.shard, log.last_index)
+
+
+def _check_epoch(shard: int, epochs: Sequence[tuple[int, int]], epoch: Epoch | None) -> None:
+    """See that the authority knows of the log's newest epoch: who led an older one again would lead it with other records.
+
+    Raises:
+        Unusable: it does not.
+    """
+    number, last = epoch.number if epoch is not None else 0, epochs[-1][1] if epochs else 0
+    if last > number:
+        raise Unusable(
+            f"the log has records of epoch {last}, and etcd knows {f'of {number}' if number else 'of none'}: it was restored "
+            "from an older copy; bring it up to what nodes hold with `cascadefs cluster recover-authority`"
+        )
 
 
 def _given_back(log: Log, notes: NoteFile) -> None:

@@ -54,6 +54,10 @@ _OBSERVER: Final = (
     wire.ReadSnapshot,
     wire.Ask,
     wire.AskIndex,
+    wire.Lock,
+    wire.CancelLock,
+    wire.ClaimLocks,
+    wire.KeepLocks,
 )
 
 ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
@@ -71,6 +75,8 @@ ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
         wire.Call,
         wire.Peer,
         wire.Behind,
+        wire.LockHolders,
+        wire.LockHoldersKnown,
     ),
     Role.MOUNT: _OBSERVER,
     Role.CLIENT: (wire.Hello, wire.Call, wire.Ask),
@@ -119,6 +125,7 @@ class Session:
                 await self._refuse(why)
         finally:
             connection.close("the session ended")
+            self._node.locks.gone(connection)
 
     def answer(self, message: wire.Message, parts: Sequence[Buffer] = ()) -> None:
         """Say something small, or drop it if the queue is full: who waits for it asks again."""
@@ -156,6 +163,15 @@ class Session:
                 nursery.start_soon(self._answer, message, parts)
             case wire.AskIndex(request=request, shard=shard):
                 self._tell_index(request, shard)
+            case (
+                wire.Lock()
+                | wire.CancelLock()
+                | wire.ClaimLocks()
+                | wire.KeepLocks()
+                | wire.LockHolders()
+                | wire.LockHoldersKnown()
+            ):
+                node.locks.take(self._connection, message)
             case wire.Answer():
                 node.links.get(self._connection.peer.name).answered(message, parts)
             case wire.Subscribe(shard=shard):
@@ -310,7 +326,9 @@ class Session:
     async def _tell(self, request: int, what: str) -> None:
         """Answer about the node itself; about its authority only an operator, who may look at everything."""
         peer = self._connection.peer
-        if what != "authority":
+        if what == "time":
+            told = msgspec.json.encode({"time_us": self._node.time_us()})
+        elif what != "authority":
             told = await self._node.status_json()
         elif peer.role is Role.CLIENT and peer.uids.translate(0) == 0:
             told = msgspec.json.encode(self._node.told())

@@ -26,7 +26,7 @@ import trio
 from storage import extents, record
 from storage.clock import HybridClock
 from storage.errors import Corruption, NotHere, Reason
-from storage.limits import INODES_PER_SHARD, RECORD_BYTES_MAX
+from storage.limits import INODES_PER_SHARD, PAYLOAD_BYTES_MAX, RECORD_BYTES_MAX
 from storage.namespace import DONE, REFUSED, Counters, Outcome
 from storage.namespace.keys import first_inode
 from storage.sequencer import (
@@ -44,6 +44,7 @@ from storage.snapshot import LIFE_INDICES, Snapshot
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from storage.attributes import Attributes
     from storage.clock import Clock
     from storage.cluster.turns import Turns
     from storage.distant import DistantLog
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from storage.log import Log
     from storage.member import MemoryLog
     from storage.sequencer import Sequencer
-    from storage.attributes import Attributes
     from storage.table import MemoryTable, Table
 
 __all__ = ["RESERVED_INODES", "Face"]
@@ -61,6 +61,9 @@ TAKE_SECONDS: Final = 60.0
 
 REPLAY_SECONDS: Final = 60.0
 """How long the stream may rest while records that were applied before are applied again."""
+
+STAGED_BYTES: Final = PAYLOAD_BYTES_MAX + 1024
+"""A piece of a staged write, with its record, is not longer."""
 
 RESERVED_INODES: Final = 256
 """Inode numbers asked for at once: one record for so many new files; what is left at the end of a process is lost."""
@@ -291,7 +294,9 @@ class Face(Shard):
         else:
             counters.restore(Counters(first_inode_of(shard, place.index)).pack())
             timestamp = snapshot.timestamp
-            self._position = Position(self._identity, place.index, place.address, timestamp, place.checksum)
+            self._position = Position(
+                self._identity, place.index, place.address, timestamp, place.checksum
+            )
         self.namespace.reload()
         self._unpublished = 1
         self._failure = None
@@ -299,13 +304,13 @@ class Face(Shard):
         self._hybrid.observe(self._position.timestamp)
         self._inodes = range(0)
         self._number = 0
-        lost = OSError(errno.ESTALE, f"volatile shard {shard} began anew; the change may be lost")
+        why = f"volatile shard {shard} began anew; the change may be lost"
         for number, seen in self._seen.items():
             if seen is None:
-                self._seen[number] = Rejected(errno.ESTALE, lost.strerror, number)
+                self._seen[number] = Rejected(errno.ESTALE, why, number)
         begun, self._begun = self._begun, {}
         for done in begun.values():
-            done(lost)
+            done(OSError(errno.ESTALE, why))
         self._under_way.clear()
         self._under_way_bytes = 0
         self._told_index = self.applied_index = self._position.index
@@ -451,27 +456,29 @@ class Face(Shard):
         del self._seen[number]
         self._begun[number] = done
 
-    def _submit(self, metadata: bytes, payload: Sequence[bytes | memoryview]) -> int:
-        """Hand over a proposal, as soon as no more is on its way than may be, whoever proposed it."""
+    def _submit(
+        self, metadata: bytes, payload: Sequence[bytes | memoryview], *, more: bool = False
+    ) -> int:
+        """Hand over a proposal, as soon as no more is on its way than may be, whoever proposed it; `more`: see `Sequencer`."""
         if self._failure is not None:
             self._refuse_failed()
         size = len(metadata) + sum(map(len, payload))
         while not self._has_room(size):
             self._pause(TAKE_SECONDS)
         number = self._number + 1
-        self._sequencer.submit(number, metadata, payload, self._hybrid.last_us)
+        self._sequencer.submit(number, metadata, payload, self._hybrid.last_us, more=more)
         self._number = number
         self._seen[number] = None
         self._under_way[number] = size
         self._under_way_bytes += size
         return number
 
-    def _has_room(self, size: int) -> bool:
-        """Whether so many bytes more may be on their way; a single proposal always may."""
-        if not self._under_way:
+    def _has_room(self, size: int, count: int = 1) -> bool:
+        """Whether so many proposals more may be on their way, with so many bytes together; a single one always may."""
+        if not self._under_way and count == 1:
             return True
         total = self._under_way_bytes + size
-        return len(self._under_way) < SUBMITTED_MAX and total <= SUBMITTED_BYTES_MAX
+        return len(self._under_way) + count <= SUBMITTED_MAX and total <= SUBMITTED_BYTES_MAX
 
     def _came_by(self, number: int) -> None:
         self._under_way_bytes -= self._under_way.pop(number, 0)
@@ -506,7 +513,9 @@ class Face(Shard):
         try:
             for _, _, length, done in extents.split_by_chunk(offset, len(view)):
                 piece = record.encode(record.Write(inode, offset + done))
-                number = self._submit(piece, (view[done : done + length],))
+                # What leaves together comes with one message to each member, and one sync.
+                more = done + length < len(view) and self._has_room(2 * STAGED_BYTES, count=2)
+                number = self._submit(piece, (view[done : done + length],), more=more)
                 awaited.append((number, offset + done, length))
             while awaited:
                 number, at, size = awaited.pop(0)
@@ -634,7 +643,16 @@ class Face(Shard):
                 raise
         else:
             target = certain_index()
-        while self._position.index < target:
+        self.reach(target)
+
+    def reach(self, index: int) -> None:
+        """Apply everything up to an index that is committed.
+
+        Raises:
+            Unavailable: the sequencer was closed.
+            OSError: as `catch_up`.
+        """
+        while self._position.index < index:
             self._pause(TAKE_SECONDS)
 
     def ask_frontier(self, timestamp: int) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from storage.clock import Clock
     from storage.codec import Buffer
+    from storage.snapshot import Snapshot
 
 __all__ = ["LoopbackSequencer", "Order"]
 
@@ -153,7 +154,13 @@ class LoopbackSequencer:
             self._place = place
 
     def submit(
-        self, number: int, metadata: bytes, payload: Sequence[Buffer], after: int = 0
+        self,
+        number: int,
+        metadata: bytes,
+        payload: Sequence[Buffer],
+        after: int = 0,
+        *,
+        more: bool = False,
     ) -> None:
         """See `Sequencer`."""
         with self._changed:

@@ -72,7 +72,7 @@ class FaceOpening:
             write_mark(RealDisk(place), CLEAN)
 
     def _face(self, sequencer: Sequencer, log: Log | DistantLog, table: Table) -> Face:
-        is_memory = isinstance(table, MemoryTable) and self.is_volatile(sequencer.shard)
+        memory = table if isinstance(table, MemoryTable) else None
         return Face(
             sequencer,
             log,
@@ -80,7 +80,7 @@ class FaceOpening:
             self.clock,
             steady_ns=self.steady_ns,
             hybrid=self.hybrid,
-            memory=table if is_memory else None,
+            memory=memory if self.is_volatile(sequencer.shard) else None,
         )
 
     def _place(self, shard: int) -> Path | None:

@@ -13,7 +13,6 @@ One thread at a time, as for every `Store`: whoever holds it applies (`storage.c
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -32,7 +31,6 @@ from storage.record import Batch, Create, Unlink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from storage.attributes import Attributes
@@ -158,14 +156,10 @@ class ClusterStore:
         return self._of(inode).keeps_past
 
     def share(self, turns: Turns) -> None:
-        """From now on the store is held by a lock that who waits may let go of."""
+        """From now on the store is held by a lock that who waits lets go of, as `turns` says."""
         self.turns = turns
         for face in self._faces.values():
             face.turns = turns
-
-    def letting_go(self) -> AbstractContextManager[None]:
-        """See `Store`."""
-        return self.turns.letting_go() if self.turns is not None else contextlib.nullcontext()
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """See `Store`."""
@@ -246,6 +240,15 @@ class ClusterStore:
         """See `Store`: what is asked next of the inode's shard includes all that others had committed before."""
         self._face_of(inode).refresh()
         return True
+
+    def reach(self, inode: int, index: int) -> None:
+        """Have all that was committed in the inode's shard up to an index be applied."""
+        self._face_of(inode).reach(index)
+
+    def has_reached(self, inode: int, index: int) -> bool:
+        """Whether it is. Any thread."""
+        face = self._faces.get(inode // INODES_PER_SHARD)
+        return face is not None and face.applied_index >= index
 
     def keep_sessions(self) -> None:
         """Have every shard hear of us, without waiting for it; once a day is enough (`storage.namespace.sessions`)."""

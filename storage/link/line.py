@@ -146,9 +146,12 @@ class RemoteLine:
     def lose_track(self, generation: int, why: str) -> None:
         """The place followed from is not on the shard's log."""
         with self._news:
-            if generation == self.generation:
-                self._astray = why
-                self._news.notify_all()
+            if generation != self.generation:
+                return
+            self._astray = why
+            self._news.notify_all()
+        if self.on_more is not None:
+            self.on_more()
 
     def unsent(self, sent: int) -> list[Submission]:
         """What is to be handed to the leader, behind a number."""
@@ -170,7 +173,13 @@ class RemoteLine:
         self._kick(self)
 
     def submit(
-        self, number: int, metadata: bytes, payload: Sequence[Buffer], after: int = 0
+        self,
+        number: int,
+        metadata: bytes,
+        payload: Sequence[Buffer],
+        after: int = 0,
+        *,
+        more: bool = False,
     ) -> None:
         """See `Sequencer`."""
         # Copied: it may be sent again when the caller has long let go of it, and is read from here afterwards.
@@ -179,7 +188,8 @@ class RemoteLine:
             if self._closed is not None:
                 raise Unavailable(self._closed)
             self.outstanding[number] = submission
-        self._kick(self)
+        if not more:
+            self._kick(self)
 
     def take(self, timeout_s: float) -> list[Sequenced]:
         """See `Sequencer`."""
@@ -235,8 +245,8 @@ class RemoteLine:
         self._kick(self)
 
     def last_index(self) -> int:
-        """See `Sequencer`."""
-        return self._committed
+        """See `Sequencer`. Where the place followed from is none there is more, too: `take` says so."""
+        return self._committed + (self._astray is not None)
 
     def durable_index(self) -> int:
         """See `Sequencer`: a record commits when every member has it as safely as the pool asks for."""

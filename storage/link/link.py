@@ -30,6 +30,7 @@ import trio
 from storage import wire
 from storage.errors import Corruption
 from storage.link.line import RemoteLine, Submission
+from storage.link.locks import Locks
 from storage.link.payloads import Payloads
 from storage.membership.values import View
 from storage.sequencer import Unavailable
@@ -170,6 +171,7 @@ class Link:
         """
         self.tuning = tuning or Tuning()
         self.payloads = Payloads(self.tuning.cache_bytes)
+        self.locks = Locks(random, self._soon)
         self.view = View()
         self.on_view: Callable[[View], None] | None = None
         """Called by the link's thread with each new view; must not wait."""
@@ -272,6 +274,7 @@ class Link:
                     await changed.wait()
         finally:
             self._nursery = None
+            self.locks.close()
             for shard in self._shards.values():
                 shard.line.close("the link to the cluster has ended")
 
@@ -441,6 +444,8 @@ class Link:
                 if shard is not None and client == shard.line.client:
                     shard.line.reject(proposal, message.errno, message.why)
                     shard.sent = min(shard.sent, proposal - 1)
+            case wire.LockAnswer() | wire.LocksKept():
+                self.locks.hear(connection, message, trio.current_time())
             case wire.Refusal(why=why):
                 self._why = f"{connection.peer}: {why}"
                 _log.error("%s", self._why)
@@ -485,11 +490,22 @@ class Link:
                 await self._follow(shard)
                 await self._tell(shard)
                 await self._propose(shard)
+                self._attend_locks(shard)
             except Broken as error:
                 self._why = str(error)  # Whoever receives on it notices, too.
                 await self._rest(self.tuning.redial_s)
             with trio.move_on_after(min(self.tuning.resend_s, self.tuning.silence_s) / 2):
                 await shard.news.wait()
+
+    def _attend_locks(self, shard: _Shard) -> None:
+        leader = self.view.live.get(shard.leader)
+        self.locks.attend(
+            shard.line.shard,
+            self._connected(shard.leader),
+            shard.epoch,
+            knows=leader is None or leader.locks,
+            now_s=trio.current_time(),
+        )
 
     def _connected(self, name: str) -> Connection | None:
         node = self._nodes.get(name)

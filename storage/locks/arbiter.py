@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from storage import wire
 from storage.limits import LOCK_LEASE_NS, LOCKS_PER_SESSION_MAX
@@ -28,7 +28,7 @@ from storage.locks.spans import EXCLUSIVE, NONE, SHARED
 from storage.locks.table import LockTable, Verdict, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable
+    from collections.abc import Collection
 
     from storage.locks.table import Ticket
 
@@ -43,7 +43,7 @@ AGAIN_NS: Final = 10**9
 ASK, TRY, WAIT = 0, 1, 2
 """Manners of a `wire.Lock`."""
 
-Peer: TypeAlias = "Hashable"
+Peer: TypeAlias = "Any"
 """A connection: only whether two are the same counts."""
 
 
@@ -238,7 +238,7 @@ class Arbiter:
             session = self._sessions.get(number)
             if session is not None:
                 self._answers.append((peer, self._kept(number, session.attempt, True)))
-            elif number not in self._claims:
+            elif number not in self._claims and self._grace_until_ns is None:
                 self._answers.append((peer, self._kept(number, 0, False)))
         self._keeps.clear()
 

@@ -21,7 +21,9 @@ from storage.locks.arbiter import ASK
 from storage.locks.spans import LAST, NONE, SHARED, Span, assign, overlapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
+
+    from storage.locks.arbiter import Peer
 
 __all__ = ["Claimant"]
 
@@ -48,7 +50,7 @@ class Claimant:
         self._session = new_session()
         self._attempt = 0
         self._request = 0
-        self._peer: Hashable = None
+        self._peer: Peer = None
         self._is_attached = False
         self._is_used = False
         self._said_ns = self._vouched_ns = 0
@@ -56,6 +58,7 @@ class Claimant:
         self._held: dict[_Key, list[Span]] = {}
         self._pending: dict[int, wire.Lock] = {}
         self._yielded: set[int] = set()
+        self._cancelled: set[int] = set()
         self._lost: set[tuple[int, int]] = set()
         self._out: list[wire.Message] = []
         self._done: list[tuple[int, wire.LockAnswer]] = []
@@ -98,6 +101,7 @@ class Claimant:
         if message is None:
             return
         if self._is_attached:
+            self._cancelled.add(request)
             self._out.append(wire.CancelLock(request, self.shard, self._session))
         else:
             # If it was granted meanwhile, the next claim does not speak of it.
@@ -115,10 +119,13 @@ class Claimant:
 
     # --- the leader ----------------------------------------------------------------------------------------------
 
-    def connect(self, now_ns: int, peer: Hashable) -> None:
+    def connect(self, now_ns: int, peer: Peer) -> None:
         """The leader is reached by this connection, from now on; None: it is not reached, or not known."""
         self._peer, self._is_attached = peer, False
         self._out.clear()
+        for request in self._cancelled & self._pending.keys():
+            self._finish(self._pending[request], errno.EINTR)
+        self._cancelled.clear()
         if self._is_used and peer is not None:
             self._claim(now_ns)
 
@@ -147,7 +154,7 @@ class Claimant:
                     self._hold(key, assign(self._held[key], start, end, SHARED))
                     self._yielded.add(message.request)
 
-    def hear_kept(self, now_ns: int, peer: Hashable, message: wire.LocksKept) -> None:
+    def hear_kept(self, now_ns: int, peer: Peer, message: wire.LocksKept) -> None:
         """The leader knows us, or does not."""
         if peer != self._peer or message.session != self._session:
             return
@@ -161,11 +168,12 @@ class Claimant:
                 self._is_attached = True
                 self._out += self._pending.values()
 
-    def hear_answer(self, peer: Hashable, message: wire.LockAnswer) -> None:
+    def hear_answer(self, peer: Peer, message: wire.LockAnswer) -> None:
         """What became of a request."""
         if peer != self._peer or message.session != self._session or not self._is_attached:
             return  # Of before the claim: it was asked again, or will be.
         asked = self._pending.pop(message.request, None)
+        self._cancelled.discard(message.request)
         if asked is None:
             return
         if message.errno and message.request in self._yielded:
@@ -209,7 +217,9 @@ class Claimant:
             self._finish(message, error_number)
 
     def _finish(self, message: wire.Lock, error_number: int) -> None:
+        """Without an answer: it may have been done, or not."""
         self._pending.pop(message.request, None)
+        self._yield(message)
         if message.request in self._yielded:
             self._yielded.discard(message.request)
             error_number = errno.EIO

@@ -18,7 +18,7 @@ Rooms: `segments` (files and headers), `reader`, `writer`, `walk` (which record 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from storage.codec import (
     BLOCK_BYTES,
@@ -73,6 +73,8 @@ class Log:
         shard: The shard whose log this is.
         segment_bytes: Size of a segment, fixed at creation.
     """
+
+    is_volatile: Final = False
 
     def __init__(
         self, reader: Reader, writer: Writer | None, recovery: Recovery, last: Frame | None

@@ -144,13 +144,20 @@ class Line:
         self._unchecked = place != START
 
     def submit(
-        self, number: int, metadata: bytes, payload: Sequence[Buffer], after: int = 0
+        self,
+        number: int,
+        metadata: bytes,
+        payload: Sequence[Buffer],
+        after: int = 0,
+        *,
+        more: bool = False,
     ) -> None:
         """See `Sequencer`."""
         if self._closed:
             raise Unavailable("the node is stopping")
         self.outstanding[number] = Submission(number, metadata, payload, after)
-        self._kick(self)
+        if not more:
+            self._kick(self)
 
     def take(self, timeout_s: float) -> list[Sequenced]:
         """See `Sequencer`."""

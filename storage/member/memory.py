@@ -51,6 +51,8 @@ class MemoryLog:
         base: The place of the last record that is let go; all in front of it are, too.
     """
 
+    is_volatile: Final = True
+
     def __init__(
         self, identity: int, shard: int, base: Place, timestamp: int, lineage: list[tuple[int, int]]
     ) -> None:

@@ -158,6 +158,8 @@ class Presence(msgspec.Struct, frozen=True):
     """Its disk has no room for more: as a leader it would have to refuse what others have room for."""
     runs: bool = False
     """It does runs of scripts that other nodes ask it for."""
+    locks: bool = False
+    """It understands what is said of locks of files."""
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

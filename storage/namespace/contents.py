@@ -5,7 +5,6 @@ A truncation to nothing touches no row: the inode's generation goes up, and rows
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
 from storage import extents
@@ -176,13 +175,14 @@ class Contents:
                 by_chunk.setdefault(chunk, []).append(piece)
         # The common commit has one frame in one chunk, which is what a frame without a count has.
         is_plain = not self._keep_past or (is_own and len(by_chunk) == 1)
-        counted: Counter[int] | None = None if is_plain else Counter()
+        counted: dict[int, int] | None = None if is_plain else {}
         for chunk, added in by_chunk.items():
             old = [] if fresh else self._questions.pieces(inode, attributes.generation, chunk)
             new = extents.overlay_all(old, added)
             self._put_chunk(timestamp, inode, attributes, chunk, old, new, fresh=fresh)
             if counted is not None:
-                counted.update({piece[2] for piece in new} - {piece[2] for piece in old})
+                for held in {piece[2] for piece in new} - {piece[2] for piece in old}:
+                    counted[held] = counted.get(held, 0) + 1
         if counted is not None:
             for held, holders in counted.items():
                 self._frames.named(held, holders, is_own=held == address)

@@ -38,8 +38,8 @@ class Options(msgspec.Struct, frozen=True):
     """Unacknowledged bytes, for a member and altogether; above, `propose` answers FULL."""
     window_frames: int = 16_384
     """Unacknowledged frames, likewise."""
-    batch_bytes: int = 1024 * 1024
-    """An `Append` is full at so many bytes; one frame always goes."""
+    batch_bytes: int = 1040 * 1024
+    """An `Append` is full at so many bytes, a MiB of a file's content with its records; one frame always goes."""
     read_bytes: int = 256 * 1024
     """Asked of the log in one `Wanted`, for a member that lags."""
     caught_up_bytes: int = 1024 * 1024

@@ -109,6 +109,7 @@ class LmdbTable:
         "_length",
         "_noted",
         "_path",
+        "_pending",
         "_read",
         "_read_only",
         "_room",
@@ -134,11 +135,15 @@ class LmdbTable:
         # Both belong to the open transaction: the cursor that `first` and `last` move, and its get.
         self._cursor: lmdb.Cursor[bytes] | None = None
         self._get: Callable[[bytes], bytes | None] = self._get_afresh
-        # What rows were since `note`, None where there was none; nothing is noted while it is None itself.
+        # What rows are to be since `note`, None where there is to be none; None itself while nothing is noted.
+        self._pending: dict[bytes, bytes | None] | None = None
+        # What rows were that were changed since `note` all the same, because a range was asked for; else as `_pending`.
         self._noted: dict[bytes, bytes | None] | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """See `Table.get`."""
+        if self._pending is not None and key in self._pending:
+            return self._pending[key]
         try:
             row = self._get(key)
         except lmdb.Error as error:
@@ -153,6 +158,9 @@ class LmdbTable:
     def put(self, key: bytes, value: bytes) -> None:
         """See `Table.put`."""
         assert 0 < len(key) <= KEY_BYTES_MAX
+        if self._pending is not None:
+            self._pending[key] = value
+            return
         if self._noted is not None and key not in self._noted:
             self._noted[key] = self.get(key)
         try:
@@ -167,6 +175,9 @@ class LmdbTable:
     def delete(self, key: bytes) -> None:
         """See `Table.delete`."""
         assert 0 < len(key) <= KEY_BYTES_MAX
+        if self._pending is not None:
+            self._pending[key] = None
+            return
         if self._noted is not None and key not in self._noted:
             self._noted[key] = self.get(key)
         try:
@@ -180,6 +191,7 @@ class LmdbTable:
 
     def first(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
         """See `Table.first`."""
+        self._settle()
         try:
             cursor = self._cursor or self._open_cursor()
             if not cursor.set_range(start):
@@ -191,6 +203,7 @@ class LmdbTable:
 
     def last(self, start: bytes, stop: bytes) -> tuple[bytes, bytes] | None:
         """See `Table.last`."""
+        self._settle()
         try:
             cursor = self._cursor or self._open_cursor()
             if not (cursor.prev() if cursor.set_range(stop) else cursor.last()):
@@ -202,6 +215,7 @@ class LmdbTable:
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See `Table.scan`."""
+        self._settle()
         try:
             # A cursor of its own: `first` and `last` in between move the common one.
             with (self._write or self._reading()).cursor() as cursor:
@@ -220,6 +234,7 @@ class LmdbTable:
 
     def row_count(self) -> int:
         """See `Table.row_count`: what the meta page says, unpublished changes included."""
+        self._settle()
         try:
             transaction = self._write or self._reading()
             rows = self._environment.open_db(None, transaction, create=False)
@@ -229,22 +244,51 @@ class LmdbTable:
         return count
 
     def note(self) -> None:
-        """See `Table.note`."""
-        self._noted = {}
+        """See `Table.note`. Until a range is asked for, what changes is only remembered: that is all there is to undo."""
+        self._pending = {}
 
     def keep(self) -> None:
         """See `Table.keep`."""
-        self._noted = None
+        pending, self._pending, self._noted = self._pending, None, None
+        if pending:
+            self._put_all(pending)
 
     def undo(self) -> None:
         """See `Table.undo`."""
-        assert self._noted is not None
-        noted, self._noted = self._noted, None
-        for key, value in noted.items():
-            if value is None:
-                self.delete(key)
-            else:
-                self.put(key, value)
+        assert self._pending is not None or self._noted is not None
+        noted, self._pending, self._noted = self._noted, None, None
+        if noted:
+            self._put_all(noted)
+
+    def _settle(self) -> None:
+        """Make the changes since `note`: a range is asked for, and only the file is in order."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        self._noted = {key: self.get(key) for key in pending}
+        if pending:
+            self._put_all(pending)
+
+    def _put_all(self, rows: dict[bytes, bytes | None]) -> None:
+        """Make rows what they are to be; None: let there be none."""
+        try:
+            write = self._write or self._begin()
+            self._room -= len(rows) * WRITE_ROOM_BYTES + sum(map(len, filter(None, rows.values())))
+            if self._room < 0:
+                self._lengthen()
+            with write.cursor() as cursor:
+                cursor.putmulti(
+                    [
+                        (key, value + xxh32_digest(key + value))
+                        for key, value in rows.items()
+                        if value is not None
+                    ]
+                )
+            for key, value in rows.items():
+                if value is None:
+                    write.delete(key)
+        except lmdb.Error as error:
+            raise _translated(error, self._path) from error
 
     def commit(self) -> None:
         """See `Table.commit`. One that raises has already forgotten its changes."""
@@ -269,7 +313,7 @@ class LmdbTable:
         """See `Table.abandon`."""
         write = self._write
         self._forget()
-        self._noted = None
+        self._pending = self._noted = None
         if write is not None:
             self._transactor.submit(write.abort).result()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from storage.limits import MESSAGE_BYTES_MAX, SEND_QUEUE_BYTES
 from storage.transport import carrier, identity
+from storage.transport.landing import Landings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +43,8 @@ CHUNK_BYTES = 64 * 1024
 READ_BYTES_MIN = 4096
 """A system call is not made for less where more may be there."""
 
-GROWTH_BYTES = 1024 * 1024
-"""Memory for a long message is taken as its bytes come: who only announces one costs us no more than this."""
+GROWTH_BYTES = 2 * 1024 * 1024 + CHUNK_BYTES
+"""Memory for a long message is taken as its bytes come: who only announces one costs us no more than this. Two MiB with their heads fit."""
 
 COPY_BYTES_MAX = 8 * 1024
 """Buffers up to this size are copied behind each other: cheaper than one more buffer in the call, and two are not."""
@@ -208,13 +209,14 @@ class Inbox:
     Invariant: memory held is at most four times what was read of the message at hand, or `GROWTH_BYTES`.
     """
 
-    __slots__ = ("_end", "_need", "_start", "_view", "farewell", "trouble")
+    __slots__ = ("_end", "_need", "_start", "_view", "farewell", "landings", "trouble")
 
     def __init__(self) -> None:
         self._view = memoryview(bytearray(CHUNK_BYTES))
         self._start = 0  # of the frame at hand
         self._end = 0  # behind what was read
         self._need = HEAD.size  # bytes of the frame at hand, as far as is known
+        self.landings = Landings()  # of long messages
         self.farewell: str | None = None  # what the peer said last
         self.trouble: Malformed | None = None
 
@@ -233,7 +235,8 @@ class Inbox:
         if full:
             have = end - start
             size = max(CHUNK_BYTES, min(self._need, max(GROWTH_BYTES, 4 * have)))
-            self._view = memoryview(bytearray(size))
+            is_long = size > CHUNK_BYTES
+            self._view = self.landings.take(size) if is_long else memoryview(bytearray(size))
             self._view[:have] = view[start:end]
             self._start, self._end = 0, have
         return self._view[self._end :]

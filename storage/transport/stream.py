@@ -233,6 +233,8 @@ class StreamConnection(Front):
             if counters.sent_calls == calls and not self._outbox.size and self._why is None:
                 self._outbox.put_control(HEARTBEAT)
                 self._writer.unpark()
+            if counters.received_calls == reads:
+                self._inbox.landings.let_go()
             readable = _readable(self._wire.socket)
             if counters.received_calls != reads or readable:
                 heard_s = now_s

@@ -302,3 +302,36 @@ def test_a_shard_with_too_few_members_pauses_and_goes_on(in_world):
         await proposer.wait()
 
     in_world(scenario, replicas_min=2)
+
+
+def test_how_long_ago_the_final_past_ends_is_said(in_world):
+    """What `cluster status`, the page and operators call the lag of the frontier."""
+
+    async def scenario(world):
+        await world.start()
+        await world.wait_members()
+
+        def lags():
+            return {
+                name: node.members[0].status()["frontier_lag_ms"]
+                for name, node in world.nodes.items()
+            }
+
+        await trio.sleep(5)
+        assert all(0 <= lag < 1000 for lag in lags().values()), "an idle shard's past goes on"
+        leader = world.leader().name
+        others = [name for name in world.nodes if name != leader]
+        for name in others:
+            world.cut_off(name)
+        before, lag = trio.current_time(), lags()[others[0]]
+        await trio.sleep(7)
+        passed_ms = (trio.current_time() - before) * 1000
+        for name in others:
+            assert lags()[name] >= passed_ms, "who hears nothing knows of nothing final"
+        assert lags()[others[0]] - lag == pytest.approx(passed_ms, abs=1000)
+        world.mend()
+        await world.wait_members()
+        await trio.sleep(5)
+        assert all(0 <= lag < 1000 for lag in lags().values())
+
+    in_world(scenario)

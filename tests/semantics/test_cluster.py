@@ -421,7 +421,7 @@ class Shared:
         self.lock = threading.Lock()
         self.threads: list[threading.Thread] = []
         self.failures: list[Exception] = []
-        tree.store.share(Turns(self.lock))
+        tree.store.share(Turns(self.lock, always=True))
 
     def call(self, name: str, *arguments):
         with self.lock:

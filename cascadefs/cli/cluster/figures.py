@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from cascadefs.cli.cluster.files import now_ns
 from cascadefs.node.recollection import Told
 from storage import wire
 from storage.errors import Unusable
@@ -19,45 +20,47 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from storage.membership.values import Presence, View
+    from storage.membership.values import View
     from storage.transport import Transport
 
 __all__ = ["figures", "figures_at", "witnesses_at"]
+
+ASKED_US = "asked_us"
+"""Put to each answer: when it was true, by the clock here."""
 
 ANSWER_S = 3.0
 """A node that says nothing for so long is shown as one."""
 
 
-async def figures(view: View, credentials: Path | None, now_ns: int) -> dict[str, dict[str, Any]]:
-    """What each living node answers to "status"; nodes that give no answer are left out.
+async def figures(view: View, credentials: Path | None) -> dict[str, dict[str, Any]]:
+    """What each node answers to "status"; nodes that give no answer are left out.
+
+    Those too that are not alive in etcd: they may be so for not obeying it.
 
     Nobody is asked where there are no credentials to show: figures are an extra.
     """
     if credentials is None:
         return {}
     try:
-        ours = Credentials.load(credentials, now_ns=now_ns)
+        ours = Credentials.load(credentials, now_ns=now_ns())
     except Unusable:
         return {}
     transport = TcpTransport(ours.identity, ours.contexts())
     found: dict[str, dict[str, Any]] = {}
     async with trio.open_nursery() as nursery:
-        for presence in view.live.values():
-            nursery.start_soon(_ask, transport, presence, found)
+        for name in {*view.nodes, *view.live}:
+            at = view.live[name] if name in view.live else view.nodes[name]
+            nursery.start_soon(_ask, transport, name, at.addresses, found)
     return found
 
 
-async def figures_at(
-    addresses: Sequence[str], credentials: Path, now_ns: int
-) -> list[dict[str, Any]]:
+async def figures_at(addresses: Sequence[str], credentials: Path) -> list[dict[str, Any]]:
     """The same of nodes at addresses, whatever they are called."""
-    return await _at(addresses, credentials, now_ns, "status")
+    return await _at(addresses, credentials, "status")
 
 
-async def _at(
-    addresses: Sequence[str], credentials: Path, now_ns: int, what: str
-) -> list[dict[str, Any]]:
-    ours = Credentials.load(credentials, now_ns=now_ns)
+async def _at(addresses: Sequence[str], credentials: Path, what: str) -> list[dict[str, Any]]:
+    ours = Credentials.load(credentials, now_ns=now_ns())
     transport = TcpTransport(ours.identity, ours.contexts())
     found: dict[str, dict[str, Any]] = {}
 
@@ -76,12 +79,10 @@ async def _at(
     return list(found.values())
 
 
-async def witnesses_at(
-    addresses: Sequence[str], credentials: Path, now_ns: int
-) -> list[tuple[Witness, str]]:
+async def witnesses_at(addresses: Sequence[str], credentials: Path) -> list[tuple[Witness, str]]:
     """What the nodes at addresses know of their authority, and why they do not obey it (empty: they do)."""
     found: list[tuple[Witness, str]] = []
-    for answer in await _at(addresses, credentials, now_ns, "authority"):
+    for answer in await _at(addresses, credentials, "authority"):
         try:
             told = msgspec.convert(answer, Told)
         except msgspec.ValidationError:
@@ -91,16 +92,18 @@ async def witnesses_at(
     return found
 
 
-async def _ask(transport: Transport, presence: Presence, found: dict[str, dict[str, Any]]) -> None:
+async def _ask(
+    transport: Transport, name: str, addresses: Sequence[str], found: dict[str, dict[str, Any]]
+) -> None:
     with trio.move_on_after(ANSWER_S):
-        for address in presence.addresses:
+        for address in addresses:
             try:
                 async with trio.open_nursery() as nursery:
-                    found[presence.name] = await _answer(nursery, transport, address, presence.name)
+                    found[name] = await _answer(nursery, transport, address, name)
                     nursery.cancel_scope.cancel()
             except* (Broken, OSError, ValueError, IndexError, wire.Malformed, msgspec.MsgspecError):
                 pass  # another address may do
-            if presence.name in found:
+            if name in found:
                 return
 
 
@@ -114,6 +117,7 @@ async def _answer(
     connection = await transport.connect(nursery, address, role=Role.NODE, name=name)
     async with connection:
         await connection.send(wire.encode(wire.Hello()))
+        asked_us = now_ns() // 1000
         await connection.send(wire.encode(wire.Ask(1, what)))
         while True:
             for data in await connection.receive():
@@ -121,4 +125,6 @@ async def _answer(
                 if isinstance(message, wire.Answer):
                     if message.errno:
                         raise Broken(message.why)
-                    return dict(msgspec.json.decode(parts[0]))
+                    answer = dict(msgspec.json.decode(parts[0]))
+                    answer[ASKED_US] = (asked_us + now_ns() // 1000) // 2
+                    return answer

@@ -148,7 +148,9 @@ def create(
     Example: cascadefs cluster pools create scratch /scratch --replicas 1
     """
     asked = _asked(replicas, replicas_min, durability, affinity, spread, label)
-    place = {"name": name, "path": path.rstrip("/") or "/", "volatile": volatile}
+    place: dict[str, Any] = {"name": name, "path": path.rstrip("/") or "/", "volatile": volatile}
+    if volatile:
+        place["durability"] = "memory"
     pool = accepted({**place, **asked})
     etcd, identity = etcd_of(config)
 
@@ -224,10 +226,12 @@ def accepted(told: dict[str, Any]) -> Pool:
         raise Complaint(
             f"pool {told['name']}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}; choose another"
         ) from error
-    if pool.volatile:
+    if pool.volatile and pool.durability == "disk":
         raise Complaint(
-            f"pool {pool.name}: nodes keep no volatile shards yet; leave --volatile away"
+            f"pool {pool.name}: a volatile pool is nowhere on a disk; say --durability memory"
         )
+    if pool.volatile and pool.path == "/":
+        raise Complaint(f"pool {pool.name}: / cannot be volatile; choose a directory below it")
     if pool.replicas_min > pool.replicas:
         raise Complaint(
             f"pool {pool.name}: {pool.replicas} replicas can never be {pool.replicas_min}; lower --replicas-min"

@@ -127,7 +127,7 @@ async def _ask(
     asked: set[str] = set()
     wanted = {address for node in view.nodes.values() for address in node.addresses} | set(more)
     while wanted - asked:
-        found = await witnesses_at(sorted(wanted - asked), credentials, now_ns())
+        found = await witnesses_at(sorted(wanted - asked), credentials)
         asked |= wanted
         for witness, objection in found:
             heard[witness.node] = witness

@@ -65,12 +65,13 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
 
     async def look(authority: Authority) -> tuple[View, Figures]:
         view = founded(authority.view, identity)
-        return view, await figures(view, credentials_of(config), now_ns())
+        return view, await figures(view, credentials_of(config))
 
     view, said = converse(etcd, look)
     nodes = [_node(view, name, said.get(name, {})) for name in sorted({*view.nodes, *view.live})]
     shards = [_shard(view, view.shards[number], said) for number in sorted(view.shards)]
     troubles = [node["trouble"] for node in nodes if node["trouble"]]
+    troubles += _of_nodes(said, now_ns() // 10**9)
     troubles += [
         f"node {node['node']}: {trouble}"
         for node in nodes
@@ -85,6 +86,30 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
     else:
         _print(identity, nodes, shards, troubles)
     sys.exit(1 if troubles else 0)
+
+
+def _of_nodes(said: Figures, now_s: int) -> list[str]:
+    """What is wrong with nodes themselves: whom they do not obey, certificates that end, clocks."""
+    from cascadefs.cli.cluster.figures import ASKED_US
+    from cascadefs.node.clocks import wrong
+    from storage.transport.renewal import EXPIRES_SOON_S
+
+    found = []
+    for name, figure in sorted(said.items()):
+        if figure.get("authority_trouble"):
+            found.append(f"node {name}: {figure['authority_trouble']}")
+        expires_s = (figure.get("certificate") or {}).get("expires_s")
+        if expires_s is not None and expires_s - now_s < EXPIRES_SOON_S:
+            when = f"expires in {max(0, expires_s - now_s) // 86400} days"
+            found.append(f"node {name}: its certificate {when}; renew it: cascadefs cluster add")
+    offsets_s = {
+        f"node {name}": (figure["time_us"] - figure[ASKED_US]) / 1e6
+        for name, figure in said.items()
+        if "time_us" in figure
+    }
+    return found + [
+        f"{whose}: {why}" for whose, why in wrong({"this machine": 0.0, **offsets_s}).items()
+    ]
 
 
 def _print(

@@ -14,9 +14,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from storage.codec import checksum
+from storage.transport.landing import Landings
 from storage.transport.verbs.accelerator import Target
 from storage.transport.verbs.fabric import Unusable
-from storage.transport.verbs.landing import Landings
 from storage.transport.verbs.memory import REMOTE_READ
 from storage.transport.verbs.ring import Malformed, Offer
 from storage.transport.verbs.stage import Stage

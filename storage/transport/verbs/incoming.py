@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storage.limits import MESSAGE_BYTES_MAX
-from storage.transport.verbs.landing import Landings
+from storage.transport.landing import Landings
 from storage.transport.verbs.ring import (
     DOORBELLS_MAX,
     HEAD,

@@ -92,9 +92,11 @@ class World:
 
     def carry(self):
         for number, mount in enumerate(self.mounts):
+            if number in self.stopped:
+                continue
             out, done = mount.take()
             wired = self.wires[number]
-            if wired is not None and number not in self.stopped:
+            if wired is not None:
                 wired.up += out
                 self.hear(wired)
             for request, answer in done:

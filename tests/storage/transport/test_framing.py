@@ -106,6 +106,32 @@ def test_who_announces_a_long_message_costs_what_they_send():
     assert [len(message) for message in got] == [MESSAGE_BYTES_MAX]
 
 
+def test_long_messages_share_memory_that_nobody_looks_at():
+    inbox = Inbox()
+    length = 1 << 20
+
+    def take(fill: int) -> memoryview:
+        outbox = Outbox()
+        outbox.put([bytes([fill]) * length], length)
+        stream = written(outbox, lambda: outbox.size)
+        while True:
+            space = inbox.space()
+            count = min(len(space), len(stream), 300_000)
+            space[:count] = stream[:count]
+            stream = stream[count:]
+            if messages := inbox.filled(count):
+                return messages[0]
+
+    held = take(1)
+    for fill in range(2, 20):
+        assert take(fill)[-1] == fill
+    assert inbox.landings.made == 2  # The first is held all the time.
+    assert held == bytes([1]) * length
+    inbox.landings.let_go()
+    take(20)
+    assert inbox.landings.made == 3
+
+
 def test_a_queue_has_room_for_its_bytes_and_one_message():
     outbox = Outbox()
     assert outbox.room(MESSAGE_BYTES_MAX)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.transport import Broken, Role
+from storage.transport.landing import KEPT_BYTES_MAX, KEPT_MAX, Landings
 from storage.transport.verbs import Unusable
-from storage.transport.verbs.landing import KEPT_BYTES_MAX, KEPT_MAX, Landings
 from storage.transport.verbs.ring import Malformed, Offer
 from storage.transport.verbs.stage import Stage
 from tests.storage.transport.kinds import pause, take

@@ -62,6 +62,12 @@ class Landings:
                 self._forget(oldest)
         return piece
 
+    def let_go(self) -> None:
+        """Keep nothing: there may be no long message for a while."""
+        while self._kept:
+            self._forget(self._kept.popleft())
+        self._kept_bytes = 0
+
     def keeps(self, piece: bytearray) -> bool:
         """Whether a piece is kept to be used again."""
         return any(kept is piece for kept in self._kept)

@@ -1,0 +1,248 @@
+"""Goal: an etcd that was restored from an older copy is obeyed by nobody, neither by nodes that run nor by nodes that start, until an operator
+brings it up to what the nodes hold; nothing is lost and nothing forks. And a certificate that was revoked is good for nothing, at once.
+
+Method: three `cascadefs serve` over TLS, a real etcd, `etcdctl snapshot save` and `restore`, and the operator's own commands. Revocation comes
+first: what was revoked before etcd went back has to stay so. Tests here build on one another, for a fleet takes seconds to bring up.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+import trio
+from typer.testing import CliRunner
+
+import cascadefs
+from cascadefs import configuration
+from cascadefs.cli import app
+from cascadefs.cli.complaint import Complaint
+from storage import wire
+from storage.transport import Broken, Identity, IdMap, IdRange, Role, TcpTransport
+from storage.transport.certificates import Credentials
+from tests.cluster.fleet import CLUSTER, Fleet
+from tests.etcd import Etcd
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A fleet of its own, with an operator's configuration."""
+    directory = tmp_path_factory.mktemp("authority")
+    with Etcd(directory) as etcd, Fleet(directory, etcd.endpoints, shards=2) as fleet:
+        fleet.etcd = etcd
+        fleet.signer.save(operators(fleet) / "authority")
+        cluster = configuration.Cluster(CLUSTER, configuration.Etcd(tuple(etcd.endpoints)))
+        (operators(fleet) / "cluster.toml").write_text(configuration.spell(cluster))
+        root = IdMap((IdRange(0, 0, 1),))
+        fleet._install(Identity(CLUSTER, Role.CLIENT, "operator", root, root), "operator")
+        fleet.start()
+        fleet.wait_well()
+        yield fleet
+
+
+def operators(fleet):
+    directory = fleet.directory / "operator"
+    (directory / "authority").mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def cluster(fleet, *words, status=0):
+    """What a command of the operator's says."""
+    done = CliRunner().invoke(
+        app, ["cluster", *map(str, words), "--config", str(operators(fleet))]
+    )
+    said = done.output
+    if isinstance(done.exception, Complaint):  # `main` says it, and exits with its status.
+        said += str(done.exception)
+        assert done.exception.status == status, f"{words}: {said}"
+    else:
+        assert done.exit_code == status, f"{words}: {said} {done.exception!r}"
+    return said
+
+
+def listed(fleet):
+    """The certificates, by name; the newest of each."""
+    lines = cluster(fleet, "permits", "--json").splitlines()
+    return {one["name"]: one for one in map(json.loads, lines)}
+
+
+def transport_of(home):
+    credentials = Credentials.load(home / "credentials", now_ns=time.time_ns())
+    return TcpTransport(credentials.identity, credentials.contexts())
+
+
+async def until_cut_off(transport, address, connected):
+    """Connect, say so, and wait for the end; what the node said."""
+    heard = []
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            connection = await transport.connect(nursery, address, role=Role.NODE)
+            await connection.send(wire.encode(wire.Hello()))
+            connected()
+            with contextlib.suppress(Broken):
+                while True:
+                    for data in await connection.receive():
+                        heard.append(wire.decode(data)[0])
+            nursery.cancel_scope.cancel()
+    return heard
+
+
+def test_a_revoked_certificate_is_good_for_nothing_at_once(own):
+    for name, options in (("desk", ["--mount"]), ("ingest", ["--uid", "0", "--gid", "0"])):
+        home = own.directory / name
+        cluster(own, "permit", name, home, *options)
+        assert listed(own)[name]["is"] == "good"
+        transport = transport_of(home)
+
+        def revoke(name=name):
+            cluster(own, "revoke", name, "--why", "lost in a train")
+
+        async def watched(transport=transport, revoke=revoke):
+            async with trio.open_nursery() as nursery:
+                revoking = trio.Event()
+                heard = []
+
+                async def take_back():
+                    await revoking.wait()
+                    await trio.to_thread.run_sync(revoke)
+
+                nursery.start_soon(take_back)
+                heard += await until_cut_off(transport, own.address("n1"), revoking.set)
+                return heard
+
+        *_, last = trio.run(watched)
+        assert isinstance(last, wire.Refusal)
+        assert last.why.endswith("was revoked: lost in a train")
+        for node in own.names:
+            with pytest.raises(ExceptionGroup) as refused:
+                trio.run(until_cut_off, transport, own.address(node), lambda: None)
+            assert refused.group_contains(Broken, match=f"{name} was revoked: lost in a train")
+        assert listed(own)[name]["is"].endswith("lost in a train")
+    # Another one of the same name is another one.
+    home = own.directory / "ingest"
+    cluster(own, "permit", "ingest", home, "--uid", "0", "--gid", "0")
+    with cascadefs.connect(home / "mount.toml") as store:
+        assert store.put("again", "1").number == 1
+
+
+def test_a_node_takes_up_its_renewed_certificate_and_the_old_one_is_revoked(own):
+    node = own.directory / "n2"
+    old = own.status("n2")["certificate"]["serial"]
+    pid = own.running["n2"].pid
+    issued = own.directory / "renewed"
+    cluster(own, "add", "n2", issued, "--listen", own.address("n2"))
+    for file in ("identity.key", "identity.crt"):
+        shutil.copy(issued / "credentials" / file, node / "credentials" / f"{file}.new")
+        os.replace(node / "credentials" / f"{file}.new", node / "credentials" / file)
+    new = listed(own)["n2"]["serial"]
+    own.wait(lambda: own.status("n2")["certificate"]["serial"] == new, "n2 shows the new one")
+    cluster(own, "revoke", old)
+    own.wait_well()
+    assert own.running["n2"].pid == pid
+    with own.program() as store:
+        store.put("renewed", "1")
+
+
+def test_a_revoked_node_is_out_and_does_not_start(own):
+    serial = own.status("n3")["certificate"]["serial"]
+    cluster(own, "revoke", serial, "--why", "stolen")
+    assert own.running.pop("n3").wait(20) == 1
+    command = [*own.command("n3"), "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert (
+        "node n3 was revoked: stolen; it serves nothing before another"
+        in own.log("n3") + done.stderr
+    )
+    own._install(Identity(CLUSTER, Role.NODE, "n3"), "n3")
+    own.start("n3")
+    own.wait_well()
+
+
+def etcdctl(fleet, *words):
+    endpoints = ["--endpoints", ",".join(fleet.etcd.endpoints)]
+    environment = {**os.environ, "ETCDCTL_API": "3"}
+    subprocess.run(
+        ["etcdctl", *endpoints, *map(str, words)],
+        env=environment,
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+
+
+def restore(fleet, snapshot):
+    """What an operator does who has lost etcd's disk: the same name and addresses, from the snapshot."""
+    (member,) = fleet.etcd.members
+    fleet.etcd.kill()
+    shutil.rmtree(member.directory / member.name)
+    etcdctl(
+        fleet,
+        *("snapshot", "restore", snapshot, "--name", member.name),
+        *("--initial-cluster", f"{member.name}={member.peer}"),
+        *("--initial-advertise-peer-urls", member.peer),
+        *("--data-dir", member.directory / member.name),
+    )
+    fleet.etcd.start()
+
+
+def test_a_restored_etcd_is_not_obeyed_before_it_knows_what_the_nodes_know(own):
+    snapshot = own.directory / "snapshot.db"
+    with own.program() as store:
+        store.put("before", "1")
+        etcdctl(own, "snapshot", "save", snapshot)
+        # What the snapshot does not know: who leads, a permit taken back, and records of those epochs.
+        home = own.directory / "late"
+        cluster(own, "permit", "late", home, "--uid", "0", "--gid", "0")
+        cluster(own, "revoke", "late")
+        victim = own.leader(0)
+        own.kill(victim)
+        store.put("without", "2")
+        own.start(victim)
+        own.wait_well()
+        epochs = own.epochs()
+        restore(own, snapshot)
+        older = own.epochs()
+        assert older[0].epoch < epochs[0].epoch
+        # Who runs goes on as it was; who starts waits, and leads nothing again.
+        store.put("meanwhile", "3")
+        own.wait(lambda: all("etcd went back" in own.log(n) for n in own.names), "all notice")
+        own.kill(victim)
+        said = cluster(own, "recover-authority", status=1)
+        assert f"{victim} did not answer, and may know of a newer one" in said
+        log_bytes = len(own.log(victim))
+        ready = begin(own, victim)
+        own.wait(lambda: "etcd went back" in own.log(victim)[log_bytes:], "it notices at its start")
+        said = cluster(own, "status", status=1)
+        assert f"node {victim}: etcd went back" in said
+        assert own.epochs() == older
+        assert "values put" in cluster(own, "recover-authority")
+        with ready:
+            assert ready.read() == b"ready\n"
+        own.wait_well()
+        store.put("after", "4")
+        told = [store.get(name) for name in ("before", "without", "meanwhile", "after")]
+        assert told == [b"1", b"2", b"3", b"4"]
+    assert own.epochs()[0].epoch > epochs[0].epoch
+    assert listed(own)["late"]["is"].startswith("revoked")
+    assert "nothing to recover" in cluster(own, "recover-authority", status=1)
+    own.check_logs()
+
+
+def begin(fleet, name):
+    """Start a node without waiting for it; what it says when it is ready."""
+    reading, writing = os.pipe()
+    with (fleet.directory / name / "stderr").open("ab") as stderr:
+        fleet.running[name] = subprocess.Popen(
+            [*fleet.command(name), str(writing)],
+            pass_fds=[writing],
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+    os.close(writing)
+    return open(reading, "rb")
