@@ -9,7 +9,16 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+)
 from urllib.parse import urlsplit
 
 import msgspec
@@ -114,6 +123,8 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How fast each log is read again to find damage; 0: not at all."""
     scrub_rest_s: Annotated[float, msgspec.Meta(gt=0, le=10_000_000)] = 86_400.0
     """From the end of one such reading to the next."""
+    volatile_mib: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 0
+    """What all shards of volatile pools here may hold together; 0: half of the machine's memory."""
     triggers: Literal["off", "owner", "root"] = "off"
     """Whose scripts run here, of the shards that this node leads: nobody's, those of users its user may run as, or root's."""
     log: str = ""
@@ -242,7 +253,17 @@ def _words(text: str, told: dict[str, Any], kind: type[T]) -> str:
         given = given[int(part)] if isinstance(given, list) else given.get(part, {})
     if "matching regex" in what:
         what = "not of the form it must have"
+    if choices := _choices(key, kind):
+        return f"{key}: {given!r} is none of {', '.join(map(repr, choices))}; change it"
     return f"{key}: {what[0].lower()}{what[1:]}, and is {given!r}; change it"
+
+
+def _choices(key: str, kind: type[T]) -> tuple[Any, ...]:
+    """What a key may be, if it is one of a few things."""
+    table, _, name = key.rpartition(".")
+    fields = {field.name: field.type for field in msgspec.structs.fields(TABLES.get(table, kind))}
+    told = fields.get(name)
+    return get_args(told) if get_origin(told) is Literal else ()
 
 
 def _under(key: str, name: str) -> str:
@@ -307,6 +328,10 @@ def _check_node(path: Path, node: Node) -> None:
         raise Unusable(
             f"{path}: http_certificate: is missing; beyond this machine the page is served over TLS only: name a "
             "certificate and http_key, or listen on 127.0.0.1"
+        )
+    if node.http_key and not node.http_certificate:
+        raise Unusable(
+            f"{path}: http_certificate: is missing; name the certificate that http_key is the key of, or leave http_key out"
         )
     if 2 * node.etcd.timeout_s > node.lease_s:
         raise Unusable(

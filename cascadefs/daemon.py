@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from cascadefs.machine import (
     SystemClock,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cascadefs.filesystem import Filesystem
     from cascadefs.fuse.door import Door
     from cascadefs.host import MountHost
+    from cascadefs.housekeeping import Housekeeping
     from cascadefs.kernel.door import Door as KernelDoor
     from cascadefs.observer import ClusterSettings, Observer
     from cascadefs.page.process import PageProcess
@@ -55,8 +56,6 @@ SAVE_SECONDS: Final = 10.0
 
 SIGN_SECONDS: Final = 24 * 3600.0
 """Between two signs of life to a cluster (`storage.namespace.sessions`)."""
-
-_T = TypeVar("_T")
 
 SCRUB_RECORDS_MAX: Final = 2000
 """Read again in a second, whatever their size: some 20 ms of it."""
@@ -264,6 +263,7 @@ class _Mount:
     observer: Observer | None
     """... or what it has of a cluster."""
     door: Door | KernelDoor = field(init=False)
+    housekeeping: Housekeeping = field(init=False)
     started_ns: int = 0
     trouble: str | None = None
     host: MountHost | None = None
@@ -285,7 +285,7 @@ class _Mount:
             "autocommit_s": settings.autocommit_s,
             "started_ns": self.started_ns,
             "uptime_s": round((self.clock.now_ns() - self.started_ns) / 1e9, 3),
-            "trouble": self.trouble,
+            "trouble": self.trouble or self.housekeeping.trouble,
             "programs": self.programs.status() if self.programs is not None else None,
             "page": self.page.status() if self.page is not None else None,
             "triggers": self._triggers(),
@@ -319,7 +319,7 @@ class _Mount:
                     nursery.start_soon(self._serve_programs, local, self.settings.data)
             if self.observer is not None:
                 nursery.start_soon(
-                    self.observer.follow, self.filesystem, self._apart, self.door.tell
+                    self.observer.follow, self.filesystem, self.housekeeping.apart, self.door.tell
                 )
             try:
                 await self.door.serve()
@@ -401,26 +401,10 @@ class _Mount:
         except Exception as error:
             _log.error("there is no page: %s", error)
 
-    async def _apart(self, call: Callable[[], _T]) -> _T:
-        """Hold the file system for something that may wait for a cluster.
-
-        Not in this thread, where that would keep signals and everybody else waiting; unless requests are answered here,
-        too, and nobody else may.
-        """
-        import trio
-
-        def held() -> _T:
-            with self.door.exclusive():
-                return call()
-
-        if self.observer is None or not self.door.threaded:
-            return held()
-        return await trio.to_thread.run_sync(held, abandon_on_cancel=True)
-
     async def _save(self) -> None:
         if self.observer is not None:
             self.observer.give_up_after(SAVE_SECONDS)
-        await self._apart(self.filesystem.commit_all)
+        await self.housekeeping.save_all()
         await self.filesystem.sync()
 
     async def _keep_house(self) -> None:
@@ -428,23 +412,20 @@ class _Mount:
         import trio
 
         next_sign_at = time.monotonic() + SIGN_SECONDS
-        while True:
-            await trio.sleep(self.settings.sync_interval_s)
-            try:
-                await self._apart(lambda: self.filesystem.housekeep(self.clock.now_ns()))
-                self.door.notify()
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(self.settings.sync_interval_s)
+                await self.housekeeping.look(nursery)
                 if self.observer is not None and time.monotonic() >= next_sign_at:
                     next_sign_at = time.monotonic() + SIGN_SECONDS
-                    await self._apart(self.observer.store.keep_sessions)
-                if self.store.unsynced():
-                    await self.store.wait_durable()
-                self.trouble = None
-            except Exception as error:
-                # Nobody waits for this, and the mount is still good for reading: say it once, and in the status.
-                trouble = f"{type(error).__name__}: {error}"
-                if trouble != self.trouble:
-                    _log.error("not everything is on the disk: %s", trouble, exc_info=error)
-                self.trouble = trouble
+                    await self.housekeeping.apart(self._sign)
+
+    def _sign(self) -> None:
+        assert self.observer is not None
+        try:
+            self.observer.store.keep_sessions()
+        except OSError as error:
+            _log.warning("the cluster is told tomorrow that this mount lives: %s", error)
 
     async def _retain(self, store: LocalStore) -> None:
         """Let go of history as the policies say, a little at a time, and give its space back (SEMANTICS 7)."""
@@ -657,6 +638,7 @@ def _mount_and_serve(
 
     from cascadefs import __version__
     from cascadefs.filesystem import Filesystem, FilesystemOptions
+    from cascadefs.housekeeping import Housekeeping
 
     options = FilesystemOptions(read_only=settings.read_only, autocommit_s=settings.autocommit_s)
     filesystem = Filesystem(store, clock, options)
@@ -669,6 +651,13 @@ def _mount_and_serve(
     mount.door = _door(settings.door, filesystem, report.ready)
     if mount.observer is not None:
         mount.door.share(mount.observer.store, mount.observer.locks)
+    mount.housekeeping = Housekeeping(
+        filesystem,
+        store,
+        clock,
+        mount.door.exclusive,
+        may_wait=observer is not None and mount.door.threaded,
+    )
     filesystem.status_extra = mount.status
     fuse_options = [*settings.fuse_options, *(["ro"] if settings.read_only else [])]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import logging.handlers
@@ -17,6 +18,7 @@ __all__ = [
     "SystemClock",
     "boot_id",
     "log_handler",
+    "memory_bytes",
     "raise_descriptor_limit",
     "set_up_logging",
 ]
@@ -84,3 +86,11 @@ def raise_descriptor_limit() -> None:
     """As many open files as we may have: segments of the log are kept open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def memory_bytes() -> int:
+    """The machine's memory, or what of it this process's control group may use, if that is less."""
+    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # No such control group, or without a limit.
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found

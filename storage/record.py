@@ -23,6 +23,7 @@ __all__ = [
     "Commit",
     "Create",
     "CreateUnnamed",
+    "Denied",
     "Detach",
     "Drop",
     "Event",
@@ -243,6 +244,10 @@ class Detach(msgspec.Struct, frozen=True, array_like=True, tag=35, gc=False):
     inode: int
 
 
+class Denied(msgspec.Struct, frozen=True, array_like=True, tag=37, gc=False):
+    """Refuse. A node puts it in the place of what a mount proposed and may not do, so that its number is used up."""
+
+
 Part: TypeAlias = (
     Create
     | Link
@@ -362,6 +367,7 @@ Record: TypeAlias = (
     | Drop
     | Reserve
     | Close
+    | Denied
     | Detach
 )
 

@@ -360,7 +360,7 @@ class LockAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24)
     index: Natural = 0
     """Of who was granted a lock: what earlier holders have committed is at or below."""
     conflict: tuple[Natural, Natural, Natural, Natural, Natural] | None = None
-    """Who is in the way of what was only asked about: (session, owner, mode, start, end)."""
+    """Who is in the way of what was only asked about: (session, owner, mode, start, end); session 0 is another mount's."""
 
 
 class CancelLock(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=25):

@@ -141,7 +141,7 @@ class Write(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class WriteEach(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Changes of different files, each on its own: at its own instant, done or not whatever becomes of the others.
+    """Changes of different files, each on its own: done or not whatever becomes of the others. Some may share an instant.
 
     Each is request `number` of a client of its own, `client` + i: whether one was done says nothing of those beside it, for each
     may be refused alone. The numbers of a client ascend.
@@ -301,9 +301,10 @@ class Watched(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class Now(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """Of `Instant`."""
+    """Of `Instant`. `leader`: the addresses of the node that leads all shards, if it is one: there, changes have a hop less."""
 
     timestamp: int
+    leader: list[str] = []
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):

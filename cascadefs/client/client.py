@@ -336,7 +336,7 @@ class Client:
     def put_many(
         self, files: Mapping[str, Buffer | str], *, mode: int = 0o644, durable: bool = False
     ) -> Sequence[Version]:
-        """As `put` of each file, each at an instant of its own, many on their way at a time.
+        """As `put` of each file, whatever becomes of the others, many on their way at a time; some may share an instant.
 
         A version of number 0: made, but a connection broke before its number was told.
 

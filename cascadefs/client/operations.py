@@ -238,6 +238,7 @@ def together(
         size = sum(map(len, data))
         if not _is_plain(part) or size > TOGETHER_BYTES_MAX:
             groups.append([place])
+            growing.clear()  # What comes later in the call has no earlier instant.
             continue
         above = part.path.rpartition("/")[0]
         if above not in shards:

@@ -47,6 +47,9 @@ PAUSE_SECONDS = 0.1
 INSTANT_SECONDS = 5.0
 """For a node to name a final instant."""
 
+DIAL_SECONDS = 1.0
+"""How long the node that leads may take to answer, before one that does is asked instead."""
+
 SILENT_SECONDS = 5.0
 """Without an answer, a question is asked of another node; the next time after twice as long."""
 
@@ -60,6 +63,9 @@ LOOK_SECONDS = 1.0
 
 PIECE_BYTES = 8 * 1024 * 1024
 """Of one message of what is sent ahead; a write with more than this has its bytes sent ahead."""
+
+WRITE_BYTES_MAX = 16 * 1024 * 1024
+"""Of a message; what `calls` puts beside it has room in the rest of `MESSAGE_BYTES_MAX`."""
 
 SMALL_BYTES = 64 * 1024
 """Up to this, bytes go with the write all the same."""
@@ -121,6 +127,8 @@ class Remote:
         self._open: dict[int, _Question] = {}
         self._connection: Connection | None = None
         self._is_current = False  # The node we are connected with has named a final instant.
+        self._leader: list[str] = []  # Where the node last asked says that changes have a hop less.
+        self._left = ""  # Whose connection ended last.
         self._token: trio.lowlevel.TrioToken | None = None
         self._stop: trio.CancelScope | None = None
         self._is_over = False
@@ -179,10 +187,11 @@ class Remote:
 
     def _ask(self, call: calls.Call, buffers: Sequence[Buffer], length: int = 0) -> _Result:
         """The answer, waited for; `length`: bytes that it is about and that were sent ahead."""
-        if len(buffers) > wire.PARTS_MAX:
+        if len(buffers) > wire.PARTS_MAX or sum(map(len, buffers)) > WRITE_BYTES_MAX:
             raise OSError(
                 errno.E2BIG,
-                f"{len(buffers)} changes at one instant: over a connection {wire.PARTS_MAX} are the most",
+                f"more at one instant than a connection carries: {wire.PARTS_MAX} changes,"
+                f" {WRITE_BYTES_MAX >> 20} MiB of files shorter than {SMALL_BYTES >> 10} KiB; make several batches",
             )
         with self._starting:
             if self._thread is None:
@@ -249,6 +258,7 @@ class Remote:
             finally:
                 self._connection = None
                 nursery.cancel_scope.cancel()
+        self._left = self._addresses[0]
         self._addresses.rotate(-1)
 
     async def _connected(self, nursery: trio.Nursery) -> Connection:
@@ -263,7 +273,13 @@ class Remote:
                     connection = await self._transport.connect(nursery, address, role=Role.NODE)
                     await connection.send(wire.encode(wire.Hello()))
                     self._is_current = await self._names_instant(connection)
-                    if self._is_current or is_any_good:
+                    if self._is_current:
+                        at_leader = await self._at_leader(nursery, address)
+                        if at_leader is None:
+                            return connection
+                        connection.close("a change has a hop less elsewhere")
+                        return at_leader
+                    if is_any_good:
                         return connection
                     behind += 1
                     connection.close("another node may be up to date")
@@ -279,6 +295,28 @@ class Remote:
                 began = trio.current_time()
             await trio.sleep(PAUSE_SECONDS)  # noqa: TID251  a retry
 
+    async def _at_leader(self, nursery: trio.Nursery, address: str) -> Connection | None:
+        """A connection with the node that leads all shards, as the one at `address` says; None: stay there.
+
+        Not with one whose connection just ended, nor with one we were not given: who leads may be known late, or elsewhere.
+        """
+        known = [one for one in self._leader if one in self._addresses]
+        if not known or address in known or self._left in known:
+            return None
+        connection: Connection | None = None
+        try:
+            with trio.move_on_after(DIAL_SECONDS):
+                connection = await self._transport.connect(nursery, known[0], role=Role.NODE)
+                await connection.send(wire.encode(wire.Hello()))
+                if await self._names_instant(connection):
+                    self._addresses.rotate(-self._addresses.index(known[0]))
+                    return connection
+        except (Broken, wire.Malformed):
+            pass  # Where we are is as good, a hop further.
+        if connection is not None:
+            connection.close("another node is near enough")
+        return None
+
     async def _names_instant(self, connection: Connection) -> bool:
         """Whether a node has everything that was committed before; nothing else is asked of it yet."""
         await connection.send(_INSTANT)
@@ -291,7 +329,9 @@ class Remote:
                     if isinstance(message, wire.Answer):
                         if message.errno:
                             raise Broken(message.why)  # It has no tree yet.
-                        return _is_instant(message, parts)
+                        answer = calls.decode_answer(parts[0])
+                        self._leader = answer.leader if isinstance(answer, calls.Now) else []
+                        return isinstance(answer, calls.Now)
         return False
 
     async def _hurry(self, connection: Connection) -> None:

@@ -89,6 +89,8 @@ class Service:
         self._uploads = Uploads(directory)
         self._busy: set[str] = set()  # paths of writes that are on their way
         self._free = threading.Condition()
+        self.leader: Callable[[], list[str]] = list
+        """The addresses of the node that leads all shards, if it is one."""
         self.executed = 0
         """Calls answered since the start."""
 
@@ -115,6 +117,8 @@ class Service:
                 await self._store.wait_durable()
             except OSError as error:
                 answer = calls.Failed(error.errno or errno.EIO, error.strerror or str(error))
+        if isinstance(answer, calls.Now):
+            answer = calls.Now(answer.timestamp, self.leader())
         self.executed += 1
         return calls.encode(answer), buffers
 
@@ -172,7 +176,7 @@ class Service:
     def _write_each(
         self, operations: Operations, call: calls.WriteEach, parts: Sequence[Buffer]
     ) -> calls.Answer:
-        """All at once: the store is let go while they are on their way."""
+        """All at once, several as one record: the store is let go while they are on their way."""
         try:
             writes = list(apart(call, parts))
         except ValueError as error:

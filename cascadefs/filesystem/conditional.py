@@ -315,7 +315,7 @@ class Conditionals:
             self._privileges.end_by_write(Live(node.expect.inode), caller, never)
 
     def _draft(self, node: Conditional) -> Draft:
-        if not node.staging:
+        if not node.staging and not node.lost:
             staging = self._store.allocate_inode(node.expect.directory)
             node.staging = node.staging or staging
         if node.lost:

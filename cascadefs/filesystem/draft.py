@@ -181,7 +181,9 @@ class Draft:
             parts += [(start, below[:size]), (start + size, bytes(stop - start - size))]
             below = below[size:]
         for span, data in zip(spans, written, strict=True):
-            if data is None:
-                data = store.read_staged(inode, span.address, span.offset, span.length)
-            parts.append((span.start, data))
+            if data is not None:
+                parts.append((span.start, data))
+                continue
+            staged = store.read_staged(inode, span.address, span.offset, span.length)
+            parts.append((span.start, staged))
         return b"".join(data for _, data in sorted(parts, key=itemgetter(0)))

@@ -446,6 +446,14 @@ class Inodes:
         due = [number for number, live in self.drafts.items() if self._is_due(live, now_ns)]
         return {self._store.shard_of(number) for number in [*due, *self._unnamed]}
 
+    def refused(self, now_ns: int) -> set[int]:
+        """The shards in which drafts were refused, and are not to be tried again by now."""
+        return {
+            self._store.shard_of(number)
+            for number, live in self.drafts.items()
+            if live.draft is not None and now_ns < live.draft.refused_until_ns
+        }
+
     def save(self, now_ns: int | None = None, shard: int | None = None) -> None:
         """Make drafts versions: those that are due for it by now; None: all, the daemon is about to stop. Of one shard, or of all.
 
@@ -488,12 +496,18 @@ class Inodes:
                 return None
             if draft is not None and now_ns is not None:
                 draft.refused_until_ns = now_ns + REFUSED_AGAIN_NS
-            return refusal
-        except (
-            Exception
-        ) as error:  # Whatever it is: a bug about one file, too, is no reason to lose another.
-            return error
+            return self._about(live, refusal)
+        except Exception as error:
+            # Whatever it is: a bug about one file, too, is no reason to lose another.
+            return self._about(live, error)
         return None
+
+    def _about(self, live: Live, error: Exception) -> Exception:
+        """Have an error that is told to nobody else say which file it is about."""
+        if not hasattr(error, "__notes__"):
+            _, name = live.alias or (0, b"")
+            error.add_note(f"saving inode {live.number}, {name.decode(errors='backslashreplace')}")
+        return error
 
     def _drop_unnamed(self, number: int) -> None:
         if self._store.attributes(number) is not None:  # a volatile store has dropped it already

@@ -1,8 +1,13 @@
 """What the kernel is told to forget, from threads that do nothing else.
 
 The kernel may make a notification wait: for a directory that a request to us holds locked, for a page that a READ to us
-will fill. Sent by a thread that answers requests, it could wait for ever. So there is one thread and a queue to it, whose
+will fill. Sent by a thread that answers requests, it could wait for ever. So there are threads of their own with a queue to each, whose
 order is kept. What the kernel did not know in the first place is fine.
+
+A request to us may wait for a shard of a cluster, and what it holds with it. So each shard has its own thread and queue: what is
+to be forgotten of one that does not answer keeps nothing else from being forgotten. Where a program holds locks of two shards' directories
+(it looks a name up in one that is another shard's root, and a rename takes two) the other one's queue waits as well: the locks are the
+kernel's, and nobody can take them in its place.
 
 Who must see the change at once is answered when the kernel has forgotten, by a thread for him alone. In the queue his
 answer could be behind a notification that waits for the directory he himself holds locked: two restores, of a directory and of one
@@ -18,6 +23,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from cascadefs.kernel import notification
+from storage.limits import INODES_PER_SHARD, RECORD_INODE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,6 +32,9 @@ __all__ = ["Invalidation", "Notifier"]
 
 Invalidation = tuple[int, bytes | None]
 """(node, None): pages and attributes of a node. (parent, name): an entry, whether there or known to be absent."""
+
+LANES_MAX: Final = 16
+"""Queues and threads of shards; of more, some share theirs."""
 
 STOP_SECONDS: Final = 2.0
 """How long `Notifier.stop` waits for what is queued: a notification that waits for a request ends with the mount."""
@@ -42,38 +51,67 @@ def _nothing() -> None:
     return None
 
 
-class Notifier:
-    """The thread and its queue, which has no bound: refusing would leave the kernel with a lie.
+def _message(number: int, name: bytes | None) -> bytes:
+    if name is None:
+        return notification.invalidate_node(number)
+    return notification.invalidate_entry(number, name)
 
-    It holds at most what requests changed while the kernel held one directory.
+
+def _by_lane(invalidations: Iterable[Invalidation]) -> dict[int, list[bytes]]:
+    """The messages of each lane, in order."""
+    found: dict[int, list[bytes]] = {}
+    for number, name in invalidations:
+        lane = number // INODES_PER_SHARD % LANES_MAX if number < RECORD_INODE_MAX else 0
+        found.setdefault(lane, []).append(_message(number, name))
+    return found
+
+
+class _Lane:
+    """A queue, and a thread that sends what is in it, in order."""
+
+    def __init__(self, deliver: Callable[[Iterable[bytes], Callable[[], None]], None]) -> None:
+        self._deliver = deliver
+        self._queue: queue.SimpleQueue[tuple[Iterable[bytes], Callable[[], None]] | None]
+        self._queue = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name="cascadefs-notify", daemon=True)
+        self.put = self._queue.put
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._deliver(*item)
+
+
+class Notifier:
+    """The threads and their queues, which have no bound: refusing would leave the kernel with a lie.
+
+    They hold at most what requests changed while the kernel held one directory.
     """
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send_message = send
-        self._queue: queue.SimpleQueue[tuple[Iterable[bytes], Callable[[], None]] | None]
-        self._queue = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="cascadefs-notify", daemon=True)
+        self._lock = threading.Lock()
+        self._is_started = False
+        self._lanes = {0: _Lane(self._deliver)}
         self._awaited: set[threading.Thread] = set()
         self.sent = 0
         self.failed = 0
 
     def start(self) -> None:
         """Begin; what was put before is sent first."""
-        self._thread.start()
+        with self._lock:
+            self._is_started = True
+            for lane in self._lanes.values():
+                lane.thread.start()
 
     def put(
         self, invalidations: Iterable[Invalidation], after: Callable[[], None] | None = None
     ) -> None:
-        """Let the kernel forget these, soon and in this order; `after` is called when it has, from another thread."""
-        messages = [
-            notification.invalidate_node(number)
-            if name is None
-            else notification.invalidate_entry(number, name)
-            for number, name in invalidations
-        ]
+        """Let the kernel forget these, soon and each shard's in this order; `after` is called when it has, from another thread."""
         if after is None:
-            self._queue.put((messages, _nothing))
+            for number, messages in _by_lane(invalidations).items():
+                self._lane(number).put((messages, _nothing))
             return
+        messages = [_message(*invalidation) for invalidation in invalidations]
         thread = threading.Thread(
             target=self._deliver_awaited,
             args=(messages, after),
@@ -85,24 +123,51 @@ class Notifier:
             thread.start()
         except RuntimeError:  # There can be no more threads: later is better than never.
             self._awaited.discard(thread)
-            self._queue.put((messages, after))
+            self._lanes[0].put((messages, after))
+
+    def _lane(self, number: int) -> _Lane:
+        with self._lock:
+            lane = self._lanes.get(number)
+            if lane is None:
+                lane = _Lane(self._deliver)
+                if self._is_started:
+                    try:
+                        lane.thread.start()
+                    except RuntimeError:  # As above.
+                        return self._lanes[0]
+                self._lanes[number] = lane
+            return lane
 
     def wake(self, waiting: int) -> None:
         """Have who polls look again, after what was put before."""
-        self._queue.put(([notification.poll(waiting)], _nothing))
+        with self._lock:
+            lanes = list(self._lanes.values())
+        left = len(lanes)
+
+        def passed() -> None:
+            nonlocal left
+            with self._lock:
+                left -= 1
+                is_last = not left
+            if is_last:
+                self._send(notification.poll(waiting))
+
+        for lane in lanes:
+            lane.put(((), passed))
 
     def stop(self) -> bool:
         """Send what is queued and end; False if a notification still waits for the kernel."""
-        self._queue.put(None)
-        threads = [self._thread, *self._awaited]
+        with self._lock:
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.put(None)
+        threads = [*(lane.thread for lane in lanes), *self._awaited]
+        patience_s = STOP_SECONDS
         for thread in threads:
             if thread.ident is not None:
-                thread.join(STOP_SECONDS)
+                thread.join(patience_s)
+                patience_s = 0.0 if thread.is_alive() else patience_s
         return not any(thread.is_alive() for thread in threads)
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            self._deliver(*item)
 
     def _deliver_awaited(self, messages: Iterable[bytes], after: Callable[[], None]) -> None:
         try:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SPARES_MAX", "Spares"]
 
-SPARES_MAX: Final = 14
-"""So many requests may wait at a time, and still all readers read. Each has a buffer of 1 MiB, made when it is needed."""
+SPARES_MAX: Final = 94
+"""So many requests may wait at a time, and still all readers read: more than the kernel has under way of those that nobody waits for
+(`negotiation.MAX_BACKGROUND`), and as many programs as train on one machine. Each has a buffer of 1 MiB, made when it is needed."""
 
 
 class _Own(threading.local):

@@ -17,7 +17,7 @@ import trio
 
 from storage import wire
 from storage.errors import Unusable
-from storage.transport import Broken
+from storage.transport import Broken, Role
 from storage.transport.renewal import renew
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ class Admission:
 
 
 async def _turn_out(connection: Connection, why: str) -> None:
-    with contextlib.suppress(Broken, trio.WouldBlock):
-        connection.send_nowait(wire.encode(wire.Refusal(why)))
+    if connection.peer.role is not Role.NODE:  # These have it from the authority, too.
+        with contextlib.suppress(Broken, trio.WouldBlock):
+            connection.send_nowait(wire.encode(wire.Refusal(why)))
     with trio.move_on_after(GOODBYE_S):
         await connection.aclose()
     connection.close(why)

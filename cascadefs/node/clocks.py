@@ -40,31 +40,27 @@ class _Time(msgspec.Struct):
 
 
 def wrong(offsets_s: Mapping[str, float]) -> dict[str, str]:
-    """Whose clock is wrong by more than a minute, and how, by name; of two that differ, both may be.
+    """Whose clock is wrong by more than a minute, and how, by name; where half of them differ from the other half, all may be.
 
     Args:
         offsets_s: how far each is ahead of any one of them, in seconds.
     """
     if len(offsets_s) < 2:
         return {}
-    # With an even number the one in the middle is one of two: whoever differs from both is wrong.
+    # With an even number the middle is between two.
     low, high = (
         statistics.median_low(offsets_s.values()),
         statistics.median_high(offsets_s.values()),
     )
     found = {}
     for name, offset_s in sorted(offsets_s.items()):
-        ahead_s = max((offset_s - low, offset_s - high), key=abs)
-        if abs(ahead_s) > WRONG_S and (len(offsets_s) == 2 or _is_off(offset_s, low, high)):
-            side = "ahead" if ahead_s > 0 else "behind"
+        aheads_s = sorted((offset_s - low, offset_s - high), key=abs)
+        if abs(aheads_s[0]) > WRONG_S or high - low > WRONG_S:
+            side = "ahead of" if aheads_s[1] > 0 else "behind"
             found[name] = (
-                f"its clock is {abs(ahead_s):.0f} s {side} of the others': set it (chrony)"
+                f"its clock is {abs(aheads_s[1]):.0f} s {side} the others': set it (chrony)"
             )
     return found
-
-
-def _is_off(offset_s: float, low: float, high: float) -> bool:
-    return min(abs(offset_s - low), abs(offset_s - high)) > WRONG_S
 
 
 class Clocks:

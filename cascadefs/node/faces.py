@@ -106,6 +106,10 @@ class Faces:
         with self._lock:
             yield self._faces
 
+    def face(self, shard: int) -> Face | None:
+        """One of them, to see how far it is."""
+        return self._faces.get(shard)
+
     def wait(self, condition: Callable[[], bool]) -> None:
         """Let others have the faces until a condition holds, that what is applied makes true. They are held by the caller.
 

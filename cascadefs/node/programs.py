@@ -101,6 +101,19 @@ class Programs:
                 applied=lambda parts: None,
                 reserved=filesystem.is_reserved,
             )
+            self._service.leader = self._leader
+
+    def _leader(self) -> list[str]:
+        """The addresses of the one node that leads all shards; none where several lead."""
+        view = self._view()
+        leaders = {epoch.leader for epoch in view.epochs.values()}
+        found: list[str] = []
+        for name in leaders if len(leaders) == 1 else ():
+            if name in view.nodes:
+                found += view.nodes[name].addresses
+            if name in view.live:
+                found += view.live[name].addresses
+        return found
 
     def _find(self, shard: int) -> Face:
         if self.bring is not None and shard in self._view().shards:

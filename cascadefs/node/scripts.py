@@ -252,6 +252,7 @@ class Scripts:
                 nursery.start_soon(self._observer.run)
                 while True:
                     led = self._leads() & self._programs.shards
+                    led = {shard for shard in led if not self._faces.is_volatile(shard)}
                     for shard in self._at_work.keys() - led:
                         self._at_work[shard].cancel()
                     for shard in sorted(led - self._at_work.keys()):

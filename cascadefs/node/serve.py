@@ -24,6 +24,7 @@ from cascadefs.machine import (
     SystemClock,
     boot_id,
     log_handler,
+    memory_bytes,
     raise_descriptor_limit,
     set_up_logging,
 )
@@ -252,12 +253,13 @@ async def _run(
             call=programs.call,
             improve=transport.improve,
         )
+        node.volatile_bytes_max = settings.volatile_mib * 2**20 or memory_bytes() // 2
         node.extra_status = lambda: {
             "pid": os.getpid(),
             "data": str(data),
             "space_bytes": space(),
             "calls": programs.executed,
-            "transport": transport.status(),
+            "transport": transport.status(authority.view.nodes),
             "certificate": admission.status(),
             "triggers": scripts.status() if scripts is not None else {"mode": "off"},
         }

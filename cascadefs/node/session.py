@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
+from cascadefs.node.ward import ward_of
 from storage import record, wire
 from storage.errors import Corruption
 from storage.limits import SHARDS_MAX
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cascadefs.node.node import Node
+    from cascadefs.node.ward import Ward
     from storage.codec import Buffer
     from storage.member import Member
     from storage.transport import Connection
@@ -98,6 +101,7 @@ class Session:
         self._answering = trio.Semaphore(ANSWERING_MAX)
         self._errands = 0
         self._touched: set[Member] = set()
+        self._ward = ward_of(connection.peer, node.faces)
 
     async def run(self) -> None:
         """Serve until the connection is no more; never raises for what a peer does."""
@@ -140,7 +144,10 @@ class Session:
             case wire.Peer(shard=shard):
                 self._step(shard, message, parts)
             case wire.Propose(shard=shard):
-                self._propose(shard, message, parts)
+                if self._ward is None:
+                    self._propose(shard, message, parts)
+                else:
+                    await self._propose_some(self._ward, message, parts)
             case wire.Taken(shard=shard, index=index):
                 if shard in self._subscriptions:
                     self._subscriptions[shard].taken(index)
@@ -238,6 +245,19 @@ class Session:
         ]
         member.propose(message.client, proposals, message.after, self.answer)
         self._touched.add(member)
+
+    async def _propose_some(
+        self, ward: Ward, message: wire.Propose, parts: list[memoryview]
+    ) -> None:
+        """What a mount proposes that may not change everything."""
+        member = self._node.members.get(message.shard)
+        if member is None:
+            self.answer(self._node.epoch_of(message.shard))
+            return
+        try:
+            await ward.pass_on(message, parts, member, partial(self._propose, message.shard))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise wire.Malformed(f"a proposal that is no record: {error}") from error
 
     # --- observers ---
 

@@ -114,6 +114,7 @@ class Steward:
                 silent=replica.silent(now_ns),
                 lost=frozenset(replica.broken) | replica.absent,
                 caught_up=replica.caught_up,
+                synced=replica.synced,
             ),
         )
 

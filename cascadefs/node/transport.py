@@ -23,7 +23,7 @@ from storage.transport.carrier import PLAIN, TCP, VERBS, Offer
 from storage.transport.stream import StreamConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from cascadefs.configuration import Transport as Settings
     from storage.transport import Connection, Identity, Listener, TcpTransport
@@ -182,7 +182,7 @@ class NodeTransport:
             except Broken as error:
                 self._fell(peer.name, str(error))
                 continue
-            del self._fallen[peer.name]
+            self._fallen.pop(peer.name, None)
             _log.info("node %s is reached by RDMA again", peer.name)
             return better
         await trio.sleep_forever()
@@ -193,8 +193,10 @@ class NodeTransport:
             _log.error("node %s is reached by TCP, for RDMA does not work: %s", name, why)
         self._fallen[name] = why
 
-    def status(self) -> dict[str, object]:
-        """What is configured, and what is not as it was meant, in words."""
+    def status(self, nodes: Collection[str] | None = None) -> dict[str, object]:
+        """What is configured, and what is not as it was meant, in words; what was with others than these `nodes` is forgotten."""
+        for name in self._fallen.keys() - set(self._fallen if nodes is None else nodes):
+            del self._fallen[name]
         troubles = [self._trouble] if self._trouble else []
         troubles += [f"reaches {name} by TCP: {why}" for name, why in sorted(self._fallen.items())]
         found: dict[str, object] = {

@@ -555,9 +555,12 @@ class ClusterStore:
         """See `Store`. A directory lives where HOME_XATTR of its parent says, else where `choose` says, else with its parent.
 
         Raises:
-            Refused: MALFORMED, if HOME_XATTR names no shard there is.
+            Refused: MALFORMED, if HOME_XATTR names no shard there is; UNSUPPORTED for scripts in a volatile shard, as they
+                need a past.
         """
         home = shard_of(directory)
+        if name == CONTROL and not self._of(directory).keeps_past:
+            raise Refused(Reason.UNSUPPORTED)
         if name and is_directory(mode):
             home = self._home(directory, name)
         return self._face_of(home * INODES_PER_SHARD).allocate_inode()
@@ -639,9 +642,15 @@ class ClusterStore:
         return all(face.settle(timestamp, self._frontier_s) for face in faces)
 
     def publish(self) -> None:
-        """See `Store`."""
+        """See `Store`: of all shards; raises what the first raised that could not."""
+        failure: OSError | None = None
         for face in self._faces.values():
-            face.publish()
+            try:
+                face.publish()
+            except OSError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def unsynced(self) -> bool:
         """See `Store`."""

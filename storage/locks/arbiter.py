@@ -318,7 +318,9 @@ class Arbiter:
         found = self._table.conflict(wanted)
         if found is None:
             return None
-        (session, owner), span = found
+        (holder, owner), span = found
+        # Whose session it is, is nobody else's to know: with that it could be claimed.
+        session = holder if holder == wanted.owner[0] else 0
         return session, owner, EXCLUSIVE if span.exclusive else SHARED, span.start, span.end
 
     def _tell_granted(self, index: int) -> None:

@@ -7,6 +7,7 @@ or elsewhere, and again after a change of leader or a silence, until they come b
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -272,7 +273,10 @@ class Line:
     def begin_anew(self) -> Snapshot:
         """See `Sequencer`: what the replica here began with; a log of its own begins behind what its face has."""
         snapshot = self._member.installed
-        assert snapshot is not None, "what the face here has not applied is not let go"
+        if snapshot is None:
+            # What the face here has not applied is not let go: it has lost what it had. The replica gets both anew.
+            self._member.fail_soon("the table of a volatile shard is lost")
+            raise OSError(errno.EAGAIN, f"shard {self.shard} has to be filled again")
         self.outstanding.clear()
         self.rejected = None
         self.client, self.sent = self._new_client(), 0

@@ -498,6 +498,10 @@ class Member:
         self._failed.set()
         self.replica.fail(why)
 
+    def fail_soon(self, why: str) -> None:
+        """As `fail`. Any thread."""
+        self._token.run_sync_soon(self.fail, why)
+
     async def wait_failure(self) -> None:
         """Until the replica is broken."""
         await self._failed.wait()

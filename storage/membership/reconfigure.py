@@ -6,9 +6,9 @@ rules, the first that fits:
 ==================  ===============================================================================================
 no epoch yet        the first choice of placement that is alive makes epoch 1 with itself alone
 leader, serving     drop members that are silent or lost what they had; when all is well, one step a time:
-                    take in caught-up learners, drop members that are not wished, hand over when draining or when the
-                    preferred leader has been well for a while, or has room where this node has none; keep the wish up to
-                    date
+                    take in caught-up learners; keep the wish up to date; once all members are in sync, drop those
+                    that are not wished, hand over when draining or when the preferred leader has been well for a
+                    while, or has room where this node has none
 leader's record,    it led in an earlier life of its process: make the next epoch, waiting a little for the others
 not serving
 member, in sync     take over from a leader that is gone: the order of the wish decides who tries first, the others
@@ -75,6 +75,8 @@ class Replica(NamedTuple):
     lost: frozenset[NodeName] = frozenset()
     """Members that are broken, or lost what they had."""
     caught_up: frozenset[NodeName] = frozenset()
+    synced: frozenset[NodeName] = frozenset()
+    """To its leader: other members that acknowledged this epoch, and so are in sync."""
 
 
 class Decision(NamedTuple):
@@ -359,8 +361,14 @@ class _Shard:
         return since_ns + self.patience.minority_ns
 
     def tidy(self, epoch: Epoch, wished: Sequence[NodeName]) -> Decision:
-        """All members are well: let go of those not wished, and lead from where it should be led from."""
+        """All members are well: let go of those not wished, and lead from where it should be led from.
+
+        Not before all have acknowledged this epoch: who is named leader and is not in sync stays idle until somebody takes over.
+        """
         me = self.me
+        coming = [name for name in epoch.members if name != me and name not in self.replica.synced]
+        if coming:
+            return Decision(f"waiting for {', '.join(coming)} to be in sync")
         if wished and set(wished) <= set(epoch.members):
             if me not in wished:
                 return self.next(epoch, f"hand over to {wished[0]}", epoch.members, wished[0])

@@ -349,6 +349,15 @@ class Leader:
         """Members that said they lost what they had."""
         return frozenset(name for name, peer in self._others.items() if peer.lost)
 
+    def synced(self) -> frozenset[str]:
+        """Members that have the epoch's first frame, and all before it."""
+        is_durable = self._holding.durable
+        return frozenset(
+            name
+            for name, peer in self._others.items()
+            if (peer.durable if is_durable else peer.match) >= self.start_index
+        )
+
     def caught_up(self) -> frozenset[str]:
         """Learners that lack little."""
         first = self._holding.last_index - len(self._tail) + 1

@@ -444,6 +444,11 @@ class Replica:
         return self._leader.absent() if self._leader is not None else frozenset()
 
     @property
+    def synced(self) -> frozenset[str]:
+        """To a leader: members that acknowledged this epoch's first frame, so are in sync unless they are `absent`."""
+        return self._leader.synced() if self._leader is not None else frozenset()
+
+    @property
     def caught_up(self) -> frozenset[str]:
         """To a leader: learners that have nearly everything, so the next epoch may have them as members."""
         return self._leader.caught_up() if self._leader is not None else frozenset()

@@ -191,6 +191,7 @@ class Credentials:
             raise Unusable(
                 f"{path} is not signed by {AUTHORITY_NAME}.crt beside it: issue it again"
             ) from error
+        who = _identity(certificate, path)
         now = datetime.datetime.fromtimestamp(now_ns // 10**9, datetime.UTC)
         for what, checked in (("certificate", certificate), ("authority", authority)):
             if now < checked.not_valid_before_utc:
@@ -199,9 +200,9 @@ class Credentials:
                 )
             if now >= checked.not_valid_after_utc:
                 raise Unusable(
-                    f"{path}: its {what} expired {checked.not_valid_after_utc:%F %T} UTC: issue a new one"
+                    f"{path}: its {what} expired {checked.not_valid_after_utc:%F %T} UTC: issue a new one with"
+                    f" {_renewal(who)} where the cluster's authority is, and bring its credentials here"
                 )
-        who = _identity(certificate, path)
         if who.cluster != _common_name(authority):
             raise Unusable(
                 f"{path}: {who} is of cluster {who.cluster}, the authority beside it not"
@@ -276,6 +277,17 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
 def _common_name(certificate: x509.Certificate) -> str:
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
+
+
+def _renewal(who: Identity) -> str:
+    """The command that issues somebody's certificate again."""
+    match who.role:
+        case Role.NODE:
+            return f"`cascadefs cluster add {who.name} ...`"
+        case Role.MOUNT:
+            return f"`cascadefs cluster permit {who.name} DIR --mount`"
+        case Role.CLIENT:
+            return f"`cascadefs cluster permit {who.name} DIR --uid ...`"
 
 
 def _identity(certificate: x509.Certificate, path: Path) -> Identity:

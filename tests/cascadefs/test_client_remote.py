@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from cascadefs.client import Conflict, calls
+from cascadefs.client import Batch, Conflict, calls
 from cascadefs.client.operations import Operations, apart
 from cascadefs.client.remote import SILENT_SECONDS, Remote, _Question
 from cascadefs.client.service import user_of
@@ -118,6 +118,23 @@ def test_what_was_sent_ahead_to_a_node_that_is_gone_is_sent_again(connect, serve
     with pytest.raises(OSError, match="sent ahead") as caught:
         client.put("f", LARGE)
     assert caught.value.errno == errno.ENOBUFS
+
+
+def test_a_batch_of_many_files_is_one_message_and_of_too_many_is_refused(connect):
+    client = connect()
+    with client.batch() as batch:
+        for number in range(1500):
+            batch.put(f"d/{number}", b"")
+    assert len(client.list("d")) == 1500
+    for many, data in ((70_000, b""), (300, bytes(60_000))):
+        batch = Batch()
+        for number in range(many):
+            batch.put(f"e/{number}", data)
+        with pytest.raises(OSError, match="make several batches") as refused:
+            client.commit(batch)
+        assert refused.value.errno == errno.E2BIG
+    with pytest.raises(FileNotFoundError):
+        client.stat("e")
 
 
 def test_uploads_are_each_users_own_and_bounded(monkeypatch, tmp_path):

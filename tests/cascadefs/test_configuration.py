@@ -102,6 +102,14 @@ def test_paths_are_relative_to_the_file_unless_they_are_absolute(tmp_path):
         (("[etcd]", "[etcd]\ntimeout_s = 2"), r"etcd\.timeout_s: 2 s leave no time"),
         (("[etcd]", '[etcd]\ncertificate = "x"'), r"etcd\.certificate and etcd\.key go together"),
         (("[etcd]", '[etcd]\ncertificate = "x"\nkey = "y"'), r"etcd\.ca: is missing"),
+        (
+            ("[etcd]", 'triggers = "on"\n[etcd]'),
+            r"triggers: 'on' is none of 'off', 'owner', 'root'",
+        ),
+        (
+            ("[etcd]", 'http_key = "k"\n[etcd]'),
+            r"http_certificate: is missing; name the certificate",
+        ),
         (("[etcd]", '[etcd]\nprefix = "x"'), r"etcd\.prefix: not of the form"),
         (("[etcd]", "[etcd"), r"no TOML: .*; mend it there"),
         (
@@ -111,7 +119,7 @@ def test_paths_are_relative_to_the_file_unless_they_are_absolute(tmp_path):
         (("[etcd]", 'http = "127.0.0.1:70000"\n[etcd]'), r"http: '127\.0\.0\.1:70000' has no such"),
         (
             ("[etcd]", '[transport]\nkind = "pigeon"\n[etcd]'),
-            r"transport\.kind: invalid enum value 'pigeon'",
+            r"transport\.kind: 'pigeon' is none of 'tcp', 'verbs'; change it",
         ),
         (
             ("[etcd]", '[transport]\nknid = "tcp"\n[etcd]'),

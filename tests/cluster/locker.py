@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import struct
 import sys
+from pathlib import Path
 
 OFD_SETLK, OFD_SETLKW = 37, 38
 FLOCK = "hhqqi4x"
@@ -82,7 +83,7 @@ def add_filelock(path, times):
 
     for _ in range(times):
         with FileLock(f"{path}.lock", poll_interval=0.01):
-            number = int(open(path).read())
+            number = int(Path(path).read_text())
             with open(path, "w") as file:
                 file.write(str(number + 1))
 

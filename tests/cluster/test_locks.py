@@ -10,7 +10,6 @@ import fcntl
 import os
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 import time
@@ -20,14 +19,12 @@ import pytest
 
 from cascadefs import configuration
 from tests.cluster.processes import CLUSTER
-from tests.cluster.test_mounts import Mount
+from tests.cluster.test_mounts import Mount, eventually
 
 pytestmark = [pytest.mark.mounted, pytest.mark.slow, pytest.mark.timeout(120)]
 
 LOCKER = Path(__file__).parent / "locker.py"
 KINDS = ("flock", "lockf", "ofd")
-SHARED, EXCLUSIVE = fcntl.LOCK_SH, fcntl.LOCK_EX
-FLOCK64 = "hhqqi4x"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +33,7 @@ def mounts(fleet, tmp_path_factory):
     told = configuration.Mount(CLUSTER, tuple(fleet.address(name) for name in fleet.names))
     (fleet.directory / "m1" / "mount.toml").write_text(configuration.spell(told))
     made = [Mount(fleet, directory / f"mount{number}", "kernel") for number in range(2)]
+    (made[0].path / "locks").mkdir()
     yield made
     for mount in made:
         if mount.process.poll() is None:
@@ -46,9 +44,9 @@ def mounts(fleet, tmp_path_factory):
 @pytest.fixture
 def two(mounts, request):
     """A directory of this test's own, as each mount has it."""
-    name = f"{request.node.originalname}-{os.urandom(4).hex()}"
-    (mounts[0].path / name).mkdir()
-    return [mount.path / name for mount in mounts]
+    made = [mount.path / "locks" / request.node.name for mount in mounts]
+    made[0].mkdir()
+    return made
 
 
 class Program:
@@ -233,7 +231,7 @@ def test_a_leader_killed_under_contention(fleet, two):
     victim = fleet.leader(shard)
 
     def kill():
-        time.sleep(1)
+        eventually(lambda: int((two[1] / "count").read_text() or 0) > 40)
         fleet.kill(victim)
 
     count(two, "flock", times=60, meanwhile=kill)
@@ -241,35 +239,38 @@ def test_a_leader_killed_under_contention(fleet, two):
     fleet.wait_well()
 
 
-def test_a_mount_that_is_killed_loses_its_locks(fleet, mounts, two, programs):
+def test_a_mount_that_is_not_heard_for_long_has_lost_its_locks(fleet, mounts, two, programs):
+    """One is killed, another stands still and hears of it."""
     one, other = programs
     third = Mount(fleet, mounts[0].path.parent / "third", "kernel")
+    killed = Program()
     try:
-        one.do(f"open {third.path}/{two[0].name}/f")
-        one.do("flock exclusive")
-        other.do(f"open {two[1]}/f")
-        other.begin("flock exclusive")
-        assert other.is_waiting()
+        killed.do(f"open {third.path}/{two[0].relative_to(mounts[0].path)}/killed")
+        killed.do("flock exclusive")
     finally:
         third.end(signal.SIGKILL)
-    assert other.end() == "done"  # After the lease.
-
-
-def test_a_mount_that_stood_still_for_long_hears_that_its_locks_are_lost(mounts, two, programs):
-    one, other = programs
+        killed.process.kill()
+        killed.process.communicate()
     for program, path in zip(programs, two, strict=True):
-        program.do(f"open {path}/f")
+        program.do(f"open {path}/stopped")
     one.do("flock exclusive")
+    waiter = Program()
+    waiter.do(f"open {two[1]}/killed")
     os.kill(mounts[0].process.pid, signal.SIGSTOP)
     try:
-        other.begin("flock exclusive")
-        assert other.end() == "done"
+        for program in (other, waiter):
+            program.begin("flock exclusive")
+        assert other.is_waiting()
+        assert waiter.is_waiting()
+        for program in (other, waiter):
+            assert program.end() == "done"  # After the lease.
     finally:
         os.kill(mounts[0].process.pid, signal.SIGCONT)
-    assert refused(one.do, "flock free") in (errno.EIO, None)
-    assert refused(one.do, "flock exclusive now") in (errno.EIO, errno.EAGAIN)
+        waiter.process.kill()
+        waiter.process.communicate()
+    eventually(lambda: "locks of files are lost" in mounts[0].log.read_text())
+    assert refused(one.do, "flock shared now") == errno.EIO
+    assert refused(one.do, "flock free") == errno.EIO
+    assert refused(one.do, "flock exclusive now") == errno.EAGAIN
     other.do("flock free")
-    one.do("close")
-    one.do(f"open {two[0]}/f")
     one.do("flock exclusive now")
-    assert "locks of files are lost" in mounts[0].log.read_text()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cascadefs.node.transport import REFRAIN_S, REFRAINS_MAX, Refrain
+from types import SimpleNamespace
+
+from cascadefs.configuration import Transport
+from cascadefs.node.transport import REFRAIN_S, REFRAINS_MAX, NodeTransport, Refrain
 
 
 async def test_the_same_is_told_again_only_after_a_while(mock_clock):
@@ -25,3 +28,12 @@ async def test_what_is_remembered_is_bounded():
         tell(f"host{number}: why")
     assert len(told) == 2 * REFRAINS_MAX
     assert len(tell._told) <= REFRAINS_MAX
+
+
+def test_what_was_with_a_node_that_is_gone_is_forgotten():
+    tcp = SimpleNamespace(identity=None)
+    transport = NodeTransport(Transport(), tcp)
+    transport._fell("n2", "no packets")
+    transport._fell("n3", "no packets")
+    assert transport.status({"n1", "n3"})["troubles"] == ["reaches n3 by TCP: no packets"]
+    assert transport.status()["troubles"] == ["reaches n3 by TCP: no packets"]

@@ -175,9 +175,12 @@ def permit(
 ) -> None:
     """Let a mount or a program in: mount.toml and credentials in DIR.
 
-    A program speaks for the users it is given with --uid; a mount for everybody, unless some are given.
+    A program speaks for the users it is given with --uid; a mount for everybody, unless some are given: then nodes
+    refuse what it changes that these could not. Given again for a name there is, it issues another certificate;
+    the one before counts until it is revoked (`revoke NAME --older`).
 
     Examples: cascadefs cluster permit desk ./desk --mount;
+    cascadefs cluster permit lab ./lab --mount --uid 1000-1999 --gid 100 --gid 1000-1999;
     cascadefs cluster permit ingest ./ingest --uid 1000 --gid 100
     """
     from cascadefs.configuration import MOUNT, Mount
@@ -189,6 +192,8 @@ def permit(
     signer = _signer(cluster)
     uids = _ids(uid) if uid else EVERYBODY
     gids = EVERYBODY if mount and not gid else _ids(gid or [])
+    if mount and any(one.first != one.target for one in (*uids.ranges, *gids.ranges)):
+        raise typer.BadParameter("a mount's users have the same numbers here: leave :HERE away")
     identity = Identity(cluster.cluster, Role.MOUNT if mount else Role.CLIENT, name, uids, gids)
 
     async def tell(authority: Authority) -> None:

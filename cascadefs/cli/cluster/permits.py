@@ -45,7 +45,7 @@ SOON_DAYS = 14
 def permits(config: Config = None, as_json: AsJson = False) -> None:
     """Which certificates were issued, until when they hold, and which are revoked.
 
-    A certificate that was issued by a version before 0.2 is not listed; it can be revoked by its serial number
+    One that was issued before there was this list is not in it, and is revoked by its serial number
     (openssl x509 -noout -serial -in identity.crt).
     """
     etcd, identity = etcd_of(config)

@@ -48,6 +48,7 @@ _SHARDS = [
     Column("leader"),
     Column("members"),
     Column("lag", right=True),
+    Column("MiB", right=True),
     Column("is"),
 ]
 
@@ -55,7 +56,8 @@ _SHARDS = [
 def status(config: Config = None, as_json: AsJson = False) -> None:
     """How a cluster is: its nodes, its shards, what is wrong.
 
-    "lag" counts the records that a shard's slowest member lacks, as the nodes themselves say.
+    "lag" counts the records that a shard's slowest member lacks, as the nodes themselves say. "MiB" is what the log of a shard takes on
+    the disk of each member, or in its memory where the pool is volatile.
 
     Exit status: 0 all is well, 1 something is not as it should be, 2 etcd does not answer.
     """
@@ -147,6 +149,7 @@ def _print(
                     shard["leader"] or "-",
                     " ".join(shard["members"]),
                     "?" if shard["lag"] is None else str(shard["lag"]),
+                    "?" if shard["held"] is None else f"{shard['held'] / 2**20:.1f}",
                     shard["is"],
                 ],
                 shard,
@@ -212,6 +215,8 @@ def _shard(view: View, shard: Shard, said: Figures) -> dict[str, Any]:
         "wished": list(shard.wished),
         "replicas": pool.replicas if pool else 0,
         "lag": lag,
+        "held": max((end.get("log_bytes", 0) for end in ends.values()), default=None),
+        "volatile": pool.volatile if pool else False,
         "said": ends,
         "is": _standing(view, shard, said),
     }
@@ -235,6 +240,8 @@ def _standing(view: View, shard: Shard, said: Figures) -> str:
     empty = [name for name, last_index in stranded.items() if not last_index]
     if epoch.leader in away:
         return f"without a leader: {epoch.leader} is away"
+    if pool.volatile and stranded:
+        return f"{', '.join(stranded)} began without it; it begins empty if nobody has it"
     if empty and set(empty) | set(away) == set(epoch.members):
         return f"{', '.join(empty)} has nothing of it; is the disk there? else start the others, or recover"
     if stranded:

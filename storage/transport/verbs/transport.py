@@ -46,7 +46,13 @@ ADDRESS_S = 4.0
 """How long the network may take to tell a peer's hardware address."""
 
 ACCEPTED_MAX = 16
+PENDING_MAX = 256
+"""Connections that are there and nobody has taken yet; whoever dials beyond that waits in the socket's queue."""
+
 JOINING_AT_ONCE_MAX = 16
+"""Each registers memory and stands still for a moment. Others wait for their turn, of `JOIN_S`; those without RDMA do not."""
+
+assert JOINING_AT_ONCE_MAX < PENDING_MAX
 
 Said = TypeVar("Said", bound=Message)
 
@@ -163,6 +169,7 @@ class VerbsListener:
         self._nursery = nursery
         self._control = control
         self._joins = joins
+        self._room = trio.Semaphore(PENDING_MAX)
         self._joining = trio.Semaphore(JOINING_AT_ONCE_MAX)
         self._give, self._take = trio.open_memory_channel["Connection"](ACCEPTED_MAX)
         nursery.start_soon(self._listen, name=f"listen for RDMA at {self.address}")
@@ -186,7 +193,7 @@ class VerbsListener:
     async def _listen(self) -> None:
         try:
             while True:
-                await self._joining.acquire()
+                await self._room.acquire()
                 control = await self._control.accept()
                 self._nursery.start_soon(self._join, control)
         except Broken:
@@ -198,7 +205,8 @@ class VerbsListener:
         connection: Connection | None = None
         try:
             if self._joins(control):
-                connection = await self._transport.join(self._nursery, control)
+                async with self._joining:
+                    connection = await self._transport.join(self._nursery, control)
             else:
                 connection = control
             await self._give.send(connection)
@@ -208,7 +216,7 @@ class VerbsListener:
             assert connection is not None
             connection.close("the listener was closed")
         finally:
-            self._joining.release()
+            self._room.release()
 
 
 async def _expect(control: Connection, said: deque[memoryview], kind: type[Said]) -> Said:

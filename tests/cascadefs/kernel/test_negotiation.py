@@ -53,6 +53,12 @@ def test_passthrough_is_taken_only_where_it_can_be_used():
     assert struct.unpack_from("=II", reply, 32) == (0, 0)
 
 
+def test_locks_are_taken_only_where_they_are_not_the_kernels_own():
+    agreement, reply = negotiate(init(), passthrough=False, locks=True)
+    assert agreement is not None
+    assert struct.unpack_from("=I", reply, 12)[0] & (1 << 1 | 1 << 10) == (1 << 1 | 1 << 10)
+
+
 def test_a_newer_major_is_answered_with_ours_and_greets_again():
     agreement, reply = negotiate(init(major=8), passthrough=False)
     assert agreement is None

@@ -46,6 +46,14 @@ class Readers:
         assert self.waiting.acquire(timeout=10)
         return told
 
+    def settle(self):
+        """Until nobody waits any more."""
+        for _ in range(30_000):
+            if not self.spares._away:
+                return
+            threading.Event().wait(0.001)
+        raise AssertionError("not within 30 s")
+
     def end(self):
         for _ in range(len(self.threads)):
             self.requests.put(None)
@@ -60,11 +68,11 @@ def test_others_read_while_readers_wait():
         assert len(readers.threads) == 3 + number
     for each in told:
         each.set()
-    for _ in range(
-        30
-    ):  # Those that are too many park when they come to read; nobody new is needed.
-        each = readers.wait()
-        each.set()
+    readers.settle()
+    for _ in range(30):
+        # Those that are too many park when they come to read; nobody new is needed.
+        readers.wait().set()
+        readers.settle()
     assert len(readers.threads) == 8
     readers.end()
 

@@ -333,6 +333,7 @@ class Node:
             silent=replica.silent(self.now_ns()),
             lost=frozenset(replica.broken) | replica.absent,
             caught_up=replica.caught_up,
+            synced=replica.synced,
         )
 
     def _ask_for(self, shard: int, change: Change, why: str) -> None:

@@ -178,8 +178,11 @@ def test_who_is_in_the_way_is_told():
     world.lock(0, EXCLUSIVE, start=3, end=9, owner=77)
     request = world.ask(1, SHARED, 0)
     world.step()
+    assert world.answers[1][request].conflict == (0, 77, EXCLUSIVE, 3, 9)
+    request = world.ask(0, SHARED, 0, owner=78)
+    world.step()
     session = world.mounts[0]._session
-    assert world.answers[1][request].conflict == (session, 77, EXCLUSIVE, 3, 9)
+    assert world.answers[0][request].conflict == (session, 77, EXCLUSIVE, 3, 9)
 
 
 def test_who_waits_and_is_interrupted_has_nothing():
@@ -276,7 +279,7 @@ def test_a_leader_that_stood_still_holds_it_against_nobody():
     assert world.lock(1, EXCLUSIVE, TRY) == errno.EAGAIN
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(25))
 def test_whatever_happens(seed):
     random = Random(seed)
     world = World(epoch=random.choice((1, 4)))

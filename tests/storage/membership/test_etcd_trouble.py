@@ -15,8 +15,9 @@ import trio
 from storage.membership.contract import Change, Standing, Unavailable
 from storage.membership.etcd import open_etcd
 from storage.membership.gateway import Put
+from storage.membership.keys import encode
 from storage.membership.model import Bell, EtcdModel, ModelGateway
-from storage.membership.values import Epoch, Presence, Shard
+from storage.membership.values import Epoch, Presence, Recovered, Shard
 
 ME = Presence("n1", 1, ("n1:1",))
 TTL_S = 6
@@ -274,3 +275,36 @@ async def test_an_etcd_restored_from_an_older_copy_is_noticed_and_not_changed(
         assert older.read(0).items[0].raw.count(b'"epoch":1') == 1
     told = [entry.getMessage() for entry in caplog.records if "went back" in entry.getMessage()]
     assert len(told) == 1
+
+
+async def test_an_etcd_that_was_brought_up_to_what_was_is_obeyed_again(autojump_clock, caplog):
+    world = World()
+    async with opened(world) as (mine, other):
+        await other.change([Change(None, Epoch(0, 1, "n1", ("n1",)))])
+        older = world.model.copy()
+        await other.change([Change(other.view.epochs[0], Epoch(0, 2, "n1", ("n1",)))])
+        await trio.sleep(1)
+        world.gateway.go_away()
+        older.etcd, older.revision = "e2", 1000  # Another one, that is further.
+        world.gateway._model = older
+        world.gateway.come_back()
+        await trio.sleep(5)
+        assert "went back: shard 0 was in epoch 2, and there it is in 1" in mine.trouble
+        with pytest.raises(Unavailable, match="recover-authority"):
+            await mine.read()
+        before = mine.view
+        epoch = before.epochs[0]
+        older.transact(0, [], [Put("epochs/0", encode(epoch))])
+        await trio.sleep(5)
+        assert "it is etcd e2, and was e1" in mine.known.objection("e2", before)
+        assert mine.trouble is not None
+        older.transact(0, [], [Put("recovered", encode(Recovered(7)))])
+        await trio.sleep(5)
+        assert mine.trouble is None
+        assert mine.view.revision == older.revision > before.revision
+        assert await mine.change([Change(epoch, Epoch(0, 3, "n1", ("n1",)))])
+        # A process that starts anew and has seen this objects to what was before.
+        async with open_etcd(world.gateway, lambda: 0, mine.known) as again:
+            assert (await again.read()).epochs[0].epoch == 3
+            assert again.trouble is None
+    assert "it is obeyed again" in caplog.text

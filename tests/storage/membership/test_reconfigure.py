@@ -69,6 +69,7 @@ def decide(me, seen, replica, *, after_s=0.0, patience=None):
 
 
 def led(number, **known):
+    known = {"synced": frozenset(NAMES), **known}
     return Replica(serves=number, leads=True, in_sync=True, **known)
 
 
@@ -212,6 +213,17 @@ def test_a_draining_leader_hands_over_and_is_let_go_by_the_next():
     assert set(handed.members) == {"n1", "n2", "n3"}
     seen = msgspec.structs.replace(seen, epochs={0: handed})
     assert set(tried(decide(wished[0], seen, led(5))).members) == set(wished)
+
+
+def test_nobody_is_named_leader_or_left_alone_with_one_who_is_not_in_sync_yet():
+    seen, wished = rested("n1 n2 n3", 2, draining="n1", seen_epoch=epoch(4, "n1", "n1 n2 n3"))
+    new, old = wished
+    waiting = decide("n1", seen, led(4, synced=names(old)), after_s=1000)
+    assert waiting.change is None
+    assert new in waiting.why
+    assert tried(decide("n1", seen, led(4, synced=names("n2 n3")))).leader == new
+    led_by_old = msgspec.structs.replace(seen, epochs={0: epoch(4, old, "n1 n2 n3")})
+    assert tried(decide(old, led_by_old, led(4, synced=names("n1")), after_s=1000)) is None
 
 
 def test_a_leader_without_room_hands_over_to_who_has_some_and_back_later():
@@ -424,6 +436,7 @@ def situations(draw):
         draw(some),
         draw(some),
         draw(some),
+        draw(some),
     )
     return me, seen, replica, draw(st.sampled_from([0, 0.5, 5, 50, 5000]))
 
@@ -465,6 +478,7 @@ def test_every_epoch_that_is_tried_is_safe(situation):
     assert not newcomers or (replica.leads and old.leader == me)
     if me != old.leader:
         assert new.leader == me
+    assert new.leader in {me, *replica.synced}
     assert (new.leader, set(new.members)) != (old.leader, set(old.members)) or not replica.leads
 
 
@@ -472,12 +486,16 @@ def test_every_epoch_that_is_tried_is_safe(situation):
 
 
 class World:
-    """Nodes with perfect replicas: who lives answers, learners catch up at once, a started process is told all."""
+    """Nodes with perfect replicas: who lives answers, learners catch up at once and are in sync some steps after they
+    became members, a started process is told all."""
+
+    STEPS_TO_SYNC = 3
 
     def __init__(self, nodes, replicas):
         self.view = view(nodes=" ".join(nodes), live="", wished="", replicas=replicas)
         self.now_ns = 0
         self.in_sync = {}  # node -> is its log complete
+        self.coming = {}  # node -> steps until it is, as a member
         self.entered = {}  # node -> (epoch it serves in, leads)
         self.reconfigurers = {}
         self.tried = 0
@@ -512,7 +530,9 @@ class World:
         others = set(standing.members) - {name}
         if leads:
             silent = frozenset(other for other in others if other not in self.entered)
-            lost = frozenset(other for other in others if not self.in_sync.get(other))
+            lost = frozenset(
+                other for other in others - self.coming.keys() if not self.in_sync.get(other)
+            )
         else:
             # Who does not lead says nothing, also when the record names it.
             silent = frozenset(
@@ -524,8 +544,9 @@ class World:
             if leads
             else frozenset()
         )
+        synced = frozenset(other for other in others if leads and self.in_sync.get(other))
         return Replica(
-            serves, leads, self.in_sync.get(name, False), silent - {name}, lost, caught_up
+            serves, leads, self.in_sync.get(name, False), silent - {name}, lost, caught_up, synced
         )
 
     def adopt(self):
@@ -535,13 +556,21 @@ class World:
         for name, (serves, _) in list(self.entered.items()):
             if serves != standing.epoch:
                 known = self.in_sync.get(name, False) and name in standing.members
-                # Filled by the leader before the next epoch can be made.
-                self.in_sync[name] = known or name in standing.members
+                self.in_sync[name] = known
+                if name in standing.members and not known:
+                    self.coming.setdefault(name, self.STEPS_TO_SYNC)
                 leads = standing.leader == name and known
                 self.entered[name] = (standing.epoch, leads)
         for name in self.in_sync:
             if name not in standing.members:
                 self.in_sync[name] = False
+        for name in list(self.coming):
+            self.coming[name] -= 1
+            if name not in standing.members or name not in self.entered:
+                del self.coming[name]
+            elif not self.coming[name]:
+                del self.coming[name]
+                self.in_sync[name] = True
 
     def step(self):
         """A tenth of a second: every node decides once, attempts are made one after another."""

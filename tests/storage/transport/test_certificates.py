@@ -111,13 +111,27 @@ def test_what_an_authority_does_not_issue(authority):
     ("after_ns", "why"),
     [
         (-DAY_NS, "valid from .*clock"),
-        (825 * DAY_NS, "certificate expired .*issue a new one"),
+        (
+            825 * DAY_NS,
+            "identity.crt: its certificate expired 20.* UTC: issue .*`cascadefs cluster add n1 ...`",
+        ),
         (4000 * DAY_NS, "expired"),
     ],
 )
 def test_a_certificate_out_of_its_time(directory, after_ns, why):
     with pytest.raises(Unusable, match=why):
         load(directory, NOW_NS + after_ns)
+
+
+@pytest.mark.parametrize(
+    ("role", "command"), [("mount", "permit desk DIR --mount"), ("client", "permit desk DIR --uid")]
+)
+def test_an_expired_certificate_says_how_it_is_renewed(authority, tmp_path, role, command):
+    uids = IdMap((IdRange(5, 5, 1),))
+    who = Identity("c1", Role(role), "desk", uids, uids)
+    authority.install(authority.issue(who, now_ns=NOW_NS), tmp_path)
+    with pytest.raises(Unusable, match=f"expired .*`cascadefs cluster {command}"):
+        load(tmp_path, NOW_NS + 826 * DAY_NS)
 
 
 def test_an_authority_out_of_its_time(tmp_path):

@@ -1,0 +1,305 @@
+"""What a mount may change whose certificate names users: what these users could, going by owners and modes. Not what it may read.
+
+Theory of operation. A mount proposes records that say who owns what is made; nothing in them proves it. So a node asks its own
+table who owns what a record touches, and lets it pass if that is somebody whom the mount may speak for, or whoever the modes let write. That is wider than
+what each of these users alone may do, for who among them asks is for the mount's kernel to say; and never as wide as all of the tree: nothing
+belongs to others, or is changed for them, that they have not opened themselves. A script runs as its owner, and one that others may write
+runs not at all: so through such a mount scripts come to run as its own users only.
+
+What may not be is replaced by a record that is always refused (`record.Denied`), in the same place of the client's order: the mount
+learns of it as of any refusal, and nothing that others on it have under way is lost.
+
+A record about what the table does not know yet waits until all has been applied that was in the log when it came. Asking costs a
+change of threads for each message; mounts without such a certificate do not come here.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from storage import record, wire
+from storage.namespace import shard_of
+from storage.transport import EVERYBODY, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cascadefs.node.faces import Faces
+    from storage.attributes import Attributes
+    from storage.cluster.face import Face
+    from storage.member import Member
+    from storage.transport import Identity, IdMap
+
+    Propose = Callable[[wire.Propose, list[memoryview]], None]
+
+__all__ = ["Judge", "Unknown", "Ward", "ward_of"]
+
+DENIED: Final = record.encode(record.Denied())
+
+APPLIED_S: Final = 1.0
+APPLIED_LOOK_S: Final = 0.002
+"""How long the table may take to be as far as the log is, and between two looks. Later the mount asks again by itself."""
+
+_HARMLESS: Final = (record.Write, record.Reserve, record.Expect, record.Still, record.Once)
+"""Change nothing that anybody sees."""
+
+
+class Unknown(Exception):
+    """The table does not know this inode yet, or it never was."""
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """Whose something is, and who else may write it."""
+
+    uid: int
+    gid: int
+    mode: int
+
+
+def ward_of(peer: Identity, faces: Faces | None) -> Ward | None:
+    """What looks after a peer; None: it may do everything, or proposes nothing."""
+    if peer.role is not Role.MOUNT or faces is None:
+        return None
+    if (peer.uids, peer.gids) == (EVERYBODY, EVERYBODY):
+        return None
+    return Ward(peer, faces)
+
+
+class Ward:
+    """See the module. In the network's loop."""
+
+    def __init__(self, peer: Identity, faces: Faces) -> None:
+        """For the proposals of one peer."""
+        self._peer = peer
+        self._faces = faces
+        self.denied = 0
+
+    async def pass_on(
+        self, message: wire.Propose, parts: list[memoryview], member: Member, propose: Propose
+    ) -> None:
+        """Propose what may be, in order, with what may not replaced; the rest is dropped if the table lags, and comes again.
+
+        Args:
+            message: what the mount proposes.
+            parts: its payloads.
+            member: whom it is proposed to.
+            propose: does it; several times, with a piece each.
+
+        Raises:
+            msgspec.DecodeError, UnicodeDecodeError, RecursionError: it is no record.
+        """
+        records = [record.decode(metadata) for _, _, metadata in message.proposals]
+        payloads = iter(parts)
+        passed = [
+            (proposal, next(payloads) if proposal[1] else None) for proposal in message.proposals
+        ]
+        at, is_caught_up = 0, False
+        while at < len(records):
+            may = await self._judge(records[at:])
+            if not may and is_caught_up:
+                may = [
+                    False
+                ]  # Nobody has made it: whoever does, it is not to be foreseen whose it is.
+            if may:
+                end = at + len(may)
+                propose(*_piece(message, passed[at:end], may))
+                at, is_caught_up = end, False
+                self.denied += may.count(False)
+            elif not await self._caught_up(message.shard, member):
+                return
+            else:
+                is_caught_up = True
+
+    async def _judge(self, records: list[record.Record]) -> list[bool]:
+        """Whether each may be, as far as the table knows what it is about."""
+        if all(isinstance(one, _HARMLESS) for one in records):
+            return [True] * len(records)
+        return await trio.to_thread.run_sync(self._judge_held, records)
+
+    def _judge_held(self, records: list[record.Record]) -> list[bool]:
+        found = []
+        with self._faces.exclusive() as faces:
+            table = Table(faces)
+            for one in records:
+                try:
+                    found.append(Judge(self._peer.uids, self._peer.gids, table).may(one))
+                except Unknown:
+                    break
+        return found
+
+    async def _caught_up(self, shard: int, member: Member) -> bool:
+        member.pump()  # What came before this is in the log then.
+        target = member.log.last_index
+        with trio.move_on_after(APPLIED_S):
+            while True:
+                face = self._faces.face(shard)
+                if face is not None and face.applied_index >= target:
+                    return True
+                await trio.sleep(APPLIED_LOOK_S)  # noqa: TID251  # What is applied is told to nobody here.
+        return False
+
+
+def _piece(
+    message: wire.Propose,
+    passed: list[tuple[tuple[int, int, bytes], memoryview | None]],
+    may: list[bool],
+) -> tuple[wire.Propose, list[memoryview]]:
+    proposals, parts = [], []
+    for (proposal, part), is_good in zip(passed, may, strict=True):
+        proposals.append(proposal if is_good else (proposal[0], 0, DENIED))
+        if is_good and part is not None:
+            parts.append(part)
+    return msgspec.structs.replace(message, proposals=proposals), parts
+
+
+class Table:
+    """What the shards that are here know. Whoever asks holds the faces."""
+
+    def __init__(self, faces: Mapping[int, Face]) -> None:
+        self._faces = faces
+
+    def attributes(self, inode: int) -> Attributes | None:
+        """Of an inode; None if it is not known."""
+        face = self._faces.get(shard_of(inode))
+        return face.namespace.attributes(inode) if face is not None else None
+
+    def named(self, directory: int, name: bytes) -> int | None:
+        """Which inode a name means; None: none."""
+        face = self._faces.get(shard_of(directory))
+        binding = face.namespace.binding(directory, name) if face is not None else None
+        return binding.inode if binding is not None else None
+
+
+class Judge:
+    """Whether a record may be, by what a table knows; what a part of it makes, those behind may touch."""
+
+    def __init__(self, uids: IdMap, gids: IdMap, table: Table) -> None:
+        """For whom the mount may speak, as numbers here, and who owns what."""
+        self._uids = uids
+        self._gids = gids
+        self._table = table
+        self._made: dict[int, Owned] = {}
+
+    def may(self, one: record.Record | record.Part) -> bool:
+        """Whether this may be.
+
+        Raises:
+            Unknown: it touches what is not known.
+        """
+        match one:
+            case record.Write() | record.Reserve() | record.Expect() | record.Still():
+                return True
+            case record.Once():
+                return True
+            case record.Batch(records=records):
+                return all(self.may(part) for part in records)
+            case record.Create():
+                return self._may_make(one) and (not one.name or self._may_write(one.parent))
+            case record.CreateUnnamed():
+                return self._may_make(one)
+            case record.Link():
+                return self._may_write(one.parent) and self._may_write(one.inode)
+            case record.Unlink() | record.Detach():
+                return self._may_unbind(one.parent, one.name)
+            case record.Rename():
+                return self._may_unbind(one.parent, one.name) and self._may_unbind(
+                    one.new_parent, one.new_name
+                )
+            case record.SetAttributes():
+                return self._may_set(one)
+            case record.SetXattr():
+                plain = one.name.startswith(b"user.") and not one.name.startswith(b"user.cascade.")
+                return self._may_write(one.inode) if plain else self._owns(one.inode)
+            case record.Commit() | record.Event():
+                return self._may_write(one.inode)
+            case record.Prune() | record.Close():
+                return self._owns(one.inode)
+            case record.Drop():
+                return (not one.directory or self._may_write(one.directory)) and all(
+                    self._owns(inode) for inode in one.inodes
+                )
+            case record.Label() | record.Unlabel():
+                return self._may_write(one.directory)
+            case record.Rearm():
+                return self._owns(one.base)
+            case _:
+                return False  # Runs of scripts are nodes' own affair.
+
+    def _may_make(self, one: record.Create | record.CreateUnnamed) -> bool:
+        if not (self._is_user(one.uid) and self._is_group(one.gid, one)):
+            return False
+        if stat.S_ISCHR(one.mode) or stat.S_ISBLK(one.mode):
+            return self._is_user(0)
+        if self._table.attributes(one.inode) is None:  # Else it is refused when it is applied.
+            self._made[one.inode] = Owned(one.uid, one.gid, one.mode)
+        return True
+
+    def _may_set(self, one: record.SetAttributes) -> bool:
+        if one.mode is None and one.uid is None and one.gid is None:
+            return self._may_write(one.inode)
+        if not self._owns(one.inode):
+            return False
+        owned = self._owned(one.inode)
+        gid = owned.gid if one.gid is None else one.gid
+        mode = owned.mode if one.mode is None else one.mode
+        if one.uid is not None and not self._is_user(one.uid):
+            return False
+        if self._among(self._gids, gid):
+            return True
+        # A file of another group may stay of it, but not come to be, nor act for it.
+        return one.gid in (None, owned.gid) and not (
+            mode & stat.S_ISGID and not self._is_dir(owned)
+        )
+
+    @staticmethod
+    def _is_dir(owned: Owned) -> bool:
+        return stat.S_ISDIR(owned.mode)
+
+    def _may_unbind(self, directory: int, name: bytes) -> bool:
+        """Whether a name may come to mean something else, or nothing, there."""
+        if not self._may_write(directory):
+            return False
+        if not self._owned(directory).mode & stat.S_ISVTX or self._owns(directory):
+            return True
+        inode = self._table.named(directory, name)
+        return inode is None or self._owns(inode)
+
+    def _may_write(self, inode: int) -> bool:
+        owned = self._owned(inode)
+        return (
+            self._is_user(owned.uid)
+            or bool(owned.mode & stat.S_IWOTH)
+            or bool(owned.mode & stat.S_IWGRP and self._among(self._gids, owned.gid))
+        )
+
+    def _owns(self, inode: int) -> bool:
+        return self._is_user(self._owned(inode).uid)
+
+    def _owned(self, inode: int) -> Owned:
+        found = self._table.attributes(inode)
+        if found is not None:
+            return Owned(found.uid, found.gid, found.mode)
+        if inode not in self._made:
+            raise Unknown
+        return self._made[inode]
+
+    def _is_user(self, uid: int) -> bool:
+        return self._among(self._uids, uid)
+
+    def _is_group(self, gid: int, one: record.Create | record.CreateUnnamed) -> bool:
+        """A directory with the set-group-ID bit gives its group to what is made in it."""
+        if self._among(self._gids, gid):
+            return True
+        if not isinstance(one, record.Create) or not one.name:
+            return False
+        parent = self._owned(one.parent)
+        inherits = parent.gid == gid and bool(parent.mode & stat.S_ISGID)
+        return inherits and (stat.S_ISDIR(one.mode) or not one.mode & stat.S_ISGID)
+
+    @staticmethod
+    def _among(ids: IdMap, number: int) -> bool:
+        return any(0 <= number - r.target < r.count for r in ids.ranges)
