@@ -448,12 +448,13 @@ class _Mount:
                             retention.cleaning.finish(job, done)
                         busy = True
                     await trio.sleep(RETENTION_STEP_SECONDS)
-                said = ""
+                said = retention.trouble = ""
             except Exception as error:
-                trouble = f"{type(error).__name__}: {error}"
-                if trouble != said:
-                    _log.error("history could not be let go: %s", trouble, exc_info=error)
-                said = trouble
+                retention.trouble = f"{type(error).__name__}: {error}"
+                retention.failures += 1
+                if retention.trouble != said:
+                    _log.error("history could not be let go: %s", retention.trouble, exc_info=error)
+                said = retention.trouble
 
     async def _scrub(self, store: LocalStore) -> None:
         """Read log and index again, a bounded piece each second; what is damaged is said once, and in the status."""

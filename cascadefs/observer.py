@@ -239,7 +239,7 @@ class Observer:
     async def follow(
         self,
         filesystem: Filesystem,
-        apart: Callable[[Callable[[], Stale]], Awaitable[Stale]],
+        apart: Callable[[Callable[[], None]], Awaitable[None]],
         forget: Callable[[Stale], None],
     ) -> None:
         """Apply what others commit while nobody here proposes, and say what the kernel must forget, until cancelled.
@@ -247,7 +247,7 @@ class Observer:
         Args:
             filesystem: over the store.
             apart: runs something that holds the file system, without keeping this loop from what else it does.
-            forget: told what the kernel must forget.
+            forget: told what the kernel must forget, while the file system is held; must not wait.
         """
         token, trouble = trio.lowlevel.current_trio_token(), ""
         news = trio.Event()
@@ -260,9 +260,11 @@ class Observer:
             filesystem.others.changed(timestamp, record)
             wake()
 
-        def catch_up() -> Stale:
+        def catch_up() -> None:
             self.store.catch_up()
-            return filesystem.others.take()
+            # Told while the file system is held: whoever is granted a lock next comes behind it.
+            if stale := filesystem.others.take():
+                forget(stale)
 
         self.store.listen_to_others(changed)
         self.store.on_anew = filesystem.others.begun_anew
@@ -272,16 +274,13 @@ class Observer:
             while True:
                 if self._is_behind() or filesystem.others.has_heard:
                     try:
-                        stale = await apart(catch_up)
+                        await apart(catch_up)
                         trouble = ""
                     except OSError as error:
-                        stale = []
                         if str(error) != trouble:
                             trouble = str(error)
                             _log.error("what others commit is not applied: %s", trouble)
                         await trio.sleep(AGAIN_SECONDS)  # noqa: TID251  a retry at the edge
-                    if stale:
-                        forget(stale)
                     continue
                 with trio.move_on_after(LOOK_SECONDS):
                     await news.wait()

@@ -41,6 +41,10 @@ INDICES_BYTES_MAX = BYTES_MAX // 2
 """Of one `Pull`; its answer, of numbers of 16 bytes at most, then fits, too."""
 
 
+AHEAD_US = 2_000_000
+"""Of this node's clock another's may be, which has named an instant that a program then asks for here."""
+
+
 class Reading:
     """See the module."""
 
@@ -56,12 +60,15 @@ class Reading:
         """A timestamp that is final.
 
         Raises:
-            Refused: NOT_STABLE_YET.
+            Refused: NOT_STABLE_YET: some shard has not reached it, or another node's clock has.
+            FileNotFoundError: it is in the future.
         """
         if at is None:
             return self._store.now()
         if not self._store.settle(at):
-            raise Refused(Reason.NOT_STABLE_YET)
+            if self._store.has_others and at < self._store.now() + AHEAD_US:
+                raise Refused(Reason.NOT_STABLE_YET)
+            raise FileNotFoundError(errno.ENOENT, f"@t={at}: is in the future")
         return at
 
     def refresh(self, path: str) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Inodes"]
 
 REFUSED_AGAIN_NS: Final = 60 * 10**9
-"""After a draft was refused (a quota) nobody tries again unasked for so long: each time leaves its bytes in the log."""
+"""After a draft was refused (as one of a mount that may not change the file) nobody tries again unasked for so long: each time leaves its bytes in the log."""
 
 
 class Inodes:
@@ -60,8 +60,8 @@ class Inodes:
         """Nodes that other mounts have changed since the kernel last asked for their attributes."""
         self.ends_elsewhere: set[int] = set()
         """Nodes whose end may be elsewhere than the kernel believes: it has not asked since others changed them."""
-        self.changed_beside: set[int] = set()
-        """Nodes that other mounts have changed since somebody here was last granted a lock of them."""
+        self.changed_beside: dict[int, int] = {}
+        """Nodes that other mounts have changed since somebody here was last granted a lock of them; a number of the change."""
         self.names_go_beside = False
         """Whether programs or scripts have removed names: the kernel may ask for a file by one that is gone."""
         self.on_moved: Callable[[int], None] = lambda number: None
@@ -130,7 +130,7 @@ class Inodes:
         self.nodes.drop(node)
         self.unseen.discard(node.number)
         self.ends_elsewhere.discard(node.number)
-        self.changed_beside.discard(node.number)
+        self.changed_beside.pop(node.number, None)
 
     def referenced(self, live: Live) -> Stat:
         """The attributes, for a reply by which the kernel takes one more reference."""

@@ -41,6 +41,7 @@ class Others:
         self._heard: list[tuple[int, record.Record]] = []
         self._stale: dict[Stale, None] = {}
         self._lost_names: dict[int, tuple[int, bytes]] = {}
+        self._changes = 0
         self._unseen = inodes.unseen
         self.on_stale: Callable[[], None] = lambda: None
         """Called when there is something to take that nobody else's record brought; must not wait."""
@@ -130,16 +131,21 @@ class Others:
         """The kernel may believe in another end of a file, and in bytes elsewhere."""
         self._stale[number, None] = None
         self._inodes.ends_elsewhere.add(number)
-        self._inodes.changed_beside.add(number)
+        self._note_changed(number)
         self.on_stale()
 
-    def is_changed(self, number: int) -> bool:
-        """Whether others have changed a node since the kernel was last had to forget it for who locks it; the newest may be heard of later."""
-        return number in self._inodes.changed_beside
+    def _note_changed(self, number: int) -> None:
+        self._changes += 1
+        self._inodes.changed_beside[number] = self._changes
 
-    def has_shown(self, number: int) -> None:
-        """The kernel is about to forget it."""
-        self._inodes.changed_beside.discard(number)
+    def changed_since_locked(self, number: int) -> int:
+        """Which change of a node by others the kernel was not had to forget yet for who locks it; 0: none that was looked at."""
+        return self._inodes.changed_beside.get(number, 0)
+
+    def has_forgotten(self, number: int, change: int) -> None:
+        """The kernel has forgotten what it knew of a node before a change."""
+        if self.changed_since_locked(number) == change:
+            self._inodes.changed_beside.pop(number, None)
 
     def is_unseen(self, number: int) -> bool:
         """Whether others have changed a node since the kernel last asked for its attributes; it is told once."""
@@ -158,7 +164,7 @@ class Others:
                     if name is None:
                         self._unseen.add(number)
                         self._inodes.ends_elsewhere.add(number)
-                        self._inodes.changed_beside.add(number)
+                        self._note_changed(number)
                         if type(node) is Live:
                             self._inodes.follow(node)
 

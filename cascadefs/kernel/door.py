@@ -156,7 +156,12 @@ class Door:
         """
         if locks is not None:
             self._granting = Granting(
-                self._filesystem, store, self._dispatch.lock, self._forget, self._aside
+                self._filesystem,
+                store,
+                self._dispatch.lock,
+                self._forget,
+                self._aside,
+                lambda error: -self._dispatch.failed(Opcode.SETLKW, error),
             )
             self._locks = Locks(self._filesystem, locks, self._reply, self._granting.granted)
             self._files.locks = self._locks
@@ -314,12 +319,12 @@ class Door:
         except trio.RunFinishedError:
             self._reply(unique, -errno.ENOTCONN)
 
-    def _forget(self, stale: list[Invalidation], after: Callable[[], None]) -> None:
-        """Call something when the kernel has forgotten these."""
+    def _forget(self, stale: list[Invalidation], node: int, after: Callable[[], None]) -> None:
+        """Call something when the kernel has forgotten these, and all that it was told of the node before."""
         if self._notifier is None:
             after()
         else:
-            self._notifier.put(stale, after)
+            self._notifier.put_behind(stale, node, after)
 
     def _aside(self, call: Callable[[], None]) -> bool:
         """Have something that may wait be called in a thread of its own; False if nobody would call it."""

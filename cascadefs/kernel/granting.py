@@ -7,7 +7,6 @@ happens to be free; it never waits for that. Else a thread of its own waits, as 
 from __future__ import annotations
 
 import errno
-import logging
 from typing import TYPE_CHECKING
 
 from storage.limits import RECORD_INODE_MAX
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Granting"]
 
-_log = logging.getLogger(__name__)
-
 
 class Granting:
     """See the module."""
@@ -33,8 +30,9 @@ class Granting:
         filesystem: Filesystem,
         store: ClusterStore,
         lock: threading.Lock,
-        forget: Callable[[list[Invalidation], Callable[[], None]], None],
+        forget: Callable[[list[Invalidation], int, Callable[[], None]], None],
         aside: Callable[[Callable[[], None]], bool],
+        failed: Callable[[Exception], int],
     ) -> None:
         """Nothing is granted yet.
 
@@ -42,14 +40,17 @@ class Granting:
             filesystem: over the store.
             store: of the cluster.
             lock: around both.
-            forget: calls something when the kernel has forgotten something; does not wait.
+            forget: (stale, node, after) calls `after` when the kernel has forgotten these, and all that it was told of the node
+                before; does not wait.
             aside: calls something that may wait; False if nobody does.
+            failed: logs what went wrong; the errno to answer.
         """
         self._filesystem = filesystem
         self._store = store
         self._lock = lock
         self._forget = forget
         self._aside = aside
+        self._failed = failed
 
     def granted(self, node: int, index: int, done: Callable[[int], None]) -> None:
         """Tell `done` 0 when what was committed in the node's shard up to an index is seen; else an errno. Does not wait."""
@@ -65,7 +66,7 @@ class Granting:
         if not self._store.has_reached(node, index) or not self._lock.acquire(blocking=False):
             return False
         try:
-            if others.has_heard or others.is_changed(node):
+            if others.has_heard or others.changed_since_locked(node):
                 return False
         finally:
             self._lock.release()
@@ -73,17 +74,24 @@ class Granting:
         return True
 
     def _in_time(self, node: int, index: int, done: Callable[[int], None]) -> None:
+        others = self._filesystem.others
+
+        def forgotten() -> None:
+            # Not before: somebody else may be granted a lock meanwhile.
+            with self._lock:
+                others.has_forgotten(node, change)
+            done(0)
+
         try:
             with self._lock:
                 self._store.reach(node, index)
-                stale = self._filesystem.others.take()
-                if self._filesystem.others.is_changed(node):
+                stale = others.take()
+                change = others.changed_since_locked(node)
+                if change and (node, None) not in stale:
                     stale.append((node, None))
-                    self._filesystem.others.has_shown(node)
-        except OSError as error:
-            _log.error(
-                "a lock is given back, for what was written before cannot be shown: %s", error
-            )
-            done(errno.EIO)
+                others.is_unseen(node)  # Who opens it need not have it forgotten once more.
+        except Exception as error:
+            # What was written before cannot be shown: the lock is given back.
+            done(self._failed(error))
         else:
-            self._forget(stale, lambda: done(0))
+            self._forget(stale, node, forgotten)

@@ -61,9 +61,12 @@ def _by_lane(invalidations: Iterable[Invalidation]) -> dict[int, list[bytes]]:
     """The messages of each lane, in order."""
     found: dict[int, list[bytes]] = {}
     for number, name in invalidations:
-        lane = number // INODES_PER_SHARD % LANES_MAX if number < RECORD_INODE_MAX else 0
-        found.setdefault(lane, []).append(_message(number, name))
+        found.setdefault(_lane_of(number), []).append(_message(number, name))
     return found
+
+
+def _lane_of(number: int) -> int:
+    return number // INODES_PER_SHARD % LANES_MAX if number < RECORD_INODE_MAX else 0
 
 
 class _Lane:
@@ -124,6 +127,17 @@ class Notifier:
         except RuntimeError:  # There can be no more threads: later is better than never.
             self._awaited.discard(thread)
             self._lanes[0].put((messages, after))
+
+    def put_behind(
+        self, invalidations: Iterable[Invalidation], node: int, after: Callable[[], None]
+    ) -> None:
+        """The same, with `after` called in its turn: when all of the node's shard that was put before is forgotten, too.
+
+        For who holds no directory. A node that is forgotten once more while the kernel asks for its attributes lets it throw the
+        answer away, and go on with the size it had: so nothing may be on its way when `after` is called.
+        """
+        self.put(invalidations)
+        self._lane(_lane_of(node)).put(((), after))
 
     def _lane(self, number: int) -> _Lane:
         with self._lock:

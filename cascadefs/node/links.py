@@ -39,6 +39,9 @@ DIAL_S: Final = 0.1
 DIAL_S_MAX: Final = 2.0
 """Between two attempts to reach a node, at first and at most."""
 
+LOOK_S: Final = 1.0
+"""Between two looks whether the authority is obeyed."""
+
 ANSWER_S_MAX: Final = 10.0
 
 _log = logging.getLogger("cascadefs.node")
@@ -202,21 +205,28 @@ class Links:
     async def run(self) -> None:
         """Dial whom we are to dial, for as long as they live."""
         async with trio.open_nursery() as nursery:
-            view = self._authority.view
             while True:
+                view = self._authority.view
                 wanted = {name for name in view.live if name > self._name}
+                if self._authority.trouble is not None:
+                    # Who obeys an authority that this node does not has to hear of newer epochs, and may not see it alive.
+                    wanted |= view.nodes.keys() - {self._name}
                 for name in wanted - self._dialling.keys():
                     self._dialling[name] = trio.CancelScope()
                     nursery.start_soon(self._keep, nursery, name, self._dialling[name])
                 for name in self._dialling.keys() - wanted:
                     self._dialling.pop(name).cancel()
-                view = await self._authority.wait_view(view.revision)
+                with trio.move_on_after(LOOK_S):
+                    await self._authority.wait_view(view.revision)
 
     async def _keep(self, nursery: trio.Nursery, name: str, scope: trio.CancelScope) -> None:
         said = ""
         pause_s = DIAL_S
         with scope:
             while True:
+                if name < self._name and self.get(name).connection is not None:
+                    await trio.sleep(DIAL_S_MAX)  # noqa: TID251  # It has dialled, as ever.
+                    continue
                 try:
                     connection = await self._dial(nursery, name)
                 except Broken as error:
@@ -247,9 +257,10 @@ class Links:
                 meanwhile.cancel_scope.cancel()
 
     async def _dial(self, nursery: trio.Nursery, name: str) -> Connection:
-        presence = self._authority.view.live.get(name)
+        view = self._authority.view
+        known = view.live.get(name) or view.nodes.get(name)
         error: Broken | None = None
-        for address in presence.addresses if presence else ():
+        for address in known.addresses if known else ():
             try:
                 return await self._transport.connect(nursery, address, role=Role.NODE, name=name)
             except Broken as broken:

@@ -243,6 +243,8 @@ class Node:
             async with trio.open_nursery() as nursery:
                 if link is not None:
                     link.attach(connection)
+                    for member in self.members.values():
+                        member.greet(connection.peer.name)
                     nursery.start_soon(self._drain, link, connection)
                     self.lines.resend()
                 await Session(self, connection).run()
@@ -329,6 +331,8 @@ class Node:
         member.applied = applied
         self._seats[shard] = seat
         self.members[shard] = member
+        for name in self.links.connected():
+            member.greet(name)
         member.followers.add(lambda: self.lines.publish(shard))
         member.on_epoch.add(lambda: self.lines.resend(shard))
         member.on_epoch.add(lambda: self.on_epoch())
@@ -501,6 +505,7 @@ class Node:
                     {
                         **member.status(),
                         "membership": self._stewards[shard].why if shard in self._stewards else "",
+                        "locks": self.locks.status(shard),
                         **self.mender.status(shard),
                         "history": self.keeper.status(shard) if self.keeper is not None else None,
                     }

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from storage.membership.contract import Unavailable
-from storage.membership.reconfigure import Replica
+from storage.membership.contract import Standing, Unavailable
+from storage.membership.reconfigure import Decision, Replica
 from storage.membership.values import Stranded
 from storage.replication import Epoch, Role
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from storage.member import Member
     from storage.membership.contract import Authority, Change
-    from storage.membership.reconfigure import Decision, Reconfigurer
+    from storage.membership.reconfigure import Reconfigurer
     from storage.membership.values import Epoch as Recorded
 
 __all__ = ["Steward", "ask", "epoch_of"]
@@ -70,6 +70,7 @@ class Steward:
         self._steady_ns = steady_ns
         self.may_adopt: Callable[[Epoch], bool] = lambda epoch: True
         """Whether the replica may serve in an epoch already; asked again if not."""
+        self._said = 0
         self.why = ""
         """What the last look came to, for people."""
 
@@ -83,13 +84,16 @@ class Steward:
             if epoch is not None and self.may_adopt(epoch):
                 member.adopt(epoch)
             decision = self._decide(member)
+            if self._is_behind(member):
+                await self._read()
+                if self._is_older(member):
+                    # Others are further than what it keeps: whatever followed from that would be beside them.
+                    decision = Decision(self._objection(member))
             self.why = decision.why
             if member.replica.role is Role.LEADER:
                 member.teach(decision.learners)
             if decision.change is not None:
                 await ask(self._authority, decision.change, f"shard {self._shard}: {decision.why}")
-            elif self._is_behind(member):
-                await self._read()
             wait_s = LOOK_S
             if decision.again_ns is not None:
                 wait_s = min(wait_s, decision.again_ns / 1e9)
@@ -99,6 +103,24 @@ class Steward:
     def _is_behind(self, member: Member) -> bool:
         serves = member.replica.epoch
         return member.replica.heard_epoch > (serves.number if serves else 0)
+
+    def _is_older(self, member: Member) -> bool:
+        """Whether the authority, which was just read, knows less than some other node."""
+        epoch = self._authority.view.epochs.get(self._shard)
+        return member.replica.heard_epoch > (epoch.epoch if epoch is not None else 0)
+
+    def _objection(self, member: Member) -> str:
+        heard = member.replica.heard_epoch
+        if self._authority.standing is not Standing.REACHED:
+            return f"another node is in epoch {heard}, and etcd does not answer"
+        why = (
+            f"another node is in epoch {heard}, of which etcd knows nothing: was it restored from an older copy? "
+            f"(cascadefs cluster recover-authority)"
+        )
+        if self._said != heard:
+            self._said = heard
+            _log.error("shard %d: %s", self._shard, why)
+        return why
 
     def _decide(self, member: Member) -> Decision:
         replica = member.replica

@@ -7,6 +7,7 @@ of the shard (CLUSTER, "Volatile shards").
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +37,10 @@ REOPEN_S: Final = 1.0
 """Before a replica that broke begins again, and between two questions for a snapshot."""
 
 KEPT_NS: Final = 30 * 10**9
-"""How long a snapshot that nobody asks for is kept."""
+"""How long a snapshot that nobody asks for is kept ..."""
+
+KEPT_MAX: Final = 8
+"""... and how many, of all shards: each holds on to what was let go since it was made."""
 
 _log = logging.getLogger("cascadefs.node")
 
@@ -188,8 +192,6 @@ class Snapshots:
 
     async def piece(self, asked: wire.ReadSnapshot) -> bytes | int:
         """A piece, or why there is none: an errno as `wire.ReadSnapshot` has it."""
-        import errno
-
         member = self._members.get(asked.shard)
         if member is None or not isinstance(member.log, MemoryLog) or not member.replica.in_sync:
             return errno.EAGAIN
@@ -197,6 +199,8 @@ class Snapshots:
         if kept is None:
             if asked.number:
                 return errno.ESTALE
+            while len(self._kept) >= KEPT_MAX:
+                self._kept.pop(min(self._kept, key=lambda number: self._kept[number][1]))
             made = await trio.to_thread.run_sync(self._make, asked.shard, member)
             if made is None:
                 return errno.EAGAIN

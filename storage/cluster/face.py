@@ -81,6 +81,9 @@ def first_inode_of(shard: int, index: int) -> int:
     return first_inode(shard) + index // LIFE_INDICES % lives * LIFE_INODES
 
 
+PARTS_OF_A_PUT: Final = 4
+"""Of its record. One of many puts is as much for a start to apply again as the records of each would be."""
+
 NOTHING: Final = record.encode(record.Reserve(0))
 
 
@@ -375,6 +378,8 @@ class Face(Shard):
         if accepted:
             outcome = namespace.apply(one.timestamp, one.address, decoded)
         self._reached(one.index, one.address, one.timestamp, one.checksum)
+        if isinstance(decoded, record.Batch):
+            self._unpublished += (len(decoded.records) - 1) // PARTS_OF_A_PUT
         if self._memory is not None:
             if self.on_applied is not None:
                 self.on_applied(one.timestamp, one.address, decoded, outcome)

@@ -168,7 +168,8 @@ class LoopbackSequencer:
                 raise Unavailable("the order was closed")
             whole = tuple(bytes(part) for part in payload)
             self.pending.append((number, metadata, whole, after))
-            self._order._arrive()
+            if not more:
+                self._order._arrive()
 
     def take(self, timeout_s: float) -> list[Sequenced]:
         """See `Sequencer`."""

@@ -59,7 +59,7 @@ def shards_of(proposal: record.Record | record.Part) -> set[int]:
             return {shard_of(base)}
         case record.Advance(_, marks):
             return {shard_of(base) for base, _, _, _ in marks}
-        case record.Adopt() | record.Reserve() | record.Once():
+        case record.Adopt() | record.Reserve() | record.Once() | record.Denied():
             return set()
         case _:
             assert_never(proposal)

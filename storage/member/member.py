@@ -33,6 +33,7 @@ from storage.member.tail import Tail, sequenced
 from storage.replication import (
     RECORD_KIND,
     Append,
+    Ask,
     Epoch,
     Frame,
     Frontier,
@@ -457,6 +458,15 @@ class Member:
     def _ask(self, timestamp: int) -> None:
         self.replica.ask(self._steady_ns(), timestamp)
         self.pump()
+
+    def greet(self, node: str) -> None:
+        """Say to a node which epoch this is: where it is in a newer one it answers so, and where in an older it asks the authority.
+
+        For whoever serves in an epoch that others have left, and whom none of them writes to.
+        """
+        epoch = self.replica.epoch
+        if epoch is not None:
+            self._send(node, Ask(epoch.number, 0))
 
     # --- what goes out ----------------------------------------------------------------------------------------
 

@@ -110,6 +110,10 @@ class Retention:
         self._passes = 0
         self._report: dict[str, Tally] = {}
         self._held: dict[int, int] | None = None
+        self.trouble = ""
+        """Why the last step failed, in words; nothing if it did not. Whoever takes the steps says so."""
+        self.failures = 0
+        """Steps that failed."""
 
     # --- work, a little at a time --------------------------------------------------------------------------------
 
@@ -172,6 +176,8 @@ class Retention:
             "done": self._done_count,
             "passes": self._passes,
             "busy": self._pass is not None,
+            "failures": self.failures,
+            "trouble": self.trouble,
             "lines": {line: tally._asdict() for line, tally in sorted(self._report.items())},
             "history_held_bytes": self._held or {},
             "pruned_versions": self._shard.namespace.counters.pruned_contents,

@@ -32,8 +32,9 @@ class Table(Protocol):
     `commit`.
 
     Every method may raise OSError (the disk) or `Corruption` (the bytes on it). After either one
-    from a `put`, `delete`, `undo` or `commit`, call `abandon` before anything else: the table is then as
-    the last successful commit left it, and notes nothing.
+    from a `put`, `delete`, `keep`, `undo` or `commit`, or from any method while changes are noted, call
+    `abandon` before anything else: the table is then as the last successful commit left it, and notes
+    nothing.
     """
 
     def get(self, key: bytes) -> bytes | None:
@@ -69,7 +70,7 @@ class Table(Protocol):
         ...
 
     def note(self) -> None:
-        """Note from here on what rows were before they change, until `keep` or `undo`; costs a read for each change."""
+        """Note from here on what rows were before they change, until `keep` or `undo`."""
         ...
 
     def keep(self) -> None:

@@ -30,6 +30,10 @@ LMDB keeps no checksums. Each row bears its own, of key and value, checked whene
 flipped bit in either is damage and not an answer. A row that cannot be found because a branch page
 is damaged looks absent to `get`; walking the table and counting (`row_count`) tells.
 
+What changes between `note` and `keep` waits in a dictionary that `get` looks at first, and is put with one
+call: nothing is read only to be undone, and a row costs half of a `put`. A question about a range in
+between makes the changes first, and then notes what the rows were.
+
 Measured (2 shared cores, Python 3.11, 100,000 rows of 17 + 40 bytes, random order, in us): get 0.9,
 put 1.0, delete 0.9, first 1.1, last 1.1, a row of a scan 0.35, a commit of one put 50, and of that the
 checksum 0.12 a row read and 0.07 a row written.

@@ -59,6 +59,8 @@ class Server:
         self.mute = 0
         """Answers to swallow, each with its connection."""
         self.executed = 0
+        self.leader = []
+        """Where it says that all shards are led."""
         self.swallow = 0
         """The number of the one answer to swallow, with its connection; 0: none."""
 
@@ -74,6 +76,7 @@ class Server:
             self.store, self.clock, lambda: self.lock, self.path.parent,
             applied=self.applied.extend, reserved=lambda directory, name: False,
         )  # fmt: skip
+        service.leader = lambda: self.leader
         execute = service.execute
 
         async def muted(who, arguments, parts):

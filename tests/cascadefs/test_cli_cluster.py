@@ -73,8 +73,8 @@ class Commands:
             async with open_gateway(self.etcd.endpoints, self.prefix) as gateway:
                 return await gateway.read()
 
-        tree = Tree()
-        tree.reset(*trio.run(read))
+        reading, tree = trio.run(read), Tree()
+        tree.reset(reading.revision, reading.items)
         assert not tree.unreadable
         return tree.view
 
@@ -352,7 +352,7 @@ def test_status_says_what_is_wrong(peopled, keys, values, said):
 
 
 def test_status_says_by_what_nodes_are_connected_and_who_fell_back(peopled, monkeypatch):
-    async def figures(view, credentials, now_ns):
+    async def figures(view, credentials):
         why = "reaches n2 by TCP: packets of 4096 bytes do not get through"
         return {
             "n1": {
@@ -369,6 +369,57 @@ def test_status_says_by_what_nodes_are_connected_and_who_fell_back(peopled, monk
     document = json.loads(peopled("status", "--json"))
     (node,) = [node for node in document["nodes"] if node["node"] == "n1"]
     assert node["links"]["n3"]["transport"] == "verbs"
+
+
+def test_status_says_who_does_not_obey_whose_certificate_ends_and_whose_clock_is_wrong(
+    peopled, monkeypatch
+):
+    async def figures(view, credentials):
+        now_us = now_ns() // 1000
+        told = {name: {"time_us": now_us, "asked_us": now_us} for name in ("n1", "n2", "n3")}
+        told["n1"]["authority_trouble"] = "etcd went back: from revision 9 to 5"
+        for name, days in (("n1", 15), ("n2", 5), ("n3", -1)):
+            told[name]["certificate"] = {"expires_s": now_us // 10**6 + days * 86400 + 60}
+        told["n3"]["time_us"] += 3600 * 10**6
+        return told
+
+    monkeypatch.setattr("cascadefs.cli.cluster.figures.figures", figures)
+    troubles = json.loads(peopled("status", "--json"))["troubles"]
+    assert peopled.status == 1
+    assert [one for one in troubles if one.startswith("node n")] == [
+        "node n1: etcd went back: from revision 9 to 5",
+        "node n2: its certificate expires in 5 days; renew it: cascadefs cluster add",
+        "node n3: its certificate has expired; renew it: cascadefs cluster add",
+        "node n3: its clock is 3600 s ahead of the others': set it (chrony)",
+    ]
+
+
+def test_permits_are_listed_and_revoked(founded, tmp_path):
+    def is_(name):
+        lines = founded("permits", "--json").splitlines()
+        return [one["is"] for one in map(json.loads, lines) if one["name"] == name]
+
+    founded("add", "n1", tmp_path / "n1", "--listen", "127.0.0.1:7400")
+    founded("permit", "n1", tmp_path / "m", "--mount", "--uid", "1000-1999")
+    assert "1000-1999" in founded("permits")
+    assert "is the name of a mount and of a node; say --role" in refused(founded, "revoke", "n1")
+    founded("revoke", "n1", "--role", "mount", "--why", "sold")
+    assert sorted(state.partition(" ")[0] for state in is_("n1")) == ["good", "revoked"]
+    founded("add", "n1", tmp_path / "again", "--listen", "127.0.0.1:7400")
+    (first, second) = (
+        Credentials.load(tmp_path / home / "credentials", now_ns=now_ns()).identity.serial
+        for home in ("n1", "again")
+    )
+    said = founded("revoke", "n1", "--role", "node", "--older")
+    assert first in said
+    assert second not in said
+    assert "nothing is left to revoke" in founded("revoke", first)
+    assert "no certificate of that name is listed" in refused(founded, "revoke", "desk")
+    # One that nobody has listed, as openssl prints it.
+    founded("revoke", "00ABCDEF0123456789")
+    assert founded.view.certificates["abcdef0123456789"].revoked_us
+    assert is_("operator") == ["good"]
+    assert "leave :HERE away" in founded("permit", "x", tmp_path / "x", "--mount", "--uid", "1:2")
 
 
 def test_status_by_a_nodes_own_configuration(peopled, tmp_path):

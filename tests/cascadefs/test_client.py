@@ -322,7 +322,12 @@ def test_rights_are_those_of_the_user(client, store, clock):
         lambda: alice.get("closed/secret"),
         lambda: alice.get("closed/secret", version=1),
         lambda: alice.get("closed/secret", at=client.now()),
+        lambda: alice.get("closed/secret", event="now"),
+        lambda: alice.pull("closed/secret", [0], dtype="uint8"),
+        lambda: alice.why("closed/secret"),
         lambda: alice.versions("closed/secret"),
+        lambda: alice.table("closed/*"),
+        lambda: alice.tensor("closed/*"),
         lambda: alice.put("closed/secret", "x"),
         lambda: alice.put("open/new", "x"),
         lambda: alice.append("closed/secret", "x"),
@@ -362,7 +367,7 @@ def test_what_cannot_be_says_why(client):
         (lambda: client.put("/a", "x"), OSError),
         (lambda: client.put("x" * 256, "x"), OSError),
         (lambda: client.put(".cascade/watch/s.py", "x"), OSError),
-        (lambda: client.get("a", at=2**62), BlockingIOError),
+        (lambda: client.get("a", at=2**62), FileNotFoundError),
         (lambda: client.get("a", version=2), FileNotFoundError),
         (lambda: client.get("a", version=-1), FileNotFoundError),
         (lambda: client.glob("re:("), OSError),
@@ -507,3 +512,18 @@ def test_a_directory_is_listed_in_parts(client, store):
             found += [entry.name for entry in part]
         assert found[1:] == names
     assert client.list(limit=0) == ()
+
+
+def test_the_future_is_absent_as_on_a_mount(client, store, monkeypatch):
+    now = client.put("f", "one").timestamp
+    for at in (now + 10_000_000, 2**60, "2900-01-01"):
+        for ask in (client.get, client.stat):
+            with pytest.raises(FileNotFoundError, match=r"@t=.*: is in the future"):
+                ask("f", at=at)
+        with pytest.raises(FileNotFoundError, match="is in the future"):
+            client.list(at=at)
+    monkeypatch.setattr(store, "has_others", True)  # and their clocks may be ahead
+    with pytest.raises(BlockingIOError):
+        client.get("f", at=store.now() + 1_000_000)
+    with pytest.raises(FileNotFoundError):
+        client.get("f", at=now + 10_000_000)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from cascadefs.client import Batch, Conflict, calls
+from cascadefs.client import Batch, Client, Conflict, calls
 from cascadefs.client.operations import Operations, apart
 from cascadefs.client.remote import SILENT_SECONDS, Remote, _Question
 from cascadefs.client.service import user_of
@@ -19,7 +19,7 @@ from cascadefs.client.uploads import Uploads
 from storage import wire
 from storage.transport import EVERYBODY, Broken, Identity, IdMap, IdRange, Role
 from storage.transport.tcp import TcpTransport
-from tests.cascadefs.conftest import user
+from tests.cascadefs.conftest import Server, user
 
 
 def test_every_call_goes_over_a_connection(connect, server):
@@ -477,3 +477,41 @@ def test_numbers_that_fit_no_row_are_no_call(field):
             calls.decode_call(calls.encode(kind([calls.Put("a")], **field)))
     with pytest.raises(msgspec.DecodeError):
         calls.decode_call(calls.encode(calls.Write([calls.Put("a", 2**40)])))
+
+
+@pytest.fixture
+def two(server, store, clock, tmp_path):
+    """Two services of one store, and a client that knows of both."""
+    other = Server(tmp_path / "other", store, clock)
+    other.lock = server.lock
+    other.start()
+    transport = TcpTransport(user(0), None, insecure_loopback=True)
+    remote = Remote(transport, [server.address, other.address], random.Random(0))
+    client = Client(remote, clock)
+    yield server, other, client
+    client.close()
+    other.stop()
+
+
+def test_a_program_dials_the_node_that_leads(two):
+    server, other, client = two
+    server.leader = other.leader = [other.address]
+    client.put("a", "1")
+    assert (server.executed, other.executed) == (0, 1)
+    # It ends, and nobody knows yet that another leads: its place is not asked for again.
+    other.mute = 1
+    client.put("a", "2")
+    assert (server.executed, other.executed) == (1, 2)
+    assert [one.number for one in client.versions("a")] == [1, 2]
+
+
+@pytest.mark.parametrize("leader", ["unix:/nowhere", "unknown", "own"])
+def test_a_leader_that_cannot_be_reached_is_nobodys_delay(two, leader):
+    server, other, client = two
+    if leader == "unknown":
+        other.stop()
+    server.leader = [{"unknown": other.address, "own": server.address}.get(leader, leader)]
+    client.put("a", "1")
+    assert server.executed == 1
+    if leader == "unknown":
+        other.start()

@@ -26,10 +26,12 @@ from cascadefs.machine import SystemClock
 from cascadefs.observer import ClusterSettings, Observer
 from storage import record, wire
 from storage.errors import Reason
+from storage.membership.keys import key_of
 from storage.namespace import ROOT
 from storage.transport import Broken, Identity, IdMap, IdRange, Role, TcpTransport
 from storage.transport.certificates import Credentials
 from tests.cluster.fleet import CLUSTER, Fleet
+from tests.cluster.world import Proposer
 from tests.etcd import Etcd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -150,6 +152,21 @@ def test_a_node_takes_up_its_renewed_certificate_and_the_old_one_is_revoked(own)
     assert own.running["n2"].pid == pid
     with own.program() as store:
         store.put("renewed", "1")
+
+
+def test_a_mount_goes_on_with_another_certificate(own):
+    home = own.directory / "keeper"
+    cluster(own, "permit", "keeper", home, "--mount")
+    with seen_as(own, home) as store:
+
+        def write(number):
+            file = record.Create(ROOT, b"k%d" % number, store.allocate_inode(), 0o100644, 0, 0)
+            return store.propose(file).reason
+
+        assert write(1) is None
+        cluster(own, "permit", "keeper", home, "--mount")
+        cluster(own, "revoke", "keeper", "--older")
+        assert write(2) is None
 
 
 def test_a_revoked_node_is_out_and_does_not_start(own):
@@ -336,3 +353,31 @@ def begin(fleet, name):
         )
     os.close(writing)
     return open(reading, "rb")
+
+
+def test_who_knows_nothing_of_newer_epochs_hears_of_them(in_world, caplog):
+    """Only the node that was away obeys the older authority, and would lead an epoch that has been, beside those that are in it."""
+
+    async def scenario(world):
+        await world.start()
+        await world.wait_members()
+        away = next(name for name in world.nodes if name != world.epoch().leader)
+        older = world.epoch()
+        await world.kill(away)
+        newer = await world.wait_members(*world.nodes)
+        proposer = Proposer(world.leader())
+        proposer.propose(5)
+        await proposer.wait()
+        world.authority._put(key_of(older), older)
+        await world.start(away)
+        with trio.move_on_after(60):
+            while True:
+                assert world.epoch() == older
+                await trio.sleep(0.1)
+        said = f"another node is in epoch {newer.epoch}, of which etcd knows nothing"
+        assert said in caplog.text
+        world.authority._put(key_of(newer), newer)
+        await world.wait_members()
+        await world.wait_same()
+
+    in_world(scenario)

@@ -7,6 +7,7 @@ before and after.
 import pytest
 import trio
 
+from storage.limits import PAYLOAD_BYTES_MAX
 from tests.cluster.world import Proposer
 
 RECORDS = 64
@@ -62,6 +63,38 @@ def test_records_at_once_share_messages_and_syncs(in_world):
         assert cost["syncs"] <= 6
 
     in_world(scenario)
+
+
+def test_a_mebibyte_in_pieces_leaves_with_one_message_to_each(in_world):
+    """What a face stages together: from its node to the leader, and from there to both others."""
+
+    async def scenario(world):
+        await world.start()
+        await world.wait_members()
+        leader = world.leader()
+        away = next(node for node in world.nodes.values() if node is not leader)
+        for node in (leader, away):
+            proposer = Proposer(node)
+            proposer.propose()
+            await proposer.wait()
+            before = totals(world)
+            links = node.links.get(leader.name) if node is away else None
+            posted = links.connection.counters.sent_messages if links else 0
+            for left in (3, 2, 1, 0):
+                proposer.number += 1
+                metadata, payload = b"w%d" % left, bytes(PAYLOAD_BYTES_MAX)
+                proposer.line.submit(proposer.number, metadata, [payload], more=left > 0)
+                await trio.sleep(0.001)  # The network's loop could have taken it by now.
+            await proposer.wait()
+            cost = spent(before, totals(world))
+            assert cost["appended"] == 12
+            assert cost["syncs"] <= 3 + 1
+            # Besides: acknowledgements, that it is committed, heartbeats.
+            assert cost["sent"] <= 2 + 2 + 2 + 4
+            if links is not None:
+                assert links.connection.counters.sent_messages - posted <= 1 + 1 + 2
+
+    in_world(scenario, durability="disk")
 
 
 def test_a_payload_is_not_copied_on_its_way_into_the_logs(in_world, monkeypatch):

@@ -6,15 +6,20 @@ Method: processes, etcd, certificates and command line as a person has them; wai
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+import cascadefs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CASCADEFS = ROOT / ".venv/bin/cascadefs"
@@ -56,6 +61,28 @@ class Cluster:
     def status(self) -> dict:
         return json.loads(self.run("status", "--json"))
 
+    @contextlib.contextmanager
+    def load(self):
+        """A program that writes all the time; it has written something before, and is answered until the end."""
+        home = self.directory / "program"
+        self.run("permit", "load", str(home), "--uid", "0", "--gid", "0")
+        over, written = threading.Event(), threading.Event()
+
+        def write() -> None:
+            with cascadefs.connect(home / "mount.toml") as store:
+                while not over.is_set():
+                    store.put_many({f"load{number}": bytes(256 * 1024) for number in range(8)})
+                    written.set()
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            try:
+                assert written.wait(WAIT_S)
+                yield
+            finally:
+                over.set()
+            writing.result()
+
     def pids(self) -> list[int]:
         """The processes of the script: whoever was started with a path in its directory."""
         mine = os.fsencode(self.directory / "cluster")
@@ -74,6 +101,17 @@ class Cluster:
         self.process.wait(timeout=WAIT_S)
 
 
+def replicate(cluster, count):
+    """Have every shard on so many nodes."""
+    cluster.run("pools", "set", "root", "--replicas", str(count))
+    cluster.wait(
+        lambda: (
+            not cluster.status()["troubles"]
+            and all(len(shard["members"]) == count for shard in cluster.status()["shards"])
+        )
+    )
+
+
 @pytest.fixture
 def cluster(tmp_path):
     cluster = Cluster(tmp_path, 3)
@@ -90,15 +128,21 @@ def test_a_cluster_with_one_command_drained_killed_and_ended(cluster):
     assert {node["state"] for node in status["nodes"]} == {"alive"}
     assert all(len(shard["members"]) == 3 and shard["lag"] == 0 for shard in status["shards"])
 
-    # With two replicas there is a third node to take over from one that drains.
-    cluster.run("pools", "set", "root", "--replicas", "2")
-    cluster.wait(lambda: not cluster.status()["troubles"])
-    assert all(len(shard["members"]) == 2 for shard in cluster.status()["shards"])
-    assert "holds nothing" in cluster.run("drain", "n1", "--wait")
+    # A shard of one replica moves while it is written to: in is taken who then leads, and out goes who has led.
+    replicate(cluster, 1)
+    before = {shard["shard"]: shard for shard in cluster.status()["shards"]}
+    node = before[0]["leader"]
+    with cluster.load():
+        assert "holds nothing" in cluster.run("drain", node, "--wait")
     drained = cluster.status()
-    assert all("n1" not in shard["members"] for shard in drained["shards"])
+    assert all(node not in shard["members"] for shard in drained["shards"])
     assert drained["troubles"] == []
-    cluster.run("undrain", "n1")
+    for shard in drained["shards"]:
+        was = before[shard["shard"]]
+        moves = was["leader"] == node
+        assert shard["epoch"] - was["epoch"] == (3 if moves else 0), (was, shard)
+    cluster.run("undrain", node)
+    replicate(cluster, 2)
 
     pid = int(re.search(r"kill node n2: +kill -9 (\d+)", cluster.said)[1])
     os.kill(pid, signal.SIGKILL)

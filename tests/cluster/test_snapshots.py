@@ -14,6 +14,7 @@ from storage import snapshot
 from storage.member import member as driver
 from storage.member.memory import MemoryLog
 from storage.record import SELF, Commit, Create, Reserve, encode
+from storage.sequencer import Rejected
 from storage.snapshot import LIFE_INDICES
 from tests.cluster.test_faces import NAMES, faces_of
 from tests.cluster.world import PATIENCE, Proposer
@@ -288,5 +289,34 @@ def test_who_was_cut_off_while_all_others_lost_it_follows_the_new_life(in_volati
         await shows(world, cut, writer.turns)
         assert told[1:] == [0]
         assert told[0].errno == errno.ESTALE, "nobody knows what became of it"
+
+    in_volatile(scenario)
+
+
+def test_what_is_too_much_for_memory_is_refused_until_there_is_less(in_volatile):
+    async def scenario(world):
+        writer = Writer(world)
+        await writer.make()
+        await writer.write(1)
+        for node in world.nodes.values():
+            node.volatile_bytes_max = 10_000
+        await trio.sleep(2)
+        line = writer.proposer.line
+        proposer = writer.proposer
+        proposer.number += 1
+        proposer.line.submit(proposer.number, encode(Reserve(0)), ())
+        await proposer.wait()
+        line.submit(proposer.number + 1, encode(Reserve(0)), [b"bytes"])
+        with pytest.raises(Rejected) as refused, trio.fail_after(5):
+            while True:
+                line.take(0)
+                await trio.sleep(0.05)
+        assert refused.value.errno == errno.ENOSPC
+        assert "memory for volatile pools" in str(refused.value)
+        for node in world.nodes.values():
+            node.volatile_bytes_max = 10**9
+        await trio.sleep(2)
+        await writer.write(1)
+        await shows(world, "n1", writer.turns)
 
     in_volatile(scenario)

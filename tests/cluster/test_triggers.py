@@ -93,8 +93,9 @@ def install(farm, name, source):
     (farm / ".cascade").mkdir(exist_ok=True)
     (farm / ".cascade/watch").mkdir(exist_ok=True)
     path = farm / ".cascade/watch" / name
-    path.write_text(source)
-    path.chmod(0o755)
+    # Executable from the start: between a write and a chmod it would be a mistake that is told.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755), "w") as file:
+        file.write(source)
 
 
 def bindings(mount):

@@ -71,10 +71,11 @@ def test_put_says_when_it_happened(top):
     assert os.getxattr("f", "user.cascade.event_time") == b"20260101T090000Z"
 
 
-def test_put_that_is_interrupted_writes_nothing(top):
+@pytest.mark.parametrize("condition", [[], ["--if", "v1"]])
+def test_put_that_is_interrupted_writes_nothing(top, condition):
     Path("f").write_text("one")
     process = subprocess.Popen(
-        command_line("put", "--if", "v1", "f"),
+        command_line("put", *condition, "f"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

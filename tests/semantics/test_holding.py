@@ -6,17 +6,21 @@ call in turn waits for that one; what is asked meanwhile is counted, and no time
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 
 import pytest
+import trio
 
 from cascadefs.filesystem import Changes
 from cascadefs.filesystem.draft import DRAFT_MEMORY_BYTES_MAX
+from cascadefs.housekeeping import Housekeeping
+from cascadefs.vpath import format_time
 from storage.cluster.turns import Turns
 from storage.errors import Reason, Refused
-from storage.namespace.quotas import QUOTA_XATTR
+from storage.namespace import REFUSED
 from storage.record import Unlink
 from storage.sequencer import SUBMITTED_BYTES_MAX, SUBMITTED_MAX
 from tests.semantics.conftest import FakeClock, Tree
@@ -37,7 +41,6 @@ class Mount:
         self.turns = Turns(self.lock, always=True)
         self.threads: list[threading.Thread] = []
         self.failures: list[Exception] = []
-        self.tree.store.share(self.turns)
 
     @property
     def held(self):
@@ -45,7 +48,8 @@ class Mount:
         return self.orders[HELD]._faces[0].pending
 
     def pause(self) -> None:
-        # Its leader has told already how far it is: what waits is the change itself.
+        """From now on several threads ask, and wait. The leader has told how far it is: what waits is the change itself."""
+        self.tree.store.share(self.turns)
         order = self.orders[HELD]
         order._faces[0].certain_index = lambda: len(order.records)
         order.pause()
@@ -79,6 +83,9 @@ class Mount:
         for thread in self.threads:
             thread.join(LIMIT_S)
             assert not thread.is_alive()
+        self.tree.store.turns = None
+        for face in self.tree.store.faces.values():
+            face.turns = None
 
 
 def until(condition) -> None:
@@ -119,7 +126,8 @@ def tree_of(tree: Tree) -> dict:
     )
     tree.write(dirty, b"dirty")
     tree.write(synced, b"dirty")
-    tree.write(gathered, bytes(DRAFT_MEMORY_BYTES_MAX - 1))
+    for place in range(0, DRAFT_MEMORY_BYTES_MAX - 1000, 1000):
+        tree.write(gathered, bytes(1000), place)
     for file in (claimed, claim_given_up):
         tree.fs.setxattr(file.number, b"user.cascade.if_version", b"1", 0, tree.caller)
         tree.write(file, b"on condition")
@@ -169,7 +177,7 @@ CALLS = {
     "close": lambda t, m: t.close(m["dirty"]),
     "fsync": lambda t, m: t.fs.save(m["synced"].handle),
     "large write": lambda t, m: t.write(m["large"], bytes(100_000), 0),
-    "write of more than is gathered": lambda t, m: t.write(m["gathered"], b"x" * 10),
+    "write of more than is gathered": lambda t, m: t.write(m["gathered"], b"x" * 2000),
     "punch a hole": lambda t, m: t.fs.ranges.allocate(m["punched"].handle, 1000, 100, 3),
     "copy a range": lambda t, m: t.fs.ranges.copy(
         m["gathered"].handle, 0, m["punched"].handle, 0, DRAFT_MEMORY_BYTES_MAX
@@ -179,7 +187,9 @@ CALLS = {
     "create on condition": lambda t, m: t.put("d1/made@if=v0", "x"),
     "housekeeping": lambda t, m: (t.wait(10), t.keep_house()),
     "an instant": lambda t, m: t.getxattr("d2", "user.cascade.stable_time"),
-    "a directory as of now": lambda t, m: t.ls("d2/.@now"),
+    "a directory as of a moment ago": lambda t, m: t.ls(
+        f"d2/.@{format_time(t.clock.time_ns // 1000 - 1000).decode()}"
+    ),
     "another's claim is ended": lambda t, m: t.fs.inodes.end_claim(
         t.fs.inodes.live(m["given up"].number)
     ) or t.close(m["dirty"]),
@@ -210,7 +220,7 @@ def test_each_call_lets_others_have_the_mount_while_it_waits(mount, call) -> Non
     mount.begin(CALLS[call], tree, made)
     mount.wait(resting=1)
     for number in range(5):
-        assert mount.call(tree.stat, "d1/f").size == 5, "what is known here"
+        assert mount.call(tree.stat, "d1/set").size == 1, "what is known here"
         mount.call(tree.put, "d2/f", f"meanwhile {number}")
         assert mount.call(tree.read, made["reading"]) == b"meanwhile %d" % number
         mount.call(tree.chmod, "d2/f", 0o600 + number)
@@ -357,8 +367,10 @@ def test_a_dead_draft_is_kept_by_nobody(mount) -> None:
     for file in (closed, replaced):
         tree.fs.forget(file.number, 1)
     assert tree.fs.inodes.drafts == {}
-    assert tree.fs.status()["nodes"] == 1
     assert tree.fs.status()["open_files"] == 0
+    assert tree.fs.status()["nodes"] == 2, (
+        "the root, and the directory that was asked for by number"
+    )
 
 
 def test_a_draft_whose_last_name_went_unheard_is_let_go_by_who_keeps_house(mount) -> None:
@@ -382,36 +394,41 @@ def test_a_draft_whose_last_name_went_unheard_is_let_go_by_who_keeps_house(mount
     assert tree.fs.status()["nodes"] == 1
 
 
-@pytest.mark.parametrize("kind", ["local", "cluster"])
-def test_one_bad_file_keeps_no_other_from_being_saved(make_tree, kind) -> None:
-    del kind
+def test_one_bad_file_keeps_no_other_from_being_saved(make_tree, monkeypatch) -> None:
     tree = make_tree()
-    tree.mkdir("small")
-    tree.put("small/bad", "")
+    tree.put("bad", "")
     tree.put("good", "")
-    bad, good = (tree.open(name, os.O_WRONLY) for name in ("small/bad", "good"))
-    tree.write(bad, b"x" * 5000)
+    bad, good = (tree.open(name, os.O_WRONLY) for name in ("bad", "good"))
+    asked, commit = [], tree.store.commit
+
+    def refuse(inode, *arguments, **options):
+        if inode != bad.number:
+            return commit(inode, *arguments, **options)
+        asked.append(inode)
+        return REFUSED[Reason.NOT_PERMITTED]
+
+    monkeypatch.setattr(tree.store, "commit", refuse)
+    tree.write(bad, b"refused")
     tree.write(good, b"saved")
-    tree.setxattr("small", QUOTA_XATTR.decode(), "1000")
     tree.wait(10)
     with pytest.raises(Refused) as caught:
         tree.keep_house()
-    assert caught.value.reason is Reason.OVER_QUOTA
-    assert "bad" in caught.value.__notes__[0]
+    assert caught.value.reason is Reason.NOT_PERMITTED
+    assert caught.value.__notes__ == [f"saving inode {bad.number}, bad"]
     assert tree.cat("good@v2") == b"saved"
-    records = tree.records()
     for _ in range(20):
         tree.wait(1)
         tree.keep_house()
-    assert tree.records() == records, "it is not tried again and again, each time with its bytes"
-    with pytest.raises(Refused):
-        tree.fsync(bad)
-    with pytest.raises(Refused):
-        tree.close_duplicate(bad)
-    tree.setxattr("small", QUOTA_XATTR.decode(), "100000")
+    assert len(asked) == 1, "it is not tried again and again, each time with its bytes"
+    assert tree.fs.inodes.refused(tree.clock.time_ns) == {0}
+    for told in (tree.fsync, tree.close_duplicate):
+        with pytest.raises(Refused):
+            told(bad)
+    monkeypatch.undo()
     tree.close(bad)
     tree.close(good)
-    assert tree.stat("small/bad").size == 5000
+    assert tree.cat("bad@v2") == b"refused"
+    assert tree.fs.inodes.refused(tree.clock.time_ns) == set()
 
 
 def test_a_shard_that_is_away_keeps_no_other_from_being_saved(mount) -> None:
@@ -437,6 +454,99 @@ def test_a_shard_that_is_away_keeps_no_other_from_being_saved(mount) -> None:
     for file in files:
         tree.close(file)
     assert tree.cat("d1/f@v2") == b"saved"
+
+
+def keeping(mount: Mount) -> Housekeeping:
+    @contextlib.contextmanager
+    def exclusive():
+        assert mount.lock.acquire(timeout=LIMIT_S)
+        try:
+            yield
+        finally:
+            mount.lock.release()
+
+    tree = mount.tree
+    return Housekeeping(tree.fs, tree.store, tree.clock, exclusive, may_wait=True)
+
+
+def test_who_keeps_house_saves_each_shard_apart(mount, monkeypatch, caplog) -> None:
+    tree, housekeeping = mount.tree, keeping(mount)
+    files = {}
+    for shard in range(3):
+        tree.mkdir(f"d{shard}")
+        for name in ("f", "g"):
+            tree.put(f"d{shard}/{name}", "")
+            files[shard, name] = tree.open(f"d{shard}/{name}", os.O_WRONLY)
+            tree.write(files[shard, name], b"saved")
+    commit = tree.store.commit
+
+    def refuse(inode, *arguments, **options):
+        if inode == files[2, "f"].number:
+            return REFUSED[Reason.NOT_PERMITTED]
+        return commit(inode, *arguments, **options)
+
+    monkeypatch.setattr(tree.store, "commit", refuse)
+
+    async def saved(path, number) -> None:
+        def is_there() -> bool:
+            return mount.call(tree.errno, "cat", f"{path}@v{number}") is None
+
+        await trio.to_thread.run_sync(until, is_there)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for number in (2, 3):
+                tree.wait(10)
+                await housekeeping.look(nursery)
+                await saved("d0/f", number)
+                await saved("d2/g", number)
+                for shard in (0, 2):
+                    mount.call(tree.write, files[shard, "fg"[shard // 2]], b"more")
+            assert housekeeping.trouble == f"Refused: {Reason.NOT_PERMITTED.value}"
+            mount.resume()
+            await saved("d1/f", 2)
+            monkeypatch.undo()
+            tree.wait(60)
+            await housekeeping.look(nursery)
+            await saved("d2/f", 2)
+        async with trio.open_nursery() as nursery:
+            await housekeeping.look(nursery)
+        assert housekeeping.trouble is None
+        mount.call(tree.write, files[1, "f"], b"last")
+        await housekeeping.save_all()
+        assert mount.call(tree.errno, "cat", "d1/f@v3") is None
+
+    mount.pause()
+    trio.run(main)
+    mount.end()
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(said) == 1, "once"
+    assert "d2" not in said[0].getMessage()
+    for file in files.values():
+        tree.close(file)
+
+
+def test_who_ends_saves_all_that_can_be_saved_and_says_that_not_all_is(mount) -> None:
+    tree, housekeeping = mount.tree, keeping(mount)
+    files = {}
+    for shard in range(3):
+        tree.mkdir(f"d{shard}")
+        files[shard] = tree.open(f"d{shard}/f", os.O_CREAT | os.O_WRONLY)
+        tree.write(files[shard], b"saved")
+    mount.pause()
+
+    def give_up() -> None:
+        until(lambda: mount.call(tree.fs.unsaved) == {HELD})
+        mount.orders[HELD]._faces[0].close()
+
+    giving_up = threading.Thread(target=give_up)
+    giving_up.start()
+    with pytest.raises(OSError, match="closed"):
+        trio.run(housekeeping.save_all)
+    giving_up.join()
+    mount.end()
+    assert [tree.errno("cat", f"d{shard}/f@v1") for shard in (0, 2)] == [None, None]
+    tree.fs.inodes.drafts.clear()  # Nobody can save it any more.
 
 
 def test_what_is_on_its_way_is_bounded_for_all_together(mount) -> None:

@@ -73,6 +73,7 @@ RECORDS = [
     (record.Reserve(64), "92 20 40"),
     (record.Close(2), "92 22 02"),
     (record.Detach(1, b"f", 2), "94 23 01 c40166 02"),
+    (record.Denied(), "91 25"),
     (record.Rearm(1, b"c", [(5, 0)], again=True), "96 19 01 c40163 91 92 05 00 c3 c2"),
 ]
 

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from storage import record
+from storage.limits import CHUNK_BYTES
 from triggers.commitment import LARGE
 from triggers.testing import Cascade, Crash
 
@@ -352,6 +353,64 @@ def read(event, ctx):
     assert why.triggers == ["in/a@v2"]
     assert why.reads == ["model@v2"]
     assert why.outputs == ["saw/a@v2"]
+
+
+EVERY_READ = """
+from cascadefs.triggers import watch
+
+@watch("in/*")
+def read(event, ctx):
+    stat = lambda path: (one := ctx.stat(path)) and (one.version, one.size)
+    model = ctx.get("model")
+    ctx.put("saw/" + event.name, {
+        "get": [model.text(), model.version, ctx.get("late") is None, ctx.get("gone") is None],
+        "get of a version": [(one := ctx.get("model", version=n)) and one.text() for n in (1, 2, 3)],
+        "stat": [stat("model"), stat("late"), stat("gone")],
+        "list": ctx.list("**"),
+        "history": [one.version for one in ctx.history("model")],
+        "pull": ctx.pull("numbers", [0, 1], dtype="int32").tolist(),
+        "tensor": ctx.tensor("numbers", dtype="int32", shape=(2,))[:].tolist(),
+        "table": ctx.table("{model,late,gone}").arrow.select(["path", "version"]).to_pylist(),
+        "prefetch": [one and one.text() for one in ctx.prefetch(["model", "late", "gone"])],
+    })
+"""
+
+
+def seen_by_runs(between):
+    """What runs read that are due while the tree changes on; `between` is what happens after each change."""
+    cascade = Cascade()
+    cascade.script("read.py", EVERY_READ)
+    cascade.put("gone", "g")
+    cascade.put("model", "m1")
+    cascade.put("numbers", array.array("i", [1, 2]).tobytes())
+    idle(cascade)
+    cascade.put("in/a", "1")
+    between(cascade)
+    cascade.put("model", "m2, longer")
+    cascade.put("numbers", array.array("i", [3, 4]).tobytes())
+    cascade.delete("gone")
+    cascade.put("in/b", "2")
+    between(cascade)
+    cascade.put("late", "l")
+    cascade.put("model", "m3")
+    cascade.rename("numbers", "elsewhere")
+    cascade.put("numbers", array.array("i", [5, 6]).tobytes())
+    idle(cascade)
+    assert not cascade.failed, cascade.failed[0].traceback
+    seen = [json.loads(cascade.get(f"saw/{name}")) for name in "ab"]
+    for one in seen:
+        one["list"] = [path for path in one["list"] if not path.startswith("saw/")]
+    return seen
+
+
+def test_every_read_is_on_the_cut_however_late_the_run_is():
+    """A run that begins at once and one that begins when everything has changed read the same."""
+    at_once, late = seen_by_runs(idle), seen_by_runs(lambda cascade: None)
+    assert late == at_once
+    assert [one["get"] for one in late] == [["m1", 1, True, False], ["m2, longer", 2, True, True]]
+    assert [one["stat"] for one in late] == [[[1, 2], None, [1, 1]], [[2, 10], None, None]]
+    assert [one["pull"] for one in late] == [[1, 2], [3, 4]]
+    assert [one["tensor"] for one in late] == [[[1, 2]], [[1, 2], [3, 4]]]
 
 
 def test_state_is_what_the_keys_previous_run_left(cascade):
@@ -1002,3 +1061,21 @@ def large(event, ctx):
     idle(cascade)
     assert [letter.message for letter in cascade.failed] == [LARGE]
     assert cascade.get("out/x") == b"x"
+
+
+def test_a_handler_in_this_process_sees_the_memory_of_the_log(cascade):
+    """TRIGGERS 12: what lies in one piece is not copied; what lies in several is joined by one copy, and counted."""
+    cascade.script(
+        "look.py", 'from cascadefs.triggers import watch\n'
+        '@watch("in/*", emit="out/")\ndef look(event, ctx):\n'
+        '    ctx.emit(event.name, f"{type(event.data.obj).__name__} {event.data.readonly}")\n',
+    )  # fmt: skip
+    idle(cascade)
+    for size, seen, copies in (
+        (CHUNK_BYTES, b"bytearray True", (0, 0)),  # the mapping of a segment, which is memory here
+        (2 * CHUNK_BYTES, b"bytes True", (1, 2 * CHUNK_BYTES)),
+    ):
+        cascade.put("in/a", bytes(range(256)) * (size // 256))
+        idle(cascade)
+        assert cascade.get("out/a") == seen
+        assert cascade.runner.copies.taken() == copies

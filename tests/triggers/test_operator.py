@@ -6,6 +6,7 @@ import json
 
 import pytest
 import trio
+from prometheus_client.parser import text_string_to_metric_families
 
 from storage import record
 from triggers.engine import Options
@@ -328,8 +329,27 @@ def test_status_for_people_and_for_programs(cascade):
         'cascadefs_trigger_run_seconds{base="farm",binding="work.py:work",quantile="0.5"}'
         in metrics
     )
-    for line in metrics.splitlines():
-        assert line.startswith("# ") or line.rpartition(" ")[2].replace(".", "").isdigit()
+
+
+def test_metrics_are_read_by_the_parser_of_prometheus(cascade):
+    """Whatever directories and scripts are called."""
+    odd = 'f"a\\r\nm'
+    cascade.script("work's.py", SCRIPT, base=odd)
+    idle(cascade)
+    cascade.put(f"{odd}/in/a", "")
+    idle(cascade)
+    samples = [
+        sample
+        for family in text_string_to_metric_families(cascade.operator.metrics())
+        for sample in family.samples
+    ]
+    assert {sample.labels["base"] for sample in samples} == {"farm", odd}
+    done = {
+        (one.labels["base"], one.labels["binding"]): one.value
+        for one in samples
+        if one.name == "cascadefs_trigger_done_total"
+    }
+    assert done == {("farm", "work.py:work"): 0, (odd, "work's.py:work"): 1}
 
 
 def test_the_stream_of_events_is_numbered_lines(cascade):

@@ -102,7 +102,8 @@ def _of_nodes(said: Figures, now_s: int) -> list[str]:
             found.append(f"node {name}: {figure['authority_trouble']}")
         expires_s = (figure.get("certificate") or {}).get("expires_s")
         if expires_s is not None and expires_s - now_s < EXPIRES_SOON_S:
-            when = f"expires in {max(0, expires_s - now_s) // 86400} days"
+            left_s = expires_s - now_s
+            when = f"expires in {left_s // 86400} days" if left_s > 0 else "has expired"
             found.append(f"node {name}: its certificate {when}; renew it: cascadefs cluster add")
     offsets_s = {
         f"node {name}": (figure["time_us"] - figure[ASKED_US]) / 1e6

@@ -21,6 +21,9 @@ __all__ = ["gc"]
 
 POLL_SECONDS = 0.1
 
+FAILURES_MAX = 3
+"""In a row or not, while this waits: one may be a disk that was full for a moment."""
+
 _COLUMNS = [Column("line"), Column("versions", right=True), Column("bytes", right=True)]
 _SAYINGS = {
     errno.EPERM: ("only the owner of the mount's root, or root, may do that", ""),
@@ -56,6 +59,11 @@ def gc(
     wanted = before["asked"] + 1  # After that, for a mount of a cluster has no such figures.
     with progress("looking at history") as step:
         while (found := _status(root))["done"] < wanted:
+            if found["failures"] >= before["failures"] + FAILURES_MAX:
+                why = f"history cannot be let go: {found['trouble']}"
+                raise Refusal(
+                    root, why, "it is tried again every second; the mount's log says more"
+                )
             step()
             time.sleep(POLL_SECONDS)
     rows = []

@@ -279,6 +279,17 @@ def test_a_leader_that_stood_still_holds_it_against_nobody():
     assert world.lock(1, EXCLUSIVE, TRY) == errno.EAGAIN
 
 
+def test_a_mount_has_so_many_locks_and_no_more(monkeypatch):
+    monkeypatch.setattr("storage.locks.arbiter.LOCKS_PER_SESSION_MAX", 3)
+    world = World()
+    for byte in (0, 2, 4):
+        assert world.lock(0, EXCLUSIVE, start=byte, end=byte) == 0
+    assert world.lock(0, EXCLUSIVE, start=6, end=6) == errno.ENOLCK
+    assert world.lock(1, EXCLUSIVE, start=6, end=6) == 0
+    assert world.lock(0, NONE) == 0
+    assert world.lock(0, SHARED, start=0, end=5) == 0
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_whatever_happens(seed):
     random = Random(seed)

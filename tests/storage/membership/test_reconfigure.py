@@ -33,12 +33,13 @@ def view(
     labels=(),
     stranded=None,
     full="",
+    volatile=False,
 ):
     stranded = stranded or {}
     return View(
         revision=1,
         cluster=Cluster("c", 0),
-        pools={"root": Pool("root", "/", replicas, replicas_min, labels=labels)},
+        pools={"root": Pool("root", "/", replicas, replicas_min, volatile=volatile, labels=labels)},
         shards={0: Shard(0, "root", tuple(wished.split()))},
         nodes={
             name: Node(name, (f"{name}:1",), (), "draining" if name in draining else "active")
@@ -404,6 +405,26 @@ def test_as_long_as_one_member_may_know_more_nobody_goes_on_with_less(missing):
         assert "n3" in decision.why
 
 
+def test_a_volatile_shard_that_nobody_has_begins_anew_by_itself():
+    ends = {name: stranded(4, 0, 0) for name in NAMES}
+    seen = view(epoch=epoch(4, "n1", "n1 n2 n3"), stranded=ends, volatile=True)
+    assert decide("n2", seen, Replica(serves=4), after_s=1000).change is None
+    assert tried(decide("n1", seen, Replica(serves=4))) == Epoch(0, 5, "n1", ("n1",), forced=True)
+    ends["n3"] = stranded(4, 4, 9)  # Filled in part: what it has is more than nothing.
+    seen = view(epoch=epoch(4, "n1", "n1 n2 n3"), stranded=ends, volatile=True)
+    assert tried(decide("n3", seen, Replica(serves=4))) == Epoch(0, 5, "n3", ("n3",), forced=True)
+
+
+def test_a_volatile_shard_waits_for_members_that_are_away_for_a_while_and_for_those_that_live():
+    ends = {"n1": stranded(4, 0, 0), "n2": stranded(4, 0, 0)}
+    away = view(live="n1 n2", epoch=epoch(4, "n3", "n1 n2 n3"), stranded=ends, volatile=True)
+    lost = Replica(serves=4)
+    assert decide("n1", away, lost, after_s=29).change is None
+    assert tried(decide("n1", away, lost, after_s=31)) == Epoch(0, 5, "n1", ("n1",), forced=True)
+    lives = view(epoch=epoch(4, "n3", "n1 n2 n3"), stranded=ends, volatile=True)
+    assert decide("n1", lives, lost, after_s=1000).change is None
+
+
 def test_the_only_member_with_an_empty_disk_does_not_begin_anew_by_itself():
     ends = {"n1": stranded(4, 0, 0)}
     seen = view(live="n1", epoch=epoch(4, "n1", "n1"), stranded=ends)
@@ -644,6 +665,19 @@ def test_a_drained_node_ends_with_nothing_and_gets_its_part_back():
     world.drain(leader, "active")
     world.run(60)
     assert world.epoch.leader == leader
+
+
+def test_a_shard_of_one_replica_moves_in_three_epochs():
+    world = World(NAMES[:2], 1)
+    for name in NAMES[:2]:
+        world.start(name)
+    world.run(60)
+    old = world.epoch
+    world.drain(old.leader, "draining")
+    world.run(60)
+    assert world.epoch.epoch == old.epoch + 3
+    assert {world.epoch.leader, old.leader} == set(NAMES[:2])
+    assert world.epoch.members == (world.epoch.leader,)
 
 
 def test_all_processes_of_a_shard_killed_and_started_again():

@@ -299,6 +299,28 @@ def test_a_lost_member_comes_back_as_a_learner(shard):
     assert shard["c"].records(shard["c"].committed) == [(7, n, b"record %d" % n) for n in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_leader_knows_who_is_in_sync_with_it(make_shard, durable):
+    shard = make_shard(durable=durable)
+    shard.elect("a", "ab")
+    assert shard["a"].replica.synced == {"b"}
+    assert shard["b"].replica.synced == frozenset()
+    shard["a"].replica.teach(shard.now_ns, ["c"])
+    shard.run(500)
+    assert shard["a"].replica.caught_up == {"c"}
+    assert shard["a"].replica.synced == {"b"}
+    shard["c"].syncs = False
+    shard.elect("a", "abc")
+    shard.run(500)
+    # What has not come to its disk is not had, where disks count.
+    assert shard["c"].replica.in_sync is not durable
+    assert shard["a"].replica.synced == ({"b"} if durable else {"b", "c"})
+    shard["c"].sync()
+    shard.run(500)
+    assert shard["c"].replica.in_sync
+    assert shard["a"].replica.synced == {"b", "c"}
+
+
 def test_a_leader_that_lost_its_log_leads_no_more(make_shard):
     shard = make_shard(batch_bytes=1, read_bytes=1)
     shard.elect("a")

@@ -82,6 +82,35 @@ def test_noted_changes_are_undone_and_others_stay(table: Table) -> None:
     assert keys(table) == [b"a", b"b", b"c", b"d", b"e"]
 
 
+@pytest.mark.parametrize("end", ["keep", "undo"])
+@pytest.mark.parametrize("asks", [False, True])
+def test_noted_changes_are_seen_by_every_question(table: Table, asks: bool, end: str) -> None:
+    fill(table, b"a", b"b", b"d")
+    before = dict(table.scan(b"", END))
+    table.note()
+    table.put(b"a", b"1")
+    table.put(b"c", b"1")
+    table.delete(b"b")
+    assert [table.get(key) for key in (b"a", b"b", b"c", b"d")] == [
+        b"1", None, b"1", b"value of d",
+    ]  # fmt: skip
+    if asks:
+        assert table.first(b"b", END) == (b"c", b"1")
+        assert table.last(b"", b"d") == (b"c", b"1")
+        assert keys(table) == [b"a", b"c", b"d"]
+        assert table.row_count() == 3
+    table.put(b"c", b"2")
+    table.put(b"b", b"again")
+    table.delete(b"d")
+    after = {b"a": b"1", b"b": b"again", b"c": b"2"}
+    if asks:
+        assert dict(table.scan(b"", END)) == after
+    getattr(table, end)()
+    assert dict(table.scan(b"", END)) == (after if end == "keep" else before)
+    table.commit()
+    assert dict(table.scan(b"", END)) == (after if end == "keep" else before)
+
+
 def test_an_empty_value_is_a_value(table: Table) -> None:
     table.put(b"a", b"")
     assert table.get(b"a") == b""

@@ -131,6 +131,19 @@ async def test_a_host_that_is_gone_is_noticed_by_who_only_sends(tcp_kind, unread
         assert "nothing heard" in str(near.broken())
 
 
+async def test_a_long_message_is_few_calls(tcp_kind):
+    message = bytes(range(256)) * 4096  # a MiB
+    async with tcp_kind.pair() as (near, far), trio.open_nursery() as nursery:
+        for _ in range(3):
+            sent, received = near.counters.sent_calls, far.counters.received_calls
+            nursery.start_soon(near.send, [b"head", message])
+            assert await take(far, 1) == [b"head" + message]
+            # By TLS, of 256 KiB; plain, what the socket takes and has.
+            assert near.counters.sent_calls - sent <= 5
+            # The sender may be slower than we are, but not by single records of 16 KiB.
+            assert far.counters.received_calls - received < 64
+
+
 async def test_a_slow_receiver_is_not_taken_for_a_dead_one(tcp_kind):
     async with Through(tcp_kind) as world, trio.open_nursery() as nursery:
         # Nothing is received for five times the silence that is borne, with every buffer between full.

@@ -99,9 +99,10 @@ def _told_lines(
     for version in history:
         if lines.is_done:
             break
-        if text_lines(version.place.path) is None:  # It was binary before, or too large to compare.
+        before = text_lines(version.place.path)
+        if before is None:  # It was binary before, or too large to compare.
             break
-        lines.before(_text(version), version)
+        lines.before(before, version)
     lines.end()
     for number, (line, origin) in enumerate(zip(lines.lines, lines.told, strict=True), start=1):
         assert origin is not None

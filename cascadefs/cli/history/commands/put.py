@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
+import signal
 import sys
-from typing import TYPE_CHECKING, Annotated
+import tempfile
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,11 +21,15 @@ from cascadefs.cli.history.refusal import Refusal, printable, refusing
 from cascadefs.vpath import format_condition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import BinaryIO
 
 __all__ = ["put"]
 
 _IF_VERSION = "user.cascade.if_version"
+
+KEPT_BYTES = 64 * 1024 * 1024
+"""Of what comes, in memory; more is on the disk of TMPDIR meanwhile."""
 
 
 @refusing()
@@ -45,7 +53,8 @@ def put(
 ) -> None:
     """Write standard input to PATH: one version, on the disk when this ends. Prints the path of that version.
 
-    With --if nobody sees anything before that, and nothing at all is written if somebody else was first (exit status 1).
+    Nothing is written before all of it is there, so nothing is if this is interrupted. With --if nobody sees anything before the
+    version is whole, and nothing at all is written if somebody else was first (exit status 1).
 
     Example: cascadefs cat cfg.yaml@v12 | sed s/a/b/ | cascadefs put --if v12 cfg.yaml
     """
@@ -54,13 +63,44 @@ def put(
         raise Refusal(place.path, "history cannot be written", "name a file of now, and use --if")
     version = None if condition is None else _version(condition)
     event_us = None if event is None else present().of_event(event)
-    number = _write(place, version, event_us, sys.stdin.buffer)
+    with _whole(sys.stdin.buffer) as source, _undisturbed():
+        number = _write(place, version, event_us, source)
     out = report(as_json=as_json)
     made = place.version(number)
     if as_json:
         out.lines([out.encoded({"path": made.path, "version": number})])
     else:
         out.lines([made.path])
+
+
+@contextlib.contextmanager
+def _whole(source: BinaryIO) -> Iterator[BinaryIO]:
+    """All that comes, once it has come: what is open for writing becomes a version, however this ends.
+
+    Raises:
+        Refusal: there is no room for it.
+    """
+    with tempfile.SpooledTemporaryFile(KEPT_BYTES) as kept:
+        try:
+            shutil.copyfileobj(source, kept, BLOCK_BYTES)
+        except OSError as error:
+            remedy = "name another directory in TMPDIR, or write the file itself"
+            raise Refusal(tempfile.gettempdir(), error.strerror or str(error), remedy) from error
+        kept.seek(0)
+        yield cast("BinaryIO", kept)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Whoever interrupts is too late."""
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        while signal.sigtimedwait(signals, 0) is not None:
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _version(text: str) -> int:
