@@ -416,6 +416,7 @@ class _Mount:
             while True:
                 await trio.sleep(self.settings.sync_interval_s)
                 await self.housekeeping.look(nursery)
+                self.door.notify()
                 if self.observer is not None and time.monotonic() >= next_sign_at:
                     next_sign_at = time.monotonic() + SIGN_SECONDS
                     await self.housekeeping.apart(self._sign)

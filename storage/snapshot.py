@@ -20,7 +20,15 @@ from storage.sequencer import Place
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["LIFE_ADDRESSES", "LIFE_INDICES", "Collector", "Piece", "Snapshot", "Snapshotted", "collect"]
+__all__ = [
+    "LIFE_ADDRESSES",
+    "LIFE_INDICES",
+    "Collector",
+    "Piece",
+    "Snapshot",
+    "Snapshotted",
+    "collect",
+]
 
 LIFE_INDICES: Final = 2**36
 LIFE_ADDRESSES: Final = 2**48

@@ -55,7 +55,8 @@ Span: TypeAlias = tuple[int, int]
 """Of a content: the bytes from one offset to before another."""
 
 CONTENT_BYTES_MAX = 1 << 30
-"""A content that is handed to a run whole: it is main memory, of the daemon first. What is longer is read in spans."""
+"""A content that is handed to a run whole: it is main memory, of the daemon first. What is longer is read in spans, but where a
+binding asks for more `memory` by itself."""
 
 PIECE_BYTES = 4 << 20
 """What is read for a run in one go; the store is held for a millisecond or two. Of a longer one others get a turn between pieces."""
@@ -263,17 +264,18 @@ class Content:
         self.identity = identity
 
 
-def check_whole(path: str, version: int, size: int) -> None:
-    """That a content may be handed to a run whole.
+def check_whole(path: str, version: int, size: int, memory_bytes: int = 0) -> None:
+    """That a content may be handed to a run whole, which is known to have so much memory.
 
     Raises:
         OSError: EFBIG: it is too long.
     """
-    if size > CONTENT_BYTES_MAX:
+    most = max(CONTENT_BYTES_MAX, memory_bytes)
+    if size > most:
         raise OSError(
             errno.EFBIG,
-            f"{path}@v{version} has {size} bytes, and a run is handed {CONTENT_BYTES_MAX >> 30} GiB at once:"
-            " read a part at a time of ctx.open(path), or numbers by ctx.pull",
+            f"{path}@v{version} has {size} bytes, and this run is handed {most} at once:"
+            " read a part at a time of ctx.open(path), or numbers by ctx.pull; or say more `memory`",
         )
 
 

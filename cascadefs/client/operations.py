@@ -124,8 +124,8 @@ class Operations:
         `done` is told the answers, as of `begin`; None: nothing was done, each is to be begun alone.
         """
 
-        def tell(answers: Sequence[calls.Written] | OSError | None) -> None:
-            if isinstance(answers, OSError):
+        def tell(answers: Sequence[calls.Written] | Exception | None) -> None:
+            if isinstance(answers, Exception):
                 done([_failed(answers)] * len(writes))
             else:
                 done(answers)
@@ -133,9 +133,7 @@ class Operations:
         try:
             return self._writing.begin_together(writes, tell)
         except (EffectRefused, Refused, OSError, ValueError):
-            return (
-                False  # One of them is refused; which, and why, it is told when it is begun alone.
-            )
+            return False  # Which of them is refused, and why, is told when it is begun alone.
 
     def shard_of(self, path: str) -> int | None:
         """Where a file at a path would be, as far as that is known before missing directories are made; None: nowhere here."""
@@ -226,9 +224,9 @@ def apart(
 def together(
     writes: Sequence[tuple[calls.Write, list[Buffer]]], shard_of: Callable[[str], int | None]
 ) -> list[list[int]]:
-    """Which of the writes of a `WriteEach` may share a record, as lists of places in it; most of other writes are alone.
+    """Which of the writes of a `WriteEach` may share a record, as lists of places in it.
 
-    Puts that ask for nothing but a file's next version, of different files of one shard, in order.
+    Those are puts that ask for nothing but a file's next version, of different files of one shard, in order; any other write is alone.
     """
     groups: list[list[int]] = []
     growing: dict[int | None, _Group] = {}

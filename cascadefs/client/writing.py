@@ -111,7 +111,7 @@ class Writing:
     def begin_together(
         self,
         writes: Sequence[tuple[calls.Write, list[Buffer]]],
-        done: Callable[[Sequence[calls.Written] | OSError | None], None],
+        done: Callable[[Sequence[calls.Written] | Exception | None], None],
     ) -> bool:
         """Propose writes of one different file each as one record and go on, unless they cannot be one: False.
 
@@ -133,11 +133,16 @@ class Writing:
         def settle(outcome: Outcome | OSError) -> None:
             if isinstance(outcome, OSError):
                 done(outcome)
-            elif outcome.reason is not None:
+                return
+            if outcome.reason is not None:
                 done(None)
-            else:
+                return
+            try:
                 self._applied(made.records)
                 written = self._written(attempt)
+            except Exception as error:
+                done(error)
+            else:
                 done([calls.Written([one], written.timestamp) for one in written.versions])
 
         self._store.begin(batch, made.payload, settle)

@@ -8,6 +8,7 @@ of the writers, proc(5) says whether it is another thread of one of them. Closin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -214,12 +215,11 @@ class Files:
             self._filesystem.release(handle)
             return None
         has_lock = bool(how & RELEASE_UNLOCK)
-        try:
+        with contextlib.ExitStack() as ending:  # The last of these first, whatever fails.
+            ending.callback(self.locks.released, node, handle, owner if has_lock else None)
+            ending.callback(self._filesystem.release, handle)
             if has_lock:
                 self._filesystem.save(handle)  # Through whichever handle it was written.
-        finally:
-            self._filesystem.release(handle)
-            self.locks.released(node, handle, owner if has_lock else None)
         return None
 
     # --- bytes -------------------------------------------------------------------------------------------------

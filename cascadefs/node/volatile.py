@@ -110,10 +110,7 @@ class VolatileSeat:
                 for wait in (self._broken, self._lagging, self._anew):
                     nursery.start_soon(self._first, wait, member, epoch, found, nursery)
             log, snapshot, begins_in = found[0]
-            rows = MemoryTable()
-            rows.load([row for row in snapshot.rows if row[0][:1] == b"Z"])
-            numbers = Sessions(rows).all()
-            member.replace(log, MemoryNote(), begins_in, snapshot, lambda c: numbers.get(c, 0))
+            member.replace(log, MemoryNote(), begins_in, snapshot, _last_numbers(snapshot))
             member.behind = trio.Event()
             _log.info("shard %d: begins at record %d", self.shard, log.last_index)
 
@@ -172,6 +169,14 @@ class VolatileSeat:
         log = MemoryLog.begin_life(self._ground.identity, self.shard, self._life)
         # In the epoch before: the one to come is led.
         return log, Snapshot(log.base, 0, log.epochs(), [], []), member.replica.epoch
+
+
+def _last_numbers(snapshot: Snapshot) -> Callable[[int], int]:
+    """The last number of each client, as of a snapshot."""
+    rows = MemoryTable()
+    rows.load([row for row in snapshot.rows if row[0][:1] == b"Z"])
+    numbers = Sessions(rows).all()
+    return lambda client: numbers.get(client, 0)
 
 
 class Snapshots:

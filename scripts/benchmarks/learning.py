@@ -68,10 +68,10 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cut, name)
 
-    def get(self, path: str, *, latest: bool = False) -> Any:
+    def get(self, path: str, **how: Any) -> Any:
         """Read, late."""
         time.sleep(READ_SECONDS)
-        return self._cut.get(path, latest=latest)
+        return self._cut.get(path, **how)
 
 
 def prefetch() -> None:

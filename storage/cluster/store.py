@@ -13,6 +13,7 @@ One thread at a time, as for every `Store`: whoever holds it applies (`storage.c
 
 from __future__ import annotations
 
+import errno
 import heapq
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -148,7 +149,12 @@ class ClusterStore:
             if stub is None or not stub.nlink or not is_directory(stub.mode):
                 continue
             root = Create(stub.parent, b"", inode, stub.mode, stub.uid, stub.gid)
-            return face.propose(root).reason in (None, Reason.EXISTS)
+            try:
+                return face.propose(root).reason in (None, Reason.EXISTS)
+            except OSError as error:
+                if error.errno != errno.EPERM:
+                    raise
+                return False  # A mount for some users makes nothing of others': whoever else looks does.
         return False
 
     def keeps_past_of(self, inode: int) -> bool:

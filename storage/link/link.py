@@ -207,7 +207,7 @@ class Link:
             self._new_client(),
             self.payloads,
             kick=self._kick,
-            fetch=lambda *asked: self.apart(lambda: self._fetch(*asked)),
+            fetch=self._fetch_apart,
             ask_index=self._ask_index,
             fetch_snapshot=self._fetch_snapshot,
             new_client=self._new_client,
@@ -226,6 +226,9 @@ class Link:
 
     def _kick(self, line: RemoteLine) -> None:
         self._soon(self._look, line)
+
+    def _fetch_apart(self, line: RemoteLine, address: int, offset: int, length: int) -> memoryview:
+        return self.apart(lambda: self._fetch(line, address, offset, length))
 
     def _fetch(self, line: RemoteLine, address: int, offset: int, length: int) -> memoryview:
         found = self._wait(_Reading(line, address, offset, length))

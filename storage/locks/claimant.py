@@ -18,7 +18,7 @@ import msgspec
 
 from storage import wire
 from storage.locks.arbiter import ASK
-from storage.locks.spans import LAST, NONE, SHARED, Span, assign, overlapping
+from storage.locks.spans import EXCLUSIVE, LAST, NONE, SHARED, Span, assign, overlapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,9 +145,14 @@ class Claimant:
         """Hold on to nothing that may have been given back, or exchanged for less, by what was not answered."""
         key = (message.inode, message.whole, message.owner)
         held = self._held.get(key, [])
-        if message.mode == NONE or (message.whole and message.manner != ASK):
+        if message.mode == NONE:
             self._hold(key, assign(held, message.start, message.end, NONE))
-        elif message.mode == SHARED and message.manner != ASK:
+        elif message.manner == ASK:
+            return
+        elif message.whole:
+            if _is_another(held, message.mode):
+                self._hold(key, [])
+        elif message.mode == SHARED:
             for span in overlapping(held, message.start, message.end):
                 if span.exclusive:
                     start, end = max(span.start, message.start), min(span.end, message.end)
@@ -184,9 +189,7 @@ class Claimant:
         if asked.mode == NONE or asked.manner != ASK:
             if message.errno == 0:
                 self._hold(key, assign(self._held.get(key, []), asked.start, asked.end, asked.mode))
-            elif asked.whole and any(
-                span.exclusive != (asked.mode != SHARED) for span in self._held.get(key, [])
-            ):
+            elif asked.whole and _is_another(self._held.get(key, []), asked.mode):
                 self._hold(key, [])  # flock(2) has given up the mode it had.
         self._done.append((message.request, message))
 
@@ -246,3 +249,7 @@ class Claimant:
         out, self._out = self._out, []
         done, self._done = self._done, []
         return out, done
+
+
+def _is_another(held: list[Span], mode: int) -> bool:
+    return any(span.exclusive != (mode == EXCLUSIVE) for span in held)

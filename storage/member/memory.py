@@ -282,7 +282,9 @@ class MemoryLog:
         """
         data = self._payloads.get(address)
         if data is None or offset + length > len(data):
-            raise self._corruption(address, "its bytes were let go: a volatile pool keeps the newest")
+            raise self._corruption(
+                address, "its bytes were let go: a volatile pool keeps the newest"
+            )
         return memoryview(data)[offset : offset + length]
 
     def frame(self, address: int) -> Frame:

@@ -83,8 +83,8 @@ class MemoryTable:
         self._noted = None
 
     def rows(self) -> list[tuple[bytes, bytes]]:
-        """All rows, ascending; 0.1 us each."""
-        return list(self._rows.items())
+        """All rows, in any order; 0.1 us each."""
+        return list(dict.items(self._rows))
 
     def row_count(self) -> int:
         """See `Table.row_count`."""

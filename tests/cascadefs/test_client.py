@@ -341,8 +341,6 @@ def test_rights_are_those_of_the_user(client, store, clock):
 def test_a_closed_directory_is_closed_to_lists_globs_and_watches(client, store, clock):
     client.put("d/inner/a", "1")
     inode = store.binding(1, b"d").inode
-    from storage import record
-
     store.propose(record.SetAttributes(inode, mode=0o700))
     alice = Client(_As(store, clock, 1000), clock)
     with pytest.raises(PermissionError):
@@ -357,6 +355,65 @@ def test_a_closed_directory_is_closed_to_lists_globs_and_watches(client, store, 
     client.put("d/inner/b", "2")
     client.put("plain", "3")
     assert [change.path for change in alice.look("**", token)[0]] == ["plain"]
+
+
+def _readings(reader, path, at):
+    """Every way to what a file is or was, and what it says."""
+    return {
+        "newest": lambda: reader.get(path),
+        "number": lambda: reader.get(path, version=1),
+        "instant": lambda: reader.get(path, at=at),
+        "event": lambda: reader.get(path, event="now"),
+        "many": lambda: reader.get_many([path])[0],
+        "numbers": lambda: reader.pull(path, [0], dtype="uint8").tobytes(),
+        "versions": lambda: reader.versions(path) and b"x",
+    }
+
+
+def _refused(ways):
+    refused = set()
+    for name, way in ways.items():
+        try:
+            assert way() == b"x"
+        except PermissionError:
+            refused.add(name)
+    return refused
+
+
+def test_what_is_on_the_way_has_to_be_open_then_and_now(client, store, clock):
+    client.put("shut/open/a", "x")
+    client.put("late/a", "x")
+    client.put("soon/a", "x", mode=0o600)
+    at = client.now()
+    alice = Client(_As(store, clock, 1000), clock)
+
+    def chmod(path, mode):
+        parent, _, name = path.rpartition("/")
+        above = store.binding(1, parent.encode()).inode if parent else 1
+        inode = store.binding(above, name.encode()).inode
+        store.propose(record.SetAttributes(inode, mode=mode))
+
+    ways = set(_readings(alice, "", at))
+    assert _refused(_readings(alice, "shut/open/a", at)) == set()
+    chmod("shut", 0o700)
+    chmod("late/a", 0o600)  # open when it was written
+    chmod("soon/a", 0o644)  # closed when it was written
+    assert _refused(_readings(alice, "shut/open/a", at)) == ways
+    assert _refused(_readings(alice, "late/a", at)) == ways
+    assert _refused(_readings(alice, "soon/a", at)) == {"number", "instant", "event", "versions"}
+    assert _refused(_readings(client, "shut/open/a", at)) == set()
+    for mode, may_list in ((0o755, True), (0o711, False), (0o744, False)):
+        chmod("soon", mode)
+        for when in (None, client.now()):
+            if may_list:
+                assert [one.name for one in alice.list("soon", at=when)] == ["a"]
+            else:
+                with pytest.raises(PermissionError):
+                    alice.list("soon", at=when)
+    with pytest.raises(PermissionError):
+        alice.get("soon/a")  # names may be read there, and nothing be passed to
+    chmod("soon", 0o711)
+    assert alice.get("soon/a") == b"x"
 
 
 def test_what_cannot_be_says_why(client):

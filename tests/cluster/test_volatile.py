@@ -15,6 +15,8 @@ import sys
 import pytest
 
 from cascadefs import configuration
+from cascadefs.cli.cluster.pools import accepted
+from cascadefs.cli.complaint import Complaint
 from tests.cluster.fleet import Fleet
 from tests.cluster.processes import CLUSTER
 from tests.cluster.test_mounts import Mount, eventually
@@ -92,7 +94,7 @@ def test_the_newest_version_is_all_that_is_kept(fleet, mounts):
     (one / "a").write_bytes(b"first")
     eventually(lambda: (two / "a").exists())
     assert (two / "a").read_bytes() == b"first"
-    then = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    then = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     (one / "still").write_bytes(b"here")
     (two / "a").write_bytes(b"second")
     eventually(lambda: (one / "a").read_bytes() == b"second")
@@ -127,12 +129,14 @@ def test_it_is_shown_as_what_it_is(fleet, mounts):
         assert told["volatile"]
         assert 2**20 < told["log_bytes"] < 2**20 + 200_000
     assert "newest" in cluster(fleet, "pools").stdout
-    for wrong, said in (("/", "choose a directory"), ("/scratch", "has /scratch already")):
-        answer = cluster(fleet, "pools", "create", "other", wrong, "--volatile")
-        assert answer.returncode == 1
-        assert said in answer.stderr
-    answer = cluster(fleet, "pools", "create", "o", "/o", "--volatile", "--durability", "disk")
-    assert "nowhere on a disk" in answer.stderr
+    asked = {"name": "o", "path": "/o", "volatile": True, "durability": "memory"}
+    assert accepted(asked).volatile
+    for wrong, said in (
+        ({"path": "/"}, "choose a directory below it"),
+        ({"durability": "disk"}, "nowhere on a disk"),
+    ):
+        with pytest.raises(Complaint, match=said):
+            accepted({**asked, **wrong})
 
 
 def test_one_member_goes_and_comes(fleet, mounts):

@@ -104,7 +104,7 @@ def last(event, ctx):
     try:
         event.data
     except OSError as error:
-        said = str(error)
+        said = error.args[-1]
     with ctx.open(event.path) as file:
         file.seek(-4, 2)
         ctx.emit(event.name, [file.read().decode(), said])

@@ -323,6 +323,26 @@ def test_a_time_that_is_set_while_its_shard_is_away_is_not_that_of_what_is_writt
     tree.close(file)
 
 
+def test_a_hole_is_in_what_is_saved_though_its_shard_was_away_when_it_was_made(mount) -> None:
+    tree = mount.tree
+    mount.call(tree.mkdir, "d1")
+    mount.call(tree.put, "d1/f", "0123456789")
+    first, second = (mount.call(tree.open, "d1/f", os.O_RDWR) for _ in range(2))
+    mount.call(tree.write, second, b"AB")
+    mount.pause()
+    mount.begin(tree.fs.ranges.allocate, first.handle, 1, 3, 3)
+    until(lambda: len(mount.held) == 1)
+    mount.begin(tree.fs.flush, second.handle)
+    mount.wait(resting=2)
+    assert len(mount.held) == 1, "what is being changed is not saved"
+    mount.resume()
+    mount.end()
+    assert not mount.failures
+    tree.close(first)
+    tree.close(second)
+    assert tree.cat("d1/f@v2") == b"A\0\0\x00456789"
+
+
 def test_a_directory_is_restored_though_another_changes_it_meanwhile(mount) -> None:
     tree = mount.tree
     other = Tree.on(mount.orders, tree.clock)

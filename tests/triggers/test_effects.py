@@ -131,6 +131,9 @@ def test_many_adds_of_one_run_are_one_version_that_writes_what_they_touch():
         ([Put("theirs/x", b"")], "may not make it"),
         ([Put("theirs/f", b"")], "may not write it"),
         ([Delete("theirs/f")], "may not remove it"),
+        ([Put("closed/mine/new", b"")], "may not pass"),
+        ([Append("closed/mine/f", b"")], "may not pass"),
+        ([Delete("closed/mine/f")], "may not pass"),
         ([Add("v", -1, b"", "float32")], "an index from 0"),
         ([Add("v", 0, b"abc", "float32")], "no whole number"),
         ([Add("v", 0, bytes(4), "float16")], "one of float32"),
@@ -147,7 +150,11 @@ def test_what_cannot_be_is_refused_whole(effects, says):
     cascade.put("d/x", "x")
     cascade.uid = 7
     cascade.put("theirs/f", "x")
+    cascade.put("closed/f", "x")
+    closed = cascade.store.binding(ROOT, b"closed").inode
     cascade.uid = 1000
+    cascade.put("closed/mine/f", "x")
+    cascade.store.propose(record.SetAttributes(closed, mode=0o700))
     with pytest.raises(EffectRefused, match=says):
         plan(cascade.store, ROOT, WHO, [Put("first", b""), *effects], 5)
 

@@ -467,6 +467,32 @@ def test_a_chain_counts_hops_and_keeps_its_root(cascade):
     assert second.triggers == ["out/a@v1"]
 
 
+def test_a_batch_is_as_far_from_programs_as_the_farthest_of_its_events(cascade):
+    """Or a loop that a program feeds as well would never end."""
+    cascade.script(
+        "both.py",
+        """
+from cascadefs.triggers import watch
+
+@watch("in/*", emit="mid/")
+def first(event, ctx):
+    ctx.emit(event.name, b"")
+
+@watch("mid/*", batch=2, wait="1h", key="dir")
+def second(events, ctx):
+    ctx.put("out", ",".join(event.name for event in events))
+""",
+    )
+    idle(cascade)
+    cascade.put("mid/a", "of a program")
+    cascade.put("in/b", "")
+    idle(cascade)
+    assert cascade.get("out") == b"a,b"
+    assert cascade.why("mid/b").hops == 0
+    assert cascade.why("out").hops == 1
+    assert cascade.why("out").root == cascade.why("mid/b").root
+
+
 def test_a_loop_ends_in_the_dead_letters(cascade):
     cascade.script(
         "loop.py",

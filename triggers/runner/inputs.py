@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Inputs", "filled"]
 
 INPUT_BYTES_MAX = 256 << 20
+MACHINE_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+"""A quarter is the most of one content, whatever a binding asks for."""
+
 INPUT_COUNT_MAX = 256
 """Each is an open descriptor."""
 
@@ -60,18 +63,24 @@ class Inputs:
         return wired, fds
 
     async def bring(
-        self, read: Callable[[Span], Content | None], held: tuple[int, int] | None = None
+        self,
+        read: Callable[[Span], Content | None],
+        held: tuple[int, int] | None = None,
+        memory_bytes: int | None = None,
     ) -> tuple[WireContent | None, list[int]]:
         """As `wire`, of a content that is read here: a long one piece by piece, between which others have their turn.
 
+        `memory_bytes`: what the run's binding asks for.
+
         Raises:
-            OSError: as of `wire`; EFBIG of more than `CONTENT_BYTES_MAX`; what `read` raises.
+            OSError: as of `wire`; EFBIG of more than `check_whole` allows; what `read` raises.
         """
         content = read((0, PIECE_BYTES))
         if content is None:
             return None, []
         if held != content.identity:
-            check_whole(content.path, content.version, content.size)
+            most = min(memory_bytes or 0, MACHINE_BYTES // 4)
+            check_whole(content.path, content.version, content.size, most)
             await self._fill(content, read)
         return self.wire(content, held)
 

@@ -330,7 +330,7 @@ class Worker:
             first = max(ask.span[0], 0)
             span = (first, min(ask.span[1], first + PIECE_BYTES))
             return Answer(content=self._inputs.inline(read(span))), []
-        content, fds = await self._inputs.bring(read, ask.held)
+        content, fds = await self._inputs.bring(read, ask.held, running.run.memory_bytes)
         return Answer(content=content), fds
 
     async def _answer(self, ask: Ask, running: Running | None) -> tuple[Answer, Sequence[int]]:

@@ -83,6 +83,20 @@ def test_a_shard_that_is_stuck_keeps_nothing_of_others_from_being_forgotten(devi
         assert [message for message in sent if message in of_shard] == of_shard
 
 
+def test_who_is_told_in_his_turn_is_told_behind_what_was_put_before(device, notifier):
+    node = in_shard(1, 7)
+    earlier = notification.invalidate_entry(in_shard(1, 8), b"earlier")
+    device.holds[earlier] = gate = threading.Event()
+    told = threading.Event()
+    notifier.put([(in_shard(1, 8), b"earlier"), (node, None)])
+    notifier.put_behind([(in_shard(2, 9), None)], node, told.set)
+    device.wait(1)
+    assert not told.is_set()
+    gate.set()
+    assert told.wait(LIMIT_S)
+    assert notification.invalidate_node(node) in device.sent
+
+
 def test_there_is_a_bound_and_what_was_put_before_the_start_is_sent(device):
     notifier = Notifier(device.send)
     for shard in range(3 * LANES_MAX):

@@ -161,6 +161,8 @@ def test_a_line_is_not_waited_for_when_others_have_taken_what_came() -> None:
         kick=lambda line: None,
         fetch=lambda line, address, offset, length: memoryview(b""),
         ask_index=lambda line: 0,
+        fetch_snapshot=lambda line: None,
+        new_client=lambda: 2,
     )
     line.follow(START)
     came = Sequenced(1, 1, 4096, 1, 2, 1, b"x")

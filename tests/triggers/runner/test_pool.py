@@ -497,7 +497,7 @@ def f(event, ctx):
 '''
 
 class Cut(DictCut):
-    def get(self, path, latest=False):
+    def get(self, path, latest=False, span=None):
         ((worker,),) = pool.workers.values()
         print(worker.process.pid, pool._directory, flush=True)
 
