@@ -18,6 +18,7 @@ import trio
 from storage import wire
 from storage.errors import Unusable
 from storage.transport import Broken, Role
+from storage.transport.certificates import Credentials
 from storage.transport.renewal import renew
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from storage.membership.contract import Authority
     from storage.membership.values import View
     from storage.transport import Connection, Identity
-    from storage.transport.certificates import Credentials
 
 __all__ = ["Admission"]
 
 GOODBYE_S: Final = 1.0
 """How long who is turned out has to hear why; it is not listened to meanwhile."""
+
+LOOK_S: Final = 2.0
+"""Between two looks without news: who was greeted before they came may be connected since."""
 
 _log = logging.getLogger("cascadefs")
 
@@ -62,10 +65,19 @@ class Admission:
                 self._revoked[serial] = f": {certificate.why}" if certificate.why else ""
         mine = self.credentials.identity if self.credentials is not None else None
         why = self.refuses(mine) if mine is not None else None
-        if why is not None:
+        if why is not None and not self._is_replaced():
             raise Unusable(
                 f"{why}; it serves nothing before another is issued with `cascadefs cluster add`"
             )
+
+    def _is_replaced(self) -> bool:
+        """Whether another certificate lies there, which is taken up soon."""
+        assert self.credentials is not None
+        try:
+            found = Credentials.load(self.credentials.directory, now_ns=self._clock.now_ns())
+        except Unusable:
+            return False
+        return self.refuses(found.identity) is None
 
     def refuses(self, peer: Identity) -> str | None:
         """Why a peer is not to be spoken with; None: it may be."""
@@ -89,7 +101,8 @@ class Admission:
                     if why is not None:
                         _log.warning("%s is cut off: %s", connection.address, why)
                         nursery.start_soon(_turn_out, connection, why)
-                await authority.wait_view(view.revision)
+                with trio.move_on_after(LOOK_S):
+                    await authority.wait_view(view.revision)
 
     async def renew(self, show: Callable[[Credentials], None]) -> None:
         """Take up a renewed certificate of this node, and say in the log if it expires soon, until cancelled."""

@@ -311,7 +311,9 @@ class Node:
             seat: Seat | VolatileSeat
             if pool.volatile:
                 options = Options(durable=False, replicas_min=pool.replicas_min)
-                seat = VolatileSeat(ground, shard, options, self.links)
+                seat = VolatileSeat(
+                    ground, shard, options, self.links, lambda: self._is_wanted(shard)
+                )
             else:
                 seat = Seat(
                     ground,
@@ -340,6 +342,13 @@ class Node:
         if self.faces is not None:
             nursery.start_soon(self._attach_face, self.faces, shard)
         self._opened.setdefault(shard, trio.Event()).set()
+
+    def _is_wanted(self, shard: int) -> bool:
+        """Whether a shard lies here, or is to."""
+        view = self.authority.view
+        epoch, placed = view.epochs.get(shard), view.shards.get(shard)
+        members = epoch.members if epoch is not None else ()
+        return epoch is None or self.name in (*members, *(placed.wished if placed else ()))
 
     async def _attach_face(self, faces: Faces, shard: int) -> None:
         line, said = self.lines.make(shard), ""

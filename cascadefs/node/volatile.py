@@ -36,6 +36,9 @@ __all__ = ["Snapshots", "VolatileSeat"]
 REOPEN_S: Final = 1.0
 """Before a replica that broke begins again, and between two questions for a snapshot."""
 
+LOOK_S: Final = 5.0
+"""Between two looks whether the shard still lies here."""
+
 KEPT_NS: Final = 30 * 10**9
 """How long a snapshot that nobody asks for is kept ..."""
 
@@ -48,7 +51,14 @@ _log = logging.getLogger("cascadefs.node")
 class VolatileSeat:
     """As `Seat`, in memory. In the thread of the network's loop."""
 
-    def __init__(self, ground: Ground, shard: int, options: Options, links: Links) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        shard: int,
+        options: Options,
+        links: Links,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Nothing is made before `open`.
 
         Args:
@@ -56,6 +66,7 @@ class VolatileSeat:
             shard: its number.
             options: of its pool; not durable.
             links: to the leader that has a snapshot.
+            is_wanted: whether the shard lies here, or is to.
         """
         assert not options.durable
         self.shard = shard
@@ -63,6 +74,7 @@ class VolatileSeat:
         self.member: Member | None = None
         self._ground = ground
         self._links = links
+        self._is_wanted = is_wanted
         self._life: int | None = None
         self._life_wanted = trio.Event()
 
@@ -107,7 +119,7 @@ class VolatileSeat:
             found: list[tuple[MemoryLog, Snapshot, Epoch | None]] = []
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(member.run)
-                for wait in (self._broken, self._lagging, self._anew):
+                for wait in (self._broken, self._lagging, self._anew, self._unwanted):
                     nursery.start_soon(self._first, wait, member, epoch, found, nursery)
             log, snapshot, begins_in = found[0]
             member.replace(log, MemoryNote(), begins_in, snapshot, _last_numbers(snapshot))
@@ -146,6 +158,15 @@ class VolatileSeat:
             if snapshot is not None and snapshot.place.index > member.committed:
                 log = MemoryLog.install(self._ground.identity, self.shard, snapshot)
                 return log, snapshot, epoch()
+
+    async def _unwanted(
+        self, member: Member, epoch: Callable[[], Epoch | None]
+    ) -> tuple[MemoryLog, Snapshot, Epoch | None]:
+        """The shard lies elsewhere now: what is held here is nobody's."""
+        while self._is_wanted() or not member.log.last_index:  # noqa: ASYNC110  # Nobody tells.
+            await trio.sleep(LOOK_S)  # noqa: TID251  # As above.
+        nothing = Snapshot(START, 0, [], [], [])
+        return MemoryLog.begin(self._ground.identity, self.shard), nothing, epoch()
 
     async def _fetch(self, leader: str) -> Snapshot | None:
         async def ask(number: int, piece: int) -> tuple[int, bytes | memoryview | None]:

@@ -21,7 +21,7 @@ from storage.membership.gateway import Put
 from storage.membership.http import open_gateway
 from storage.membership.keys import encode, key_of
 from storage.membership.tree import Tree
-from storage.membership.values import Epoch, Presence, Shard, Stranded
+from storage.membership.values import Certificate, Epoch, Presence, Shard, Stranded
 from storage.transport import EVERYBODY, Role
 from storage.transport.certificates import Credentials
 from tests.etcd import Etcd, free_ports
@@ -419,6 +419,9 @@ def test_permits_are_listed_and_revoked(founded, tmp_path):
     founded("revoke", "00ABCDEF0123456789")
     assert founded.view.certificates["abcdef0123456789"].revoked_us
     assert is_("operator") == ["good"]
+    soon = (now_ns() + 3 * 86400 * 10**9 + 10**10) // 1000
+    founded.put(Certificate("5", "cascadefs://c/mount/old?uid=0", 1, soon))
+    assert "mount old: its certificate expires in 3 days; issue another" in founded("status")
     assert "leave :HERE away" in founded("permit", "x", tmp_path / "x", "--mount", "--uid", "1:2")
 
 

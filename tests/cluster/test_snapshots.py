@@ -319,3 +319,21 @@ def test_what_is_too_much_for_memory_is_refused_until_there_is_less(in_volatile)
         await shows(world, "n1", writer.turns)
 
     in_volatile(scenario)
+
+
+def test_a_node_that_holds_the_shard_no_more_holds_nothing_of_it(in_volatile):
+    async def scenario(world):
+        writer = Writer(world)
+        await writer.make()
+        await writer.write(5)
+        left = next(name for name in NAMES if name != world.epoch().leader)
+        world.nodes[left]._seats[0]._is_wanted = lambda: False
+        with trio.fail_after(20):
+            while world.nodes[left].members[0].log.payload_bytes:
+                await trio.sleep(0.01)
+        world.nodes[left]._seats[0]._is_wanted = lambda: True
+        await writer.write(3)
+        await world.wait_members()
+        await shows(world, left, writer.turns)
+
+    in_volatile(scenario)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from storage.membership.contract import Authority
     from storage.membership.values import Certificate, View
 
-__all__ = ["permits", "revoke", "standing", "superfluous"]
+__all__ = ["ending", "permits", "revoke", "standing", "superfluous"]
 
 _COLUMNS = [
     Column("name"),
@@ -55,10 +55,10 @@ def permits(config: Config = None, as_json: AsJson = False) -> None:
 
     view = converse(etcd, look)
     now_us = now_ns() // 1000
-    found = sorted(view.certificates.values(), key=lambda one: (*_whom(one)[:2], one.issued_us))
+    found = sorted(view.certificates.values(), key=lambda one: (*whom(one)[:2], one.issued_us))
     rows = []
     for one in found:
-        name, role, uids = _whom(one)
+        name, role, uids = whom(one)
         document: dict[str, Any] = msgspec.to_builtins(one)
         document |= {"name": name, "role": role, "is": standing(one, now_us)}
         cells = [name, role, one.serial, uids, _day(one.issued_us), _day(one.expires_us)]
@@ -110,9 +110,9 @@ def revoke(
 
     done = converse(etcd, tell)
     for one in done:
-        name, whose, _ = _whom(one)
+        name, whose, _ = whom(one)
         typer.echo(f"Revoked: {one.serial} of {whose} {name}")
-    if any(_whom(one)[1] == "node" for one in done):
+    if any(whom(one)[1] == "node" for one in done):
         typer.echo(
             "What such a node shows to etcd is of etcd's authority: take that back there, too."
         )
@@ -127,9 +127,9 @@ def _meant(view: View, which: str, role: str, *, older: bool) -> list[Certificat
     listed = view.certificates
     if which in listed:
         return [] if listed[which].revoked_us else [listed[which]]
-    named = [one for one in listed.values() if _whom(one)[0] == which]
-    named = [one for one in named if role in ("", _whom(one)[1])]
-    roles = sorted({_whom(one)[1] for one in named})
+    named = [one for one in listed.values() if whom(one)[0] == which]
+    named = [one for one in named if role in ("", whom(one)[1])]
+    roles = sorted({whom(one)[1] for one in named})
     if len(roles) > 1:
         raise Complaint(f"{which}: is the name of a {' and of a '.join(roles)}; say --role")
     if not named:
@@ -143,7 +143,7 @@ def _meant(view: View, which: str, role: str, *, older: bool) -> list[Certificat
     return [one for one in (named[:-1] if older else named) if not one.revoked_us]
 
 
-def _whom(one: Certificate) -> tuple[str, str, str]:
+def whom(one: Certificate) -> tuple[str, str, str]:
     """Name, role, and for which users, in words."""
     from storage.transport import EVERYBODY, identity
 
@@ -169,6 +169,19 @@ def standing(one: Certificate, now_us: int) -> str:
     if left_us <= 0:
         return "expired"
     return f"expires in {left_us // DAY_US} days" if left_us < SOON_DAYS * DAY_US else "good"
+
+
+def ending(view: View, now_us: int) -> list[str]:
+    """In words, whose last certificate ends soon, of mounts and programs; nodes say so themselves."""
+    newest = {
+        whom(one)[:2]: one
+        for one in sorted(view.certificates.values(), key=lambda one: one.issued_us)
+    }
+    return [
+        f"{role} {name}: its certificate {state}; issue another, or revoke it: cascadefs cluster permit"
+        for (name, role), one in sorted(newest.items())
+        if role != "node" and (state := standing(one, now_us)).startswith("expires")
+    ]
 
 
 def superfluous(view: View, now_us: int) -> list[Certificate]:

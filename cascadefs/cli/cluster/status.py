@@ -20,6 +20,7 @@ from cascadefs.cli.cluster.asking import (
     founded,
 )
 from cascadefs.cli.cluster.files import now_ns
+from cascadefs.cli.cluster.permits import ending
 from cascadefs.cli.history.commands.options import AsJson, report
 from cascadefs.cli.history.report import Column
 
@@ -73,7 +74,7 @@ def status(config: Config = None, as_json: AsJson = False) -> None:
     nodes = [_node(view, name, said.get(name, {})) for name in sorted({*view.nodes, *view.live})]
     shards = [_shard(view, view.shards[number], said) for number in sorted(view.shards)]
     troubles = [node["trouble"] for node in nodes if node["trouble"]]
-    troubles += _of_nodes(said, now_ns() // 10**9)
+    troubles += _of_nodes(said, now_ns() // 10**9) + ending(view, now_ns() // 1000)
     troubles += [
         f"node {node['node']}: {trouble}"
         for node in nodes
