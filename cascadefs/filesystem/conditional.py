@@ -230,7 +230,7 @@ class Conditionals:
         if writes:
             node.writer = caller
         if flags & os.O_TRUNC:
-            self._draft(node).truncate(0, self._clock.now_ns())
+            self._changed(node).truncate(0, self._clock.now_ns())
         return OpenConditional(self, node, flags, caller.pid)
 
     def read(self, node: Conditional, offset: int, length: int) -> bytes | bytearray | memoryview:
@@ -272,7 +272,7 @@ class Conditionals:
                 raise Refused(Reason.TOO_LARGE)
             self._check_room(node, changes.size)
             node.writer = node.writer or caller
-            self._draft(node).truncate(changes.size, self._clock.now_ns())
+            self._changed(node).truncate(changes.size, self._clock.now_ns())
             if file is not None:
                 file.dirty = True
             elif node.handles == 0:
@@ -280,6 +280,7 @@ class Conditionals:
         if changes.uid is not None or changes.gid is not None:
             self._end_set_id(node, caller)
         mtime_ns = changes.mtime_ns
+        self._inodes.wait_saved(node)
         if mtime_ns is not None and node.draft is not None:
             node.draft.touch(mtime_ns)
             mtime_ns = None
@@ -313,6 +314,12 @@ class Conditionals:
         """The content or the owner changes: see `Privileges`."""
         if node.expect.inode:
             self._privileges.end_by_write(Live(node.expect.inode), caller, never)
+
+    def _changed(self, node: Conditional) -> Draft:
+        """The draft, to be changed: not while it is on its way."""
+        self._draft(node)
+        self._inodes.wait_saved(node)
+        return self._draft(node)
 
     def _draft(self, node: Conditional) -> Draft:
         if not node.staging and not node.lost:

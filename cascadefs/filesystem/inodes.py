@@ -468,11 +468,15 @@ class Inodes:
             if shard is not None and self._store.shard_of(live.number) != shard:
                 continue
             if self._is_due(live, now_ns):
-                failure = self._try_commit(live, now_ns) or failure
+                error = self._try_commit(live, now_ns)
+                failure = failure or error
                 self.drop_if_unused(live)
         for number in list(self._unnamed):
             if shard is None or self._store.shard_of(number) == shard:
-                self._drop_unnamed(number)
+                try:
+                    self._drop_unnamed(number)
+                except Exception as error:
+                    failure = failure or error
         if failure is not None:
             raise failure
 

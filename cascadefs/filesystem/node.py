@@ -361,7 +361,10 @@ class NodeTable:
 
     def drop(self, node: Node) -> None:
         """Forget a node nobody refers to."""
-        self._nodes.pop(node.number, None)
+        if (
+            self._nodes.get(node.number) is node
+        ):  # Else it was forgotten meanwhile, and found again.
+            del self._nodes[node.number]
 
     def items(self) -> list[Node]:
         """All of them, a copy."""

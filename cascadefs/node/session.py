@@ -258,6 +258,8 @@ class Session:
             await ward.pass_on(message, parts, member, partial(self._propose, message.shard))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise wire.Malformed(f"a proposal that is no record: {error}") from error
+        except (OSError, Corruption) as error:  # The table; the mount proposes again.
+            _log.error("what %s proposes cannot be looked at: %s", self._connection.peer, error)
 
     # --- observers ---
 

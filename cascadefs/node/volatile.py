@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -23,7 +23,7 @@ from storage.snapshot import Snapshot, Snapshotted, collect
 from storage.table import MemoryTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from random import Random
 
     from cascadefs.node.faces import Faces
@@ -46,6 +46,16 @@ KEPT_MAX: Final = 8
 """... and how many, of all shards: each holds on to what was let go since it was made."""
 
 _log = logging.getLogger("cascadefs.node")
+
+
+class _Beginning(NamedTuple):
+    """What a replica begins again with."""
+
+    log: MemoryLog
+    snapshot: Snapshot
+    """What the log stands for in front of its base."""
+    epoch: Epoch | None
+    """To serve in, and never to lead."""
 
 
 class VolatileSeat:
@@ -116,40 +126,39 @@ class VolatileSeat:
         member = self.member
         assert member is not None
         while True:
-            found: list[tuple[MemoryLog, Snapshot, Epoch | None]] = []
+            found: list[_Beginning] = []
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(member.run)
                 for wait in (self._broken, self._lagging, self._anew, self._unwanted):
                     nursery.start_soon(self._first, wait, member, epoch, found, nursery)
-            log, snapshot, begins_in = found[0]
-            member.replace(log, MemoryNote(), begins_in, snapshot, _last_numbers(snapshot))
+            log, snapshot, serves = found[0]
+            member.replace(log, MemoryNote(), serves, snapshot, _last_numbers(snapshot))
             member.behind = trio.Event()
             _log.info("shard %d: begins at record %d", self.shard, log.last_index)
 
     async def _first(
         self,
-        wait: Callable[..., object],
+        wait: Callable[[Member, Callable[[], Epoch | None]], Awaitable[_Beginning]],
         member: Member,
         epoch: Callable[[], Epoch | None],
-        found: list[tuple[MemoryLog, Snapshot, Epoch | None]],
+        found: list[_Beginning],
         nursery: trio.Nursery,
     ) -> None:
-        one = await wait(member, epoch)  # type: ignore[misc]
+        one = await wait(member, epoch)
         if not found:
             found.append(one)
         nursery.cancel_scope.cancel()
 
-    async def _broken(
-        self, member: Member, epoch: Callable[[], Epoch | None]
-    ) -> tuple[MemoryLog, Snapshot, Epoch | None]:
+    async def _broken(self, member: Member, epoch: Callable[[], Epoch | None]) -> _Beginning:
         await member.wait_failure()
         await trio.sleep(REOPEN_S)  # noqa: TID251  # The others hear of it meanwhile.
-        nothing = Snapshot(START, 0, [], [], [])
-        return MemoryLog.begin(self._ground.identity, self.shard), nothing, epoch()
+        return self._empty(epoch())
 
-    async def _lagging(
-        self, member: Member, epoch: Callable[[], Epoch | None]
-    ) -> tuple[MemoryLog, Snapshot, Epoch | None]:
+    def _empty(self, epoch: Epoch | None) -> _Beginning:
+        log = MemoryLog.begin(self._ground.identity, self.shard)
+        return _Beginning(log, Snapshot(START, 0, [], [], []), epoch)
+
+    async def _lagging(self, member: Member, epoch: Callable[[], Epoch | None]) -> _Beginning:
         while True:
             await member.behind.wait()
             member.behind = trio.Event()
@@ -157,16 +166,13 @@ class VolatileSeat:
             snapshot = await self._fetch(serves.leader) if serves is not None else None
             if snapshot is not None and snapshot.place.index > member.committed:
                 log = MemoryLog.install(self._ground.identity, self.shard, snapshot)
-                return log, snapshot, epoch()
+                return _Beginning(log, snapshot, epoch())
 
-    async def _unwanted(
-        self, member: Member, epoch: Callable[[], Epoch | None]
-    ) -> tuple[MemoryLog, Snapshot, Epoch | None]:
+    async def _unwanted(self, member: Member, epoch: Callable[[], Epoch | None]) -> _Beginning:
         """The shard lies elsewhere now: what is held here is nobody's."""
         while self._is_wanted() or not member.log.last_index:  # noqa: ASYNC110  # Nobody tells.
             await trio.sleep(LOOK_S)  # noqa: TID251  # As above.
-        nothing = Snapshot(START, 0, [], [], [])
-        return MemoryLog.begin(self._ground.identity, self.shard), nothing, epoch()
+        return self._empty(epoch())
 
     async def _fetch(self, leader: str) -> Snapshot | None:
         async def ask(number: int, piece: int) -> tuple[int, bytes | memoryview | None]:
@@ -180,16 +186,15 @@ class VolatileSeat:
         except Unreachable:
             return None
 
-    async def _anew(
-        self, member: Member, epoch: Callable[[], Epoch | None]
-    ) -> tuple[MemoryLog, Snapshot, Epoch | None]:
+    async def _anew(self, member: Member, epoch: Callable[[], Epoch | None]) -> _Beginning:
         await self._life_wanted.wait()
         self._life_wanted = trio.Event()
         assert self._life is not None
         _log.error("shard %d: all members are gone, and all it held: it begins empty", self.shard)
         log = MemoryLog.begin_life(self._ground.identity, self.shard, self._life)
         # In the epoch before: the one to come is led.
-        return log, Snapshot(log.base, 0, log.epochs(), [], []), member.replica.epoch
+        snapshot = Snapshot(log.base, 0, log.epochs(), [], [])
+        return _Beginning(log, snapshot, member.replica.epoch)
 
 
 def _last_numbers(snapshot: Snapshot) -> Callable[[int], int]:

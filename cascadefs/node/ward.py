@@ -15,6 +15,7 @@ change of threads for each message; mounts without such a certificate do not com
 
 from __future__ import annotations
 
+import logging
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -48,6 +49,9 @@ _HARMLESS: Final = (record.Write, record.Reserve, record.Expect, record.Still, r
 """Change nothing that anybody sees."""
 
 
+_log = logging.getLogger("cascadefs.node")
+
+
 class Unknown(Exception):
     """The table does not know this inode yet, or it never was."""
 
@@ -76,7 +80,7 @@ class Ward:
         """For the proposals of one peer."""
         self._peer = peer
         self._faces = faces
-        self.denied = 0
+        self._has_told = False
 
     async def pass_on(
         self, message: wire.Propose, parts: list[memoryview], member: Member, propose: Propose
@@ -101,18 +105,22 @@ class Ward:
         while at < len(records):
             may = await self._judge(records[at:])
             if not may and is_caught_up:
-                may = [
-                    False
-                ]  # Nobody has made it: whoever does, it is not to be foreseen whose it is.
+                # Nobody has made it; whoever will, it is not to be foreseen whose it is then.
+                may = [False]
             if may:
                 end = at + len(may)
                 propose(*_piece(message, passed[at:end], may))
                 at, is_caught_up = end, False
-                self.denied += may.count(False)
+                self._tell(may)
             elif not await self._caught_up(message.shard, member):
                 return
             else:
                 is_caught_up = True
+
+    def _tell(self, may: list[bool]) -> None:
+        if not all(may) and not self._has_told:
+            self._has_told = True
+            _log.warning("%s is refused changes that are not for its users to make", self._peer)
 
     async def _judge(self, records: list[record.Record]) -> list[bool]:
         """Whether each may be, as far as the table knows what it is about."""

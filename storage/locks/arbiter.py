@@ -68,7 +68,7 @@ class Arbiter:
         """Sessions that were silent for too long, since somebody took them out of here."""
         self._lease_ns = lease_ns
         self._epoch = 0
-        self._leads = False
+        self._leads = self._has_led = False
         self._now_ns = 0
         self._members: frozenset[str] = frozenset()
         self._heard: tuple[int, int, frozenset[int]] = (-1, 0, frozenset())
@@ -98,8 +98,12 @@ class Arbiter:
         """
         if self._leads and epoch == self._epoch:
             return
-        goes_on = self._leads and epoch == self._epoch + 1
+        is_same = epoch == self._epoch
+        goes_on = is_same or (self._has_led and epoch == self._epoch + 1)
         self._epoch, self._leads, self._members = epoch, True, frozenset(members)
+        self._has_led = True
+        if is_same:
+            return
         if not goes_on:
             self._forget()
             known, _, holders = self._heard
@@ -117,10 +121,8 @@ class Arbiter:
         self._announce(now_ns)
 
     def follow(self) -> None:
-        """Somebody else leads, or nobody: whoever it is will be told by the mounts."""
-        if self._leads:
-            self._leads = False
-            self._forget()
+        """Somebody else leads, or nobody, perhaps only until this node does again: then nobody has led in between, or it begins anew."""
+        self._leads = False
 
     def hear_holders(self, message: wire.LockHolders) -> wire.LockHoldersKnown:
         """As a member: the leader says who may hold locks; what to answer."""

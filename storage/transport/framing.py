@@ -206,7 +206,7 @@ class Outbox:
 class Inbox:
     """Bytes read, on their way to being messages.
 
-    Invariant: memory held is at most four times what was read of the message at hand, or `GROWTH_BYTES`.
+    Invariant: memory held is at most four times what was read of the message at hand, or `GROWTH_BYTES`; and what `landings` keep.
     """
 
     __slots__ = ("_end", "_need", "_start", "_view", "farewell", "landings", "trouble")

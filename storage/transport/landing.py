@@ -28,16 +28,17 @@ class Landings:
 
     Attributes:
         made: Pieces of fresh memory so far.
+        taken: Pieces handed out so far.
     """
 
-    __slots__ = ("_forget", "_kept", "_kept_bytes", "made")
+    __slots__ = ("_forget", "_kept", "_kept_bytes", "made", "taken")
 
     def __init__(self, forget: Callable[[bytearray], None] = lambda piece: None) -> None:
         """Nothing is kept; `forget` is told of each piece that was kept and is no more."""
         self._forget = forget
         self._kept: deque[bytearray] = deque()  # the one used last is the last
         self._kept_bytes = 0
-        self.made = 0
+        self.made = self.taken = 0
 
     def take(self, length: int) -> memoryview:
         """Writable memory of that length, any bytes in it; the caller's until its last view is gone."""
@@ -45,6 +46,7 @@ class Landings:
 
     def piece(self, length: int) -> bytearray:
         """As `take`: memory of at least that length, free until somebody views it."""
+        self.taken += 1
         size = _rounded(length)
         for place, piece in enumerate(self._kept):
             if size <= len(piece) <= 2 * size and _is_free(piece):

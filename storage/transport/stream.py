@@ -222,6 +222,7 @@ class StreamConnection(Front):
 
     async def _listen_for_silence(self) -> None:
         calls, reads, heard_s = 0, 0, trio.current_time()
+        landings, taken = self._inbox.landings, 0
         while True:
             with trio.move_on_after(self._beat_s):
                 await self._over.wait()
@@ -233,8 +234,9 @@ class StreamConnection(Front):
             if counters.sent_calls == calls and not self._outbox.size and self._why is None:
                 self._outbox.put_control(HEARTBEAT)
                 self._writer.unpark()
-            if counters.received_calls == reads:
-                self._inbox.landings.let_go()
+            if landings.taken == taken:
+                landings.let_go()  # No long message for a while.
+            taken = landings.taken
             readable = _readable(self._wire.socket)
             if counters.received_calls != reads or readable:
                 heard_s = now_s

@@ -163,11 +163,15 @@ def test_add_says_how_the_node_reaches_others_and_whose_scripts_it_runs(founded,
     founded(*words, "--transport", "verbs", "--fallback", "tcp", "--device", "mlx5_0")
     told = load(tmp_path / "n1/node.toml", Node).transport
     assert (told.kind, told.fallback, told.device, told.gid) == ("verbs", "tcp", "mlx5_0", "")
-    assert "transport.kind: invalid enum" in refused(founded, *words, "--transport", "pigeon")
+    assert "transport.kind: 'pigeon' is none of 'tcp', 'verbs'" in refused(
+        founded, *words, "--transport", "pigeon"
+    )
     assert "transport.fallback: is for verbs" in refused(founded, *words, "--fallback", "tcp")
     founded(*words, "--triggers", "owner")
     assert load(tmp_path / "n1/node.toml", Node).triggers == "owner"
-    assert "triggers: invalid enum" in refused(founded, *words, "--triggers", "all")
+    assert "triggers: 'all' is none of 'off', 'owner', 'root'" in refused(
+        founded, *words, "--triggers", "all"
+    )
 
 
 def test_add_again_changes_the_node_and_keeps_its_state(founded, tmp_path):

@@ -144,6 +144,22 @@ async def test_a_long_message_is_few_calls(tcp_kind):
             assert far.counters.received_calls - received < 64
 
 
+async def test_memory_of_long_messages_is_let_go_while_there_are_none(tcp_kind):
+    message = bytes(1 << 20)
+    async with tcp_kind.pair(SILENCE_MS) as (near, far):
+        landings = far._inbox.landings
+        await near.send([message])
+        await take(far, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take, far, 1)  # It hears heartbeats all the while.
+            with trio.fail_after(10):
+                while landings._kept:
+                    await pause(0.01)
+            nursery.cancel_scope.cancel()
+        await near.send([message])
+        assert await take(far, 1) == [message]
+
+
 async def test_a_slow_receiver_is_not_taken_for_a_dead_one(tcp_kind):
     async with Through(tcp_kind) as world, trio.open_nursery() as nursery:
         # Nothing is received for five times the silence that is borne, with every buffer between full.
