@@ -97,17 +97,14 @@ class Housekeeping:
             self._say(None, error)
 
     async def _look_at_shards(self, now_ns: int, nursery: trio.Nursery) -> None:
-        def look() -> tuple[set[int], set[int]]:
-            self._store.publish()
-            inodes = self._filesystem.inodes
-            return inodes.unsaved(now_ns), inodes.refused(now_ns)
-
-        due, refused = await self.apart(look)
+        inodes = self._filesystem.inodes
+        due, refused = await self.apart(lambda: (inodes.unsaved(now_ns), inodes.refused(now_ns)))
         for shard in due - self._saving:
             self._saving.add(shard)
             nursery.start_soon(self._save_due, now_ns, shard)
         still = {None} | due | refused | self._saving
         self._troubles = {one: why for one, why in self._troubles.items() if one in still}
+        await self.apart(self._store.publish)
 
     async def _save_due(self, now_ns: int, shard: int) -> None:
         try:

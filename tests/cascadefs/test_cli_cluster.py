@@ -492,7 +492,6 @@ def test_pools_are_made_changed_and_listed(founded):
         (["create", "p", "p"], "pool p: path:"),
         (["create", "p", "/a/../b"], "is no plain path from the root"),
         (["create", "p", "/p", "--affinity", "("], "--affinity: missing"),
-        (["create", "p", "/p", "--volatile"], "nodes keep no volatile shards yet"),
         (["create", "p", "/p", "--replicas-min", "2"], "1 replicas can never be 2"),
         (["set", "q", "--replicas", "2"], "pool q: there is none; there are root"),
         (["set", "root", "--shards", "1"], "pool root: has 2 shards"),
