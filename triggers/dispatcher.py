@@ -80,6 +80,8 @@ class Dispatcher:
         self._woken = False
         self._idle_turns = 0
         self._gathers = False
+        self.is_open = False
+        """Whether the engine has taken up what the store says; with the store held."""
         self._is_late = False
         """Whether something happened, while commits are gathered, that a turn is needed for."""
         self._token: trio.lowlevel.TrioToken | None = None
@@ -91,12 +93,14 @@ class Dispatcher:
         self.engine.told = self._told
         with self._held():
             self.engine.open()
+            self.is_open = True
         try:
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._turn(nursery)
         finally:
             with self._held():
+                self.is_open = False
                 self.engine.close()
             with trio.CancelScope(shield=True):
                 await self.runner.close()

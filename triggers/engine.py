@@ -25,7 +25,7 @@ from triggers.follower import REPLAYED, Follower
 from triggers.intake import Intake
 from triggers.lag import Lag
 from triggers.library import Library
-from triggers.marks import REGISTRAR_NAME, Deposed, Marks
+from triggers.marks import PAUSED, REGISTRAR_NAME, Deposed, Marks
 from triggers.options import Options
 from triggers.queue import Pending
 from triggers.registry import Registry
@@ -153,6 +153,7 @@ class Engine:
         follower = Follower(key, low, deliveries.definitions(*key), self.options.is_open)
         follower.known_done = set(deliveries.done(*key))
         follower.attempted = deliveries.attempts(*key)
+        follower.queue.paused = deliveries.state(*key, PAUSED) is not None
         self.registry.add(follower)
         if (newest := follower.newest) is not None and newest.until:
             self.replays.add(key)
@@ -291,6 +292,16 @@ class Engine:
             pending.group_max = 1
             more = index < len(marked) - 1
             self._verdicts.failed(follower, definition, [pending], reason, partial=more)
+
+    def pause(self, follower: Follower, *, paused: bool) -> None:
+        """Start no more runs of a binding, or go on. Where others take over it is noted for them; elsewhere it ends with the engine.
+
+        Raises:
+            OSError: the log could not take that; nothing has changed.
+        """
+        if self.options.is_shared:
+            self._marks.note(follower, PAUSED, b"" if paused else None)
+        follower.queue.paused = paused
 
     def skip(self, follower: Follower, pending: Pending) -> None:
         """See `Verdicts.skip`."""

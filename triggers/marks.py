@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from storage import record
 from storage.errors import Reason
 from storage.namespace import ROOT
-from storage.namespace.deliveries import NOWHERE
+from storage.namespace.deliveries import FINISH_DONE, NOWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from triggers.queue import Position
     from triggers.registry import Registry
 
-__all__ = ["REGISTRAR_NAME", "Deposed", "Marks"]
+__all__ = ["PAUSED", "REGISTRAR_NAME", "Deposed", "Marks"]
 
 REGISTRAR_NAME = b"."
 """Of the consumer that looks for scripts: its mark is how far the log was searched. No script has such a name."""
+
+PAUSED = "\0paused"
+"""Among the states of a consumer: it is, whoever leads. No key of an event is like it."""
 
 ADVANCE_RECORDS = 4096
 """Commits after which the marks of whoever has nothing pending are noted."""
@@ -76,6 +79,18 @@ class Marks:
         if outcome.reason is Reason.CONDITION_FAILED and self._is_over():
             raise Deposed
         return outcome
+
+    def note(self, follower: Follower, key: str, value: bytes | None) -> None:
+        """Keep something of a consumer among its states, or nothing.
+
+        Raises:
+            OSError: the log could not take it.
+            Deposed: as of `propose`.
+        """
+        epoch, low = self.epoch(), self.low(follower)
+        said = record.Finish(*follower.key, epoch, [], FINISH_DONE, low, states=[(key, value)])
+        outcome = self.propose(said)
+        assert outcome.reason is None, "it is about no event, and expects nothing"
 
     def _is_over(self) -> bool:
         return self._epoch is not None and self._store.deliveries.epoch() > self._epoch

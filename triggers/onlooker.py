@@ -9,15 +9,15 @@ Source: docs/TRIGGERS.md, "On a cluster".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage import record
 from storage.errors import Reason, Refused
 from storage.namespace import ROOT
 from triggers.change import path_of
 from triggers.follower import decode_definition
-from triggers.marks import REGISTRAR_NAME
-from triggers.operator import AS_WAS, BadCommand, event_position
+from triggers.marks import PAUSED, REGISTRAR_NAME
+from triggers.operator import AS_WAS, BadCommand, bases_text, event_position
 from triggers.provenance import decode_letter
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from triggers.provenance import Letter
     from triggers.queue import Position
 
-__all__ = ["Onlooker", "Seen"]
+__all__ = ["Onlooker", "Seen", "filled", "status_text"]
+
+_ENGINES = ("state", "stalled", "pending", "lag_s", "running", "p50_ms", "p99_ms", "last_error")
+"""Of a binding's status, what its engine alone knows."""
 
 
 class Seen(NamedTuple):
@@ -138,7 +141,7 @@ class Onlooker:
         deliveries = self._deliveries(seen.base)
         return {
             "name": seen.text,
-            "state": "active" if consumer.active else "retired",
+            "state": self._state(seen),
             "stalled": None,
             "script": newest.script_id if newest is not None else "",
             "watch": list(newest.binding.watch) if newest is not None else [],
@@ -156,17 +159,7 @@ class Onlooker:
 
     def status_text(self, only: int | None = None) -> str:
         """For people: where scripts run, and a line for each binding."""
-        lines = [
-            "scripts run on the nodes (where node.toml has triggers); what waits and what runs, its leader knows"
-        ]
-        for base in self.status(only)["bases"]:  # type: ignore[attr-defined]  # as made above
-            lines.append(f"/{base['path']} (shard {base['shard']})")
-            lines += [
-                f"  {one['name']:<32} {one['state']:<10} done {one['done']}  skipped {one['skipped']}  "
-                f"failed {one['failed']}  script {one['script'][:8]}  {' '.join(one['watch'])}"
-                for one in base["bindings"]
-            ]
-        return "\n".join(lines) + "\n"
+        return status_text(self.status(only))
 
     def metrics(self, only: int | None = None) -> str:
         """Figures are where scripts run."""
@@ -185,6 +178,22 @@ class Onlooker:
             if one[1] != REGISTRAR_NAME
         ]
 
+    def meant(self, said: str) -> dict[str, int]:
+        """The bindings that what is said behind the word of a command may begin with, in the whole tree: shards by full name."""
+        found = {}
+        for seen in self._all():
+            names = [seen.text, f"{seen.base:x}/{seen.text}", self._full_name(seen)]
+            if seen.consumer.active:
+                names.append(seen.text.partition(":")[0])
+            if any(said == name or said.startswith((f"{name}/", f"{name} ")) for name in names):
+                found[self._full_name(seen)] = self._store.shard_of(seen.base)
+        return found
+
+    def _state(self, seen: Seen) -> str:
+        if self._deliveries(seen.base).state(seen.base, seen.name, PAUSED) is not None:
+            return "paused"
+        return "active" if seen.consumer.active else "retired"
+
     def _newest(self, seen: Seen) -> Definition | None:
         rows = self._deliveries(seen.base).definitions(seen.base, seen.name)
         return next((decode_definition(row) for _, row in rows if row), None)
@@ -196,3 +205,31 @@ class Onlooker:
     def _full_name(self, seen: Seen) -> str:
         path = self._path(seen.base)
         return f"{path}/{seen.text}" if path else seen.text
+
+
+def filled(status: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """What the log says of bindings, with what their engines say of them where they do.
+
+    Counts stay those of the log that is here: whoever finds there that a run is done finds here what it wrote.
+    """
+    engines = {base["path"]: base for base in told.get("bases", [])}
+    bases = []
+    for base in status["bases"]:
+        engine = engines.pop(base["path"], {})
+        known = {one["name"]: one for one in engine.get("bindings", [])}
+        bindings = [
+            {**one, **{key: known[one["name"]][key] for key in _ENGINES}}
+            if one["name"] in known
+            else one
+            for one in base["bindings"]
+        ]
+        said = {key: engine.get(key, base[key]) for key in ("problems", "warnings")}
+        bases.append({**base, **said, "bindings": bindings})
+    bases += engines.values()  # Whose scripts were never active, or are not yet here.
+    return {**status, "running": told.get("running", []), "bases": bases}
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """For people: where scripts run, and a line for each binding."""
+    where = "scripts run on the nodes (where node.toml has triggers); what waits and what runs, its leader knows"
+    return "\n".join([where, *bases_text(status)]) + "\n"

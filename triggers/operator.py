@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from triggers.provenance import Letter
     from triggers.queue import Position
 
-__all__ = ["BadCommand", "Operator", "event_position"]
+__all__ = ["BadCommand", "Operator", "bases_text", "event_position", "metrics_of"]
 
 _SPAN = re.compile(r"(.+) from (\S+) to (\S+)")
 _EVENTS = re.compile(r"(.+) events ([0-9. ]+)")
@@ -82,7 +82,7 @@ class Operator:
             case "skip":
                 self._skip(*self._event(name, base))
             case "pause" | "resume":
-                self.binding(name, base).queue.paused = word == "pause"
+                self._engine.pause(self.binding(name, base), paused=word == "pause")
             case "kill":
                 started = self._engine.running.get(name)
                 mine = started is not None and base in (ROOT, started.follower.base)
@@ -300,58 +300,72 @@ class Operator:
 
     def status_text(self, only: int | None = None) -> str:
         """For people: a line for each binding, and what is wrong."""
-        lines = []
-        for base in self.status(only)["bases"]:  # type: ignore[attr-defined]  # as made above
-            lines.append(f"/{base['path']}")
-            for one in base["bindings"]:
-                lines.append(
-                    f"  {one['name']:<32} {one['state']:<10} pending {one['pending']} ({one['lag_s']} s)  "
-                    f"running {one['running']}  done {one['done']}  skipped {one['skipped']}  "
-                    f"failed {one['failed']}  {_durations(one)}script {one['script'][:8]}  "
-                    f"{' '.join(one['watch'])}"
-                )
-                if one["stalled"]:
-                    lines.append(f"    stalled: {_stalled_text(one['stalled'])}")
-                if one["last_error"]:
-                    lines.append(f"    last error: {one['last_error']}")
-            for name, problem in base["problems"].items():
-                lines.append(f"  {name}: not active: {problem['message']}")
-                lines += [f"    {line}" for line in problem["traceback"].splitlines()]
-            lines += [f"  warning: {warning}" for warning in base["warnings"]]
+        lines = bases_text(self.status(only))
         return "\n".join(lines or ["no scripts: put one into DIRECTORY/.cascade/watch/"]) + "\n"
 
     def metrics(self, only: int | None = None) -> str:
         """Prometheus text (exposition format 0.0.4)."""
-        figures = {
-            "pending": ("gauge", "Events not done."),
-            "lag_s": ("gauge", "Age of the oldest event not done, in seconds."),
-            "running": ("gauge", "Runs under way."),
-            "done": ("counter", "Events done."),
-            "skipped": ("counter", "Events skipped because they were superseded."),
-            "failed": ("gauge", "Dead letters."),
-            "retries": ("counter", "Attempts that failed and were tried again."),
-        }
-        status = self.status(only)
-        lines = []
-        for key, (kind, said) in figures.items():
-            name = f"cascadefs_trigger_{key.replace('_s', '_seconds') if key == 'lag_s' else key}"
-            name += "_total" if kind == "counter" else ""
-            lines += [f"# HELP {name} {said}", f"# TYPE {name} {kind}"]
-            for base in status["bases"]:  # type: ignore[attr-defined]  # as made above
-                for one in base["bindings"]:
-                    labels = f"base={_label(base['path'])},binding={_label(one['name'])}"
-                    lines.append(f"{name}{{{labels}}} {one[key]}")
-        name = "cascadefs_trigger_run_seconds"
-        lines += [f"# HELP {name} Duration of the last 256 runs.", f"# TYPE {name} gauge"]
-        for base in status["bases"]:  # type: ignore[attr-defined]
-            for one in base["bindings"]:
-                labels = f"base={_label(base['path'])},binding={_label(one['name'])}"
-                lines += [
-                    f'{name}{{{labels},quantile="{quantile}"}} {one[key] / 1000:.6f}'
-                    for key, quantile in (("p50_ms", "0.5"), ("p99_ms", "0.99"))
-                    if one[key] is not None
-                ]
-        return "\n".join(lines) + "\n"
+        return metrics_of(self.status(only))
+
+
+def bases_text(status: dict[str, object]) -> list[str]:
+    """What a status says, as lines for people; nothing for what is not known."""
+    lines = []
+    for base in status["bases"]:  # type: ignore[attr-defined]  # as made above
+        lines.append(f"/{base['path']}" + (f" (shard {base['shard']})" if "shard" in base else ""))
+        for one in base["bindings"]:
+            waits = (
+                f"pending {one['pending']} ({one['lag_s']} s)  running {one['running']}  "
+                if one["pending"] is not None
+                else ""
+            )
+            lines.append(
+                f"  {one['name']:<32} {one['state']:<10} {waits}done {one['done']}  skipped {one['skipped']}  "
+                f"failed {one['failed']}  {_durations(one)}script {one['script'][:8]}  "
+                f"{' '.join(one['watch'])}"
+            )
+            if one["stalled"]:
+                lines.append(f"    stalled: {_stalled_text(one['stalled'])}")
+            if one["last_error"]:
+                lines.append(f"    last error: {one['last_error']}")
+        for name, problem in base["problems"].items():
+            lines.append(f"  {name}: not active: {problem['message']}")
+            lines += [f"    {line}" for line in problem["traceback"].splitlines()]
+        lines += [f"  warning: {warning}" for warning in base["warnings"]]
+    return lines
+
+
+def metrics_of(status: dict[str, object]) -> str:
+    """What a status says, as Prometheus text (exposition format 0.0.4); nothing for what is not known."""
+    figures = {
+        "pending": ("gauge", "Events not done."),
+        "lag_s": ("gauge", "Age of the oldest event not done, in seconds."),
+        "running": ("gauge", "Runs under way."),
+        "done": ("counter", "Events done."),
+        "skipped": ("counter", "Events skipped because they were superseded."),
+        "failed": ("gauge", "Dead letters."),
+        "retries": ("counter", "Attempts that failed and were tried again."),
+    }
+    known = [
+        (f"base={_label(base['path'])},binding={_label(one['name'])}", one)
+        for base in status["bases"]  # type: ignore[attr-defined]  # as made above
+        for one in base["bindings"]
+    ]
+    lines = []
+    for key, (kind, said) in figures.items():
+        name = f"cascadefs_trigger_{key.replace('_s', '_seconds') if key == 'lag_s' else key}"
+        name += "_total" if kind == "counter" else ""
+        lines += [f"# HELP {name} {said}", f"# TYPE {name} {kind}"]
+        lines += [f"{name}{{{labels}}} {one[key]}" for labels, one in known if one[key] is not None]
+    name = "cascadefs_trigger_run_seconds"
+    lines += [f"# HELP {name} Duration of the last 256 runs.", f"# TYPE {name} gauge"]
+    lines += [
+        f'{name}{{{labels},quantile="{quantile}"}} {one[key] / 1000:.6f}'
+        for labels, one in known
+        for key, quantile in (("p50_ms", "0.5"), ("p99_ms", "0.99"))
+        if one[key] is not None
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def event_position(name: str) -> tuple[str, Position]:

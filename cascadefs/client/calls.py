@@ -8,7 +8,7 @@ Source: FORMAT, "Calls of programs".
 from __future__ import annotations
 
 import errno
-from typing import Annotated, TypeAlias, TypeGuard
+from typing import Annotated, Literal, TypeAlias, TypeGuard
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = [
     "Match",
     "Matched",
     "Now",
+    "Order",
     "Part",
     "Pull",
     "Put",
@@ -41,6 +42,7 @@ __all__ = [
     "Send",
     "Sent",
     "Stat",
+    "Told",
     "Versions",
     "VersionsFound",
     "Watch",
@@ -243,8 +245,22 @@ class Why(msgspec.Struct, frozen=True, array_like=True, tag=20):
     at: int | None = None
 
 
+class Order(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """Something asked of, or told to, the scripts of a directory, by its path or its inode; the root's are all (TRIGGERS 11).
+
+    `text`: of a command its line, of a log the binding's name. `offset` and `length`: of a stream (events, log).
+    """
+
+    base: Natural | str
+    what: Literal["command", "status", "events", "log"]
+    text: bytes = b""
+    offset: Natural = 0
+    length: Natural = 0
+
+
 Call: TypeAlias = (
     Why
+    | Order
     | Get
     | GetEach
     | Pull
@@ -346,8 +362,21 @@ class Known(msgspec.Struct, frozen=True, array_like=True, tag=20):
     run: bytes
 
 
+class Told(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """Of `Order`: of a status JSON; of a stream what was kept from the offset on, where the stream begins and ends.
+
+    `life` names a stream: another one began with another leader.
+    """
+
+    data: bytes = b""
+    start: Natural = 0
+    end: Natural = 0
+    life: str = ""
+
+
 Answer: TypeAlias = (
     Got
+    | Told
     | Known
     | Sent
     | GotEach

@@ -17,6 +17,7 @@ from cascadefs.client.watching import Watching
 from cascadefs.client.writing import Writing
 from cascadefs.errnos import ERRNO, errno_of
 from storage.errors import NotHere, Refused
+from triggers.cut import parts_of
 from triggers.effects import EffectRefused
 
 if TYPE_CHECKING:
@@ -142,10 +143,22 @@ class Operations:
         except (OSError, ValueError):
             return None
 
+    def base_of(self, path: str) -> int:
+        """The directory at a path.
+
+        Raises:
+            OSError: there is none, or the user may not go there.
+            ValueError: it is no path.
+        """
+        self._reading.refresh(path)
+        return self._reading.directory(parts_of(path) if path else [], None, path)[0]
+
     def _execute(
         self, call: calls.Call, buffers: Sequence[Buffer]
     ) -> tuple[calls.Answer, Sequence[Buffer]]:
         match call:
+            case calls.Order():
+                raise OSError(errno.EOPNOTSUPP, "here .cascade/ctl and status are for that")
             case calls.Send():
                 raise OSError(errno.EOPNOTSUPP, "nothing is sent ahead to a store in this process")
             case calls.Get():

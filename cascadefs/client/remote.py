@@ -83,6 +83,9 @@ class _Question:
     message: list[Buffer]
     is_write: bool
     patience_s: float
+    is_once: bool = False
+    """Asked again it may be done again: rather nobody knows."""
+    was_sent: bool = False
     since: float = 0.0
     began: float = 0.0
     """Since when nobody has had the shard that is asked about."""
@@ -207,6 +210,7 @@ class Remote:
             wire.encode(asked, buffers),
             isinstance(call, calls.Write | calls.WriteEach),
             SILENT_SECONDS + length / WRITTEN_BYTES_PER_SECOND,
+            isinstance(call, calls.Order) and call.what == "command",
         )
         try:
             self._token.run_sync_soon(self._send, request, question)
@@ -355,11 +359,17 @@ class Remote:
         if self._is_over:  # Asked just before the loop ended.
             question.answer.put(_closed())
             return
+        if question.is_once and question.was_sent:
+            self._open.pop(request, None)
+            why = "the node was lost before it answered; look whether it is done"
+            question.answer.put(OSError(errno.EIO, why))
+            return
         self._open[request] = question
         question.since = trio.current_time()
         if self._connection is not None and (self._is_current or not question.is_write):
             try:
                 self._connection.send_nowait(question.message)
+                question.was_sent = True
             except trio.WouldBlock:
                 # More is under way than a connection holds: all of it is asked again on the next one.
                 self._connection.close("too much was asked at once")

@@ -31,7 +31,7 @@ from storage.transport import Broken
 from triggers.access import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -91,6 +91,8 @@ class Service:
         self._free = threading.Condition()
         self.leader: Callable[[], list[str]] = list
         """The addresses of the node that leads all shards, if it is one."""
+        self.order: Callable[[Identity, calls.Order], Awaitable[calls.Answer]] | None = None
+        """Has what is asked of scripts done where they run; None: they have files for that here."""
         self.executed = 0
         """Calls answered since the start."""
 
@@ -105,7 +107,11 @@ class Service:
             msgspec.DecodeError: what came is no call.
         """
         call = calls.decode_call(arguments)
-        if self._limiter is None:
+        answer: calls.Answer
+        buffers: Sequence[Buffer] = ()
+        if isinstance(call, calls.Order) and self.order is not None:
+            answer = await self.order(who, call)
+        elif self._limiter is None:
             answer, buffers = self._execute(who, call, parts)
         else:
             answer, buffers = await trio.to_thread.run_sync(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import trio
 
+from cascadefs.client import calls
 from cascadefs.node.links import Unreachable
 from storage import wire
 from triggers.access import Identity as Owner
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange", "Lost"]
 
-RUN, STANDING, KILL = "run", "standing", "kill"
+RUN, STANDING, KILL, ORDER = "run", "standing", "kill", "order"
 
 STANDING_S: Final = 1.0
 """How long a node may take to say how it is; it is then passed over until it does."""
@@ -75,6 +76,7 @@ class Exchange:
         held: Callable[[], AbstractContextManager[object]],
         why_not: Callable[[int], str | None],
         gang_max: int,
+        order: Callable[[int, calls.Order], calls.Told],
     ) -> None:
         """Nothing is taken before `open`.
 
@@ -85,6 +87,7 @@ class Exchange:
             held: keeps everybody else from the replicas while it is entered.
             why_not: why nothing may run as a user; None if it may.
             gang_max: workers that one run can have here.
+            order: does what the scripts of a shard that is led here are told; on a worker thread.
         """
         self._node = node
         self._runner: Runner | None = None
@@ -93,6 +96,7 @@ class Exchange:
         self._held = held
         self._why_not = why_not
         self._gang_max = gang_max
+        self._order = order
         self._network: trio.lowlevel.TrioToken | None = None
         self._scripts: trio.lowlevel.TrioToken | None = None
         self._under_way: dict[str, dict[str, trio.CancelScope]] = {}
@@ -228,6 +232,10 @@ class Exchange:
                     run_id = Text.decode(data)
                     scripts.run_sync_soon(lambda: self._kill(peer.name, run_id))
                     return b"", []
+                case "order":
+                    shard, order = orders.decode(data)
+                    told = await trio.to_thread.run_sync(self._order, shard, order)
+                    return calls.encode(told), []
         except msgspec.MsgspecError as error:
             raise OSError(errno.EPROTO, f"no errand: {error}") from error
         except (trio.RunFinishedError, Lost) as error:
@@ -297,6 +305,9 @@ class Exchange:
         """Figures for people and programs, JSON-able."""
         return {"handed": self.handed, "taken": self.taken, "lost": self.lost}
 
+
+orders: Final = msgspec.msgpack.Decoder(tuple[int, calls.Order])
+"""What one node asks of another that leads a shard: which, and what."""
 
 EMPTY: Final = msgspec.Raw(msgspec.msgpack.encode(None))
 Text: Final = Decoder[str](str)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from cascadefs.client import calls
+from cascadefs.client.operations import Operations
 from cascadefs.client.service import Service, user_of
 from cascadefs.filesystem import Filesystem, FilesystemOptions
 from storage.cluster.home import group_of, home_of
 from storage.cluster.store import ClusterStore
 from storage.errors import NotHere
+from storage.transport import Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from triggers.access import Identity as AccessIdentity
 
 __all__ = ["NotYet", "Programs"]
+
+_Found = TypeVar("_Found")
 
 
 class NotYet(OSError):
@@ -64,6 +68,12 @@ class Programs:
         """Brings up a shard that other nodes hold; raises OSError if that cannot be. None: nobody can."""
         self.holds: Callable[[int], bool] = lambda shard: False
         """Whether a shard is here, or will be."""
+        self.order: Callable[[AccessIdentity, calls.Order], Awaitable[calls.Answer]] | None = None
+        """Has what a user asks of scripts done by the nodes where they run. Set before there are faces."""
+        self.order_of_mount: Callable[[Identity, calls.Order], Awaitable[calls.Answer]] | None = (
+            None
+        )
+        """Likewise for a mount, which says itself who of its users may."""
         self.leave: Callable[[int], None] = lambda shard: None
         """Told of a shard that is here again."""
         self._near: dict[int, Face] = {}
@@ -102,6 +112,7 @@ class Programs:
                 reserved=filesystem.is_reserved,
             )
             self._service.leader = self._leader
+            self._service.order = self.order
 
     def _leader(self) -> list[str]:
         """The addresses of the one node that leads all shards; none where several lead."""
@@ -147,7 +158,11 @@ class Programs:
     async def call(
         self, peer: Identity, arguments: msgspec.Raw, parts: Sequence[memoryview]
     ) -> tuple[bytes, Sequence[Buffer]]:
-        """Execute an operation as the user whom a peer speaks for. As `call_as`."""
+        """Execute an operation as the user whom a peer speaks for; what a mount asks of scripts as a mount. As `call_as`."""
+        if peer.role is Role.MOUNT and self.order_of_mount is not None:
+            call = calls.decode_call(arguments)
+            if isinstance(call, calls.Order):
+                return calls.encode(await self.order_of_mount(peer, call)), []
         return await self.call_as(user_of(peer), arguments, parts)
 
     async def call_as(
@@ -174,6 +189,37 @@ class Programs:
                 await self._bring(shard)
             if not missing <= self._store_shards():
                 return answer, buffers
+
+    async def asked(
+        self, question: Callable[[Operations, ClusterStore], _Found], who: AccessIdentity
+    ) -> _Found:
+        """Ask the store on a worker thread, as a user; shards that are not here are brought.
+
+        Raises:
+            NotYet: there is no tree here.
+            OSError: as the question does; nobody tells of a shard.
+        """
+        if self._service is None:
+            await self._bring(0)
+        if self._service is None:
+            raise NotYet
+        await self._sort()
+        store = self.store
+        operations = Operations(store, self._clock, who, self.is_reserved)
+
+        def held() -> _Found:
+            with self._exclusive():
+                return question(operations, store)
+
+        while True:
+            try:
+                return await trio.to_thread.run_sync(held)
+            except NotHere:
+                missing = self._missing - self._store_shards()
+                for shard in missing:
+                    await self._bring(shard)
+                if not missing or not missing <= self._store_shards():
+                    raise
 
     async def _sort(self) -> None:
         """Where shards have moved, ask who has them now."""

@@ -12,16 +12,20 @@ Source: docs/TRIGGERS.md, "On a cluster".
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import logging
 import threading
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
+from cascadefs.client import calls
 from cascadefs.host import make_control
 from cascadefs.node.exchange import Exchange
 from cascadefs.node.spread import Observer, Spread
 from storage.cluster.view import ShardView
+from storage.namespace import ROOT
 from storage.sequencer import Unavailable
 from triggers.allocation import Standing
 from triggers.engine import Deposed
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from storage.record import Record
     from storage.store import Store
     from triggers.dispatcher import Dispatcher
+    from triggers.operator import Operator
 
 __all__ = ["Scripts"]
 
@@ -53,6 +58,9 @@ HELD_LOOK_S: Final = 0.005
 
 AGAIN_S: Final = 1.0
 """Before an engine that ended while its shard is led here is begun again."""
+
+STREAM_BYTES_MAX: Final = 1024 * 1024
+"""Of events, or of a binding's output, told at a time."""
 
 END_S: Final = 10.0
 """How long workers may take to end with the node."""
@@ -94,7 +102,7 @@ class Scripts:
         self._host = host
         self._exchange = Exchange(
             node, self._standing, self._view_of, faces.exclusive, host.options.may_run_as,
-            host.options.gang_max,
+            host.options.gang_max, self.order,
         )  # fmt: skip
         self._observer = Observer(
             self._exchange, node.name, self._standing, lambda: set(self._dispatchers)
@@ -230,6 +238,45 @@ class Scripts:
                     dispatcher.operator.command(line, inode)
                     return
         raise BadCommand(f"the scripts of /{base} run on another node, or there are none")
+
+    def order(self, shard: int, order: calls.Order) -> calls.Told:
+        """Do what is asked of the scripts of a shard that is led here. Whether whoever asks may was looked at before.
+
+        Raises:
+            OSError: EINVAL: it cannot be done, and why; EAGAIN: they do not run here, or not yet.
+        """
+        assert isinstance(order.base, int), "it was found before"
+        with self._faces.exclusive():
+            dispatcher = self._dispatchers.get(shard)
+            if dispatcher is None or not dispatcher.is_open:
+                raise OSError(errno.EAGAIN, f"the scripts of shard {shard} do not run here yet")
+            try:
+                return self._obey(dispatcher.operator, order.base, order)
+            except Deposed:
+                raise OSError(errno.EAGAIN, f"shard {shard} is led elsewhere now") from None
+
+    def _obey(self, operator: Operator, base: int, order: calls.Order) -> calls.Told:
+        text = order.text.decode(errors="surrogateescape")
+        match order.what:
+            case "command":
+                try:
+                    operator.command(text, base)
+                except BadCommand as error:
+                    operator.refused(text, str(error), base)
+                    raise OSError(errno.EINVAL, str(error)) from error
+                return calls.Told()
+            case "status":
+                told = operator.status(None if base == ROOT else base)
+                return calls.Told(json.dumps(told).encode())
+            case "events":
+                chronicle = operator.events(base)
+            case "log":
+                found = [one for one in operator.followers(base) if one.name == order.text]
+                if not found:
+                    raise OSError(errno.EAGAIN, f"{text} is not known here yet")
+                chronicle = found[0].output
+        data = chronicle.read(order.offset, min(order.length, STREAM_BYTES_MAX))
+        return calls.Told(data, chronicle.start, chronicle.end, f"{id(chronicle):x}")
 
     # --- a thread of its own ---
 

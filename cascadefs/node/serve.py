@@ -29,6 +29,7 @@ from cascadefs.machine import (
     set_up_logging,
 )
 from cascadefs.node.admission import Admission
+from cascadefs.node.desk import Desk
 from cascadefs.node.faces import Faces
 from cascadefs.node.node import Node
 from cascadefs.node.programs import Programs
@@ -265,6 +266,8 @@ async def _run(
         }
         node.told = lambda: told(node, authority)
         _bring_from_afar(node, faces, programs)
+        desk = Desk(node, programs, lambda: scripts)
+        programs.order, programs.order_of_mount = desk.of_program, desk.of_mount
         scripts = _scripts(settings, clock, faces, programs, node)
         try:
             nursery.start_soon(_follow, faces)

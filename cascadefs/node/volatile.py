@@ -115,8 +115,8 @@ class VolatileSeat:
         is_news = serves is None or serves.number < epoch.number
         if not (is_news and epoch.forced and epoch.leader == self._ground.node):
             return True
-        if member.log.last_index:
-            return True  # Something was left, or this life has begun.
+        if member.log.last_index >= epoch.number * LIFE_INDICES:
+            return True  # This life has begun.
         self._life = epoch.number
         self._life_wanted.set()
         return False

@@ -23,7 +23,9 @@ import msgspec
 import trio
 
 from storage import record, wire
-from storage.namespace import shard_of
+from storage.namespace import RENAME_EXCHANGE, ROOT, shard_of
+from storage.namespace.quotas import QUOTA_XATTR
+from storage.retention import HOLD
 from storage.transport import EVERYBODY, Role
 
 if TYPE_CHECKING:
@@ -164,6 +166,11 @@ def _piece(
     return msgspec.structs.replace(message, proposals=proposals), parts
 
 
+def _is_together(one: record.Create) -> bool:
+    """Whether what is made lives where its name is."""
+    return shard_of(one.inode) == shard_of(one.parent)
+
+
 class Table:
     """What the shards that are here know. Whoever asks holds the faces."""
 
@@ -180,6 +187,21 @@ class Table:
         face = self._faces.get(shard_of(directory))
         binding = face.namespace.binding(directory, name) if face is not None else None
         return binding.inode if binding is not None else None
+
+    def next_inode(self, inode: int) -> int:
+        """The least number of an inode's shard that was not given out yet; one too great where the shard is not here."""
+        face = self._faces.get(shard_of(inode))
+        return face.namespace.counters.next_inode if face is not None else inode + 1
+
+    def stub(self, directory: int, inode: int) -> Attributes | None:
+        """What a directory's shard knows of one that lives elsewhere; None if it has no name of it."""
+        face = self._faces.get(shard_of(directory))
+        return face.namespace.attributes(inode) if face is not None else None
+
+    def has_xattr(self, inode: int, name: bytes) -> bool:
+        """Whether an inode has an extended attribute; not, where it is not known."""
+        face = self._faces.get(shard_of(inode))
+        return face is not None and face.namespace.xattr(inode, name) is not None
 
 
 class Judge:
@@ -206,7 +228,7 @@ class Judge:
             case record.Batch(records=records):
                 return all(self.may(part) for part in records)
             case record.Create():
-                return self._may_make(one) and (not one.name or self._may_write(one.parent))
+                return self._may_make(one) and self._may_hang(one)
             case record.CreateUnnamed():
                 return self._may_make(one)
             case record.Link():
@@ -214,22 +236,24 @@ class Judge:
             case record.Unlink() | record.Detach():
                 return self._may_unbind(one.parent, one.name)
             case record.Rename():
-                return self._may_unbind(one.parent, one.name) and self._may_unbind(
-                    one.new_parent, one.new_name
+                return (
+                    self._may_unbind(one.parent, one.name)
+                    and self._may_unbind(one.new_parent, one.new_name, must_be=False)
+                    and self._may_move(one)
                 )
             case record.SetAttributes():
                 return self._may_set(one)
             case record.SetXattr():
-                plain = one.name.startswith(b"user.") and not one.name.startswith(b"user.cascade.")
-                return self._may_write(one.inode) if plain else self._owns(one.inode)
+                return self._may_say(one)
             case record.Commit() | record.Event():
                 return self._may_write(one.inode)
-            case record.Prune() | record.Close():
+            case record.Prune():
+                return self._owns(one.inode) and not self._is_held(one.inode)
+            case record.Close():
                 return self._owns(one.inode)
             case record.Drop():
-                return (not one.directory or self._may_write(one.directory)) and all(
-                    self._owns(inode) for inode in one.inodes
-                )
+                # Of names of the past only nodes let go; of a file that never had one whoever made it.
+                return not one.directory and all(self._owns(inode) for inode in one.inodes)
             case record.Label() | record.Unlabel():
                 return self._may_write(one.directory)
             case record.Rearm():
@@ -242,9 +266,67 @@ class Judge:
             return False
         if stat.S_ISCHR(one.mode) or stat.S_ISBLK(one.mode):
             return self._is_user(0)
+        is_stub = isinstance(one, record.Create) and one.name and not _is_together(one)
+        if not is_stub and one.inode >= self._table.next_inode(one.inode):
+            raise Unknown  # Not set aside by anybody; a number at the shard's end would use up all others.
         if self._table.attributes(one.inode) is None:  # Else it is refused when it is applied.
             self._made[one.inode] = Owned(one.uid, one.gid, one.mode)
         return True
+
+    def _may_hang(self, one: record.Create) -> bool:
+        """Whether what is made may be where it is said to be. Of shard roots what is known here counts, for it is made elsewhere."""
+        if not one.name:
+            if self._table.attributes(one.parent) is None or self._may_write(one.parent):
+                return True
+            stub = self._table.stub(one.parent, one.inode)  # It is made again.
+            return stub is not None and stub.nlink > 0 and stub.parent == one.parent
+        if not self._may_write(one.parent):
+            return False
+        if _is_together(one):
+            return True
+        return self._table.attributes(one.inode) is None or self._owns(one.inode)
+
+    def _may_say(self, one: record.SetXattr) -> bool:
+        """Whether an extended attribute may be set: as a kernel and a mount would allow."""
+        if one.name == QUOTA_XATTR:  # Against the owner.
+            return self._is_user(0) or self._owns(ROOT)
+        if one.name.startswith(b"user.cascade."):
+            return self._owns(one.inode)
+        ends = one.name == b"security.capability" and one.value is None  # As with each write.
+        if one.name.startswith(b"user.") or ends:
+            return self._may_write(one.inode)
+        return self._is_user(0) and self._owns(one.inode)
+
+    def _may_move(self, one: record.Rename) -> bool:
+        """Whether directories may get another one above them: whoever may write them (rename(2))."""
+        if one.parent == one.new_parent:
+            return True
+        places = [(one.parent, one.name)]
+        if one.flags & RENAME_EXCHANGE:
+            places.append((one.new_parent, one.new_name))
+        for directory, name in places:
+            inode = self._table.named(directory, name)
+            if inode is None:
+                raise Unknown
+            found = self._table.attributes(inode) or self._table.stub(directory, inode)
+            if found is None:
+                raise Unknown
+            owned = Owned(found.uid, found.gid, found.mode)
+            if self._is_dir(owned) and not self._is_writable(owned):
+                return False
+        return True
+
+    def _is_held(self, inode: int) -> bool:
+        """Whether a hold is on a file or above it."""
+        at = inode
+        while at:
+            if self._table.has_xattr(at, HOLD):
+                return True
+            found = self._table.attributes(at)
+            if found is None:
+                raise Unknown
+            at = found.parent if at != ROOT else 0
+        return False
 
     def _may_set(self, one: record.SetAttributes) -> bool:
         if one.mode is None and one.uid is None and one.gid is None:
@@ -267,17 +349,21 @@ class Judge:
     def _is_dir(owned: Owned) -> bool:
         return stat.S_ISDIR(owned.mode)
 
-    def _may_unbind(self, directory: int, name: bytes) -> bool:
-        """Whether a name may come to mean something else, or nothing, there."""
+    def _may_unbind(self, directory: int, name: bytes, *, must_be: bool = True) -> bool:
+        """Whether a name may come to mean something else, or nothing, there; `must_be`: it is to mean something."""
         if not self._may_write(directory):
             return False
         if not self._owned(directory).mode & stat.S_ISVTX or self._owns(directory):
             return True
         inode = self._table.named(directory, name)
+        if inode is None and must_be:
+            raise Unknown  # What is on its way there may be another's.
         return inode is None or self._owns(inode)
 
     def _may_write(self, inode: int) -> bool:
-        owned = self._owned(inode)
+        return self._is_writable(self._owned(inode))
+
+    def _is_writable(self, owned: Owned) -> bool:
         return (
             self._is_user(owned.uid)
             or bool(owned.mode & stat.S_IWOTH)

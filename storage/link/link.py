@@ -125,6 +125,18 @@ class _Reading:
         self.found: memoryview | Snapshot | BaseException | None = None
 
 
+class _Telling:
+    """Somebody in another thread waits for a node to execute a call."""
+
+    __slots__ = ("answer", "arguments", "done", "shard")
+
+    def __init__(self, shard: int, arguments: msgspec.Raw) -> None:
+        self.shard = shard
+        self.arguments = arguments
+        self.done = threading.Event()
+        self.answer: bytes | None = None
+
+
 class _Shard:
     """What the link knows of a shard, and how far it is with its line."""
 
@@ -251,6 +263,22 @@ class Link:
         if reading.found is None:
             raise Unavailable(line.closed or "the link to the cluster has ended")
         return reading.found
+
+    def call(self, shard: int, arguments: bytes) -> bytes | None:
+        """Have a node execute an operation for this process (`wire.Call`): that which leads a shard, or else any.
+
+        Waits for `Tuning.read_s` at most; None: nobody is reached, executes anything now, or answered in time.
+        """
+        telling = _Telling(shard, msgspec.Raw(arguments))
+        self._soon(self._begin_telling, telling)
+        telling.done.wait(self.tuning.read_s + 1)
+        return telling.answer
+
+    def _begin_telling(self, telling: _Telling) -> None:
+        if self._nursery is None:
+            telling.done.set()
+        else:
+            self._nursery.start_soon(self._execute, telling)
 
     def _ask_index(self, line: RemoteLine) -> int:
         return int.from_bytes(self._fetch(line, 0, 0, 0), "little")
@@ -675,6 +703,21 @@ class Link:
                 raise Unavailable(line.closed)
             await self._rest(self.tuning.redial_s)
 
+    async def _execute(self, telling: _Telling) -> None:
+        try:
+            known = self._shards.get(telling.shard)
+            leader = self._nodes.get(known.leader) if known is not None else None
+            others = (node for node in self._nodes.values() if node.connection is not None)
+            node = leader if leader and leader.connection is not None else next(others, None)
+            if node is None or len(node.questions) >= READS_MAX:
+                return
+            message = wire.Call(next(self._requests), "call", telling.arguments)
+            question = await self._ask(node, message)
+            if question.part is not None:
+                telling.answer = bytes(question.part)
+        finally:
+            telling.done.set()
+
     async def _survey(self) -> None:
         """Ask every node that is reached, now and then, how much room its disk has."""
         while True:
@@ -698,7 +741,9 @@ class Link:
         return total, free, available
 
     async def _ask(
-        self, node: _Node, message: wire.ReadPayload | wire.ReadSnapshot | wire.AskIndex | wire.Ask
+        self,
+        node: _Node,
+        message: wire.ReadPayload | wire.ReadSnapshot | wire.AskIndex | wire.Ask | wire.Call,
     ) -> _Question:
         request, question = message.request, _Question()
         node.questions[request] = question

@@ -96,14 +96,12 @@ class Arbiter:
 
         Whoever led the epoch before and goes on, goes on with what it has. In the first of all nobody can hold anything.
         """
-        if self._leads and epoch == self._epoch:
+        if epoch == self._epoch:
+            self._leads = True
             return
-        is_same = epoch == self._epoch
-        goes_on = is_same or (self._has_led and epoch == self._epoch + 1)
-        self._epoch, self._leads, self._members = epoch, True, frozenset(members)
-        self._has_led = True
-        if is_same:
-            return
+        goes_on = self._has_led and epoch == self._epoch + 1
+        self._epoch, self._members = epoch, frozenset(members)
+        self._leads = self._has_led = True
         if not goes_on:
             self._forget()
             known, _, holders = self._heard
@@ -113,12 +111,11 @@ class Arbiter:
                 self._expected = holders
             self._grace_until_ns = now_ns + self._lease_ns
             self._now_ns = now_ns
-        for session in self._sessions.values():
-            session.serial = (
-                0  # The members of the epoch before knew; who is new, knows that it was not told.
-            )
         self._acknowledged = {}
-        self._announce(now_ns)
+        if self._grace_until_ns is None:
+            self._announce(now_ns)
+            for session in self._sessions.values():
+                session.serial = self._serial
 
     def follow(self) -> None:
         """Somebody else leads, or nobody, perhaps only until this node does again: then nobody has led in between, or it begins anew."""

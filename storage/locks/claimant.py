@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from storage import wire
+from storage.limits import LOCK_LEASE_NS
 from storage.locks.arbiter import ASK
 from storage.locks.spans import EXCLUSIVE, LAST, NONE, SHARED, Span, assign, overlapping
 
@@ -130,6 +131,10 @@ class Claimant:
             self._claim(now_ns)
 
     def _claim(self, now_ns: int) -> None:
+        if self._held and now_ns - self._vouched_ns >= LOCK_LEASE_NS:
+            # Some leader since may have given them to others, and the next may not know (RFC 7530, 9.6.3.4).
+            self._lose(now_ns)
+            return
         self._attempt += 1
         self._said_ns, self._is_answered = now_ns, False
         for message in self._pending.values():

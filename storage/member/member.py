@@ -29,6 +29,7 @@ from storage.log import Log
 from storage.member.filling import Filling
 from storage.member.memory import MemoryLog
 from storage.member.proposals import Proposals
+from storage.member.syncing import Syncing
 from storage.member.tail import Tail, sequenced
 from storage.replication import (
     RECORD_KIND,
@@ -173,7 +174,8 @@ class Member:
         self.rewriting = trio.Lock()
         """Held by whoever writes a sealed segment again, puts back a record, or exchanges the log: one at a time."""
         self._failed = trio.Event()
-        self._sync_wanted = trio.Event()
+        self._sync_wanted = False
+        self._syncing: Syncing | None = None
         self._note_wanted = trio.Event()
         self._note: Note | None = None
         self._wanted: deque[Wanted] = deque()
@@ -276,20 +278,26 @@ class Member:
 
     async def run(self) -> None:
         """Serve until cancelled. The log is closed by `close`."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tick)
-            nursery.start_soon(self._sync)
-            nursery.start_soon(self._keep_notes)
-            nursery.start_soon(self._read_for_others)
-            nursery.start_soon(self._leave_out)
-            self.pump()
+        self._syncing = Syncing(f"sync shard {self.shard}")
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tick)
+                nursery.start_soon(self._keep_notes)
+                nursery.start_soon(self._read_for_others)
+                nursery.start_soon(self._leave_out)
+                if self._sync_wanted:
+                    self._sync()
+                self.pump()
+        finally:
+            syncing, self._syncing = self._syncing, None
+            await syncing.aclose()
 
     async def _tick(self) -> None:
         ticks = 0
         while True:
             ticks += 1
             if ticks % SYNC_TICKS == 0 and self.log.durable_index < self.log.last_index:
-                self._sync_wanted.set()  # In memory durability nobody else asks for it.
+                self._sync()  # In memory durability nobody else asks for it.
             self.replica.lease_until_ns = self.lease_until_ns()
             self.replica.tick(self._steady_ns(), self._clock.now_ns())
             self._offer()
@@ -306,26 +314,28 @@ class Member:
         if self._steady_ns() >= log.held_until_ns:
             log.trim(min(self.committed, applied, log.last_index - HEADS_KEPT))
 
-    async def _sync(self) -> None:
-        while True:
-            await self._sync_wanted.wait()
-            self._sync_wanted = trio.Event()
-            log, cuts = self.log, self._cuts
-            if self.failure is not None:
-                continue
-            try:
-                durable = await trio.to_thread.run_sync(log.sync)
-            except OSError as error:
-                self.fail(f"a sync failed: {error}")
+    def _sync(self) -> None:
+        """Have what is appended on the disk. What is wanted while a sync runs shares the next one."""
+        syncing = self._syncing
+        self._sync_wanted = syncing is None or syncing.is_busy
+        if syncing is not None and not syncing.is_busy and self.failure is None:
+            syncing.begin(self.log.sync, partial(self._synced, self.log, self._cuts))
+
+    def _synced(self, log: MemberLog, cuts: int, durable: int | OSError) -> None:
+        """A sync of a log ended that began so many cuts ago."""
+        if isinstance(durable, OSError):
+            self.fail(f"a sync failed: {durable}")
+        else:
+            self.counts["syncs"] += 1
+            if self._failed.is_set():
+                return  # Meanwhile.
+            if cuts == self._cuts and log is self.log:
+                self.replica.persisted(durable)
             else:
-                self.counts["syncs"] += 1
-                if self._failed.is_set():
-                    continue  # Meanwhile.
-                if cuts == self._cuts and log is self.log:
-                    self.replica.persisted(durable)
-                else:
-                    self._sync_wanted.set()
-            self.pump()
+                self._sync_wanted = True
+        self.pump()
+        if self._sync_wanted:
+            self._sync()
 
     async def _keep_notes(self) -> None:
         while True:
@@ -489,7 +499,7 @@ class Member:
                 self._forget_arrived()
                 replica.appended(self.log.last_index)
             if ready.sync:
-                self._sync_wanted.set()
+                self._sync()
             for node, message in ready.send:
                 try:
                     self._send(node, message)

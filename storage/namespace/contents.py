@@ -59,6 +59,7 @@ class Contents:
         self._references: dict[int, int] = {}
         self.released: list[int] = []
         self._counted: list[tuple[Pieces, Pieces]] | None = None
+        self._released_before = 0
 
     def recount(self) -> None:
         """The table is another than it was: count its live pieces."""
@@ -73,6 +74,7 @@ class Contents:
     def note(self) -> None:
         """Note from here on what is counted, until `keep` or `undo`."""
         self._counted = []
+        self._released_before = len(self.released)
 
     def keep(self) -> None:
         """Note no more."""
@@ -82,7 +84,7 @@ class Contents:
         """Count back what was counted since `note`: what nobody refers to now is what came since then."""
         assert self._counted is not None
         counted, self._counted = self._counted, None
-        self.released.clear()
+        del self.released[self._released_before :]  # What was forgotten before stays so.
         for old, new in reversed(counted):
             self._count(new, old)
 

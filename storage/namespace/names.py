@@ -87,6 +87,8 @@ class Names:
         own = self._rows.is_own(inode)
         if not own and not directory:
             return REFUSED[Reason.CROSS_SHARD]
+        if self._inodes.get(U64.pack(inode)) is not None:
+            return REFUSED[Reason.MALFORMED]  # It is another's; numbers are given out once.
         dead = self._entries.tombstone_of_absent(key)
         first = Tombstone.unpack(dead[1]).number + 1 if dead is not None else 1
         now_ns = timestamp * 1000

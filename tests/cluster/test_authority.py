@@ -246,8 +246,31 @@ def test_a_mount_for_some_users_changes_nothing_of_others(own):
         new = lab.allocate_inode(open_, b"new")
         create = record.Create(open_, b"new", new, stat.S_IFREG | 0o4755, 1999, 1999)
         assert lab.propose(record.Batch([create, content(new, b"2")[0]]), [b"2"]).reason is None
+        ours, reason = make(lab, b"ours", stat.S_IFDIR | 0o755, 1000, open_)
+        assert reason is None
+        moves = record.Rename(open_, b"new", ours, b"moved")
+        assert lab.propose(moves).reason is None
+        made(b"closed", stat.S_IFDIR | 0o755, parent=open_)
+        brief, reason = make(lab, b"brief", stat.S_IFREG | 0o644, 1000, open_)
+        assert reason is None
+        assert lab.propose(record.Unlink(open_, b"brief")).reason is None
+        # A hold above, by whose directory it is; and what it holds, of its users.
+        held = made(b"held", stat.S_IFDIR | 0o777)
+        assert (
+            everybody.propose(record.SetXattr(held, b"user.cascade.hold", b"court")).reason is None
+        )
+        evidence, reason = make(lab, b"evidence", stat.S_IFREG | 0o644, 1000, held)
+        assert reason is None
+        for one in (content(evidence, b"1"), content(evidence, b"2")):
+            assert lab.propose(*one).reason is None
+        # A number that is taken makes no other file, nor is anybody's.
+        root_s = made(b"root's", stat.S_IFREG | 0o755, parent=open_)
+        for taken in (root_s, open_, mine):
+            again = record.Create(open_, b"taken", taken, stat.S_IFREG | 0o755, 1000, 1000)
+            assert lab.propose(again).reason is Reason.MALFORMED
 
         # What is not, it may not; whatever it says.
+        last = (open_ // 2**40 + 1) * 2**40 - 1
         for one, *payload in (
             (record.Create(ROOT, b"x", lab.allocate_inode(), stat.S_IFREG | 0o644, 1000, 1000),),
             (record.Create(open_, b"x", lab.allocate_inode(open_), stat.S_IFREG | 0o4755, 0, 0),),
@@ -265,6 +288,17 @@ def test_a_mount_for_some_users_changes_nothing_of_others(own):
             (record.SetXattr(tool, b"user.x", b"1"),),
             (record.Prune(tool, [(1, 1)], purged=True),),
             (record.Adopt(2**40),),
+            # Numbers nobody set aside; the last one would leave none for others.
+            (record.Create(open_, b"x", last, stat.S_IFREG | 0o644, 1000, 1000),),
+            (record.CreateUnnamed(last, stat.S_IFREG | 0o644, 1000, 1000),),
+            (record.SetXattr(ours, b"user.cascade.quota", b"1T"),),
+            (record.SetXattr(mine, b"security.capability", b"\1"),),
+            (record.SetXattr(mine, b"trusted.x", b"1"),),
+            (record.Drop(open_, b"brief", [brief]),),
+            (record.Prune(evidence, [(1, 1)], purged=True),),
+            (record.Rename(open_, b"closed", ours, b"closed"),),
+            (record.Rename(ours, b"moved", open_, b"closed", 2),),
+            (record.Unlink(sticky, b"soon there"),),
         ):
             assert lab.propose(one, *payload).reason is Reason.NOT_PERMITTED, one
         assert lab.propose(*content(mine, b"3")).reason is None

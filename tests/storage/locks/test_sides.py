@@ -278,10 +278,27 @@ def test_a_leader_that_stood_still_holds_it_against_nobody():
     world = World()
     world.lock(0, EXCLUSIVE)
     world.step(5)
+    world.stopped.add(0)  # What it has said before is not read yet.
     world.now_ns += 10 * LOCK_LEASE_NS
     world.step(5)
-    assert world.mounts[0].losses == 0
+    assert world.arbiter.dropped == []
     assert world.lock(1, EXCLUSIVE, TRY) == errno.EAGAIN
+
+
+def test_a_mount_claims_nothing_that_nobody_has_vouched_for_within_the_lease():
+    """Leaders in between may have given it away, and be gone."""
+    world = World()
+    assert world.lock(0, EXCLUSIVE) == 0
+    world.cut.add(0)
+    world.elect(1, is_new=True)
+    world.step(LOCK_LEASE_NS // STEP_NS + 5)
+    assert world.lock(1, EXCLUSIVE) == 0
+    world.elect(2, is_new=True)
+    world.cut.clear()
+    world.step(5)
+    assert world.mounts[0].losses == 1
+    assert world.mounts[1].losses == 0
+    assert world.lock(0, SHARED, TRY) == errno.EIO
 
 
 def test_a_mount_has_so_many_locks_and_no_more(monkeypatch):

@@ -116,6 +116,20 @@ def test_bytes_of_a_refused_record_are_dead():
     assert not replica.log.holds(address)
 
 
+def test_a_record_that_is_refused_lets_go_of_what_was_due_all_the_same():
+    replica = Replica()
+    replica.make(b"a")
+    replica.commit(FIRST, b"one")
+    replica.say(Unlink(1, b"a", False))
+    replica.make(b"b", FIRST + 1)
+    replica.pass_us(NAMELESS_US)
+    _, outcome = replica.say(Batch([Create(1, b"c", FIRST + 2, 0o100644, 0, 0), Expect(1, b"b", 7, FIRST)]))
+    assert outcome.reason is not None
+    assert replica.space.attributes(FIRST) is None
+    replica.pass_us(DEAD_US + 1)
+    assert not replica.log.payload_bytes
+
+
 def test_a_file_without_a_name_is_forgotten_after_a_while_and_its_name_later():
     replica = Replica()
     rows = replica.table.row_count()
