@@ -14,6 +14,7 @@ is the truth, and the next start recovers from it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from cascadefs.observer import ClusterSettings, Observer
     from cascadefs.page.process import PageProcess
     from cascadefs.programs import Programs
+    from cascadefs.proxy import Proxy
     from storage.cluster.store import ClusterStore
     from storage.store import LocalStore
 
@@ -269,6 +271,8 @@ class _Mount:
     host: MountHost | None = None
     programs: Programs | None = None
     page: PageProcess | None = None
+    proxy: Proxy | None = None
+    """What the scripts of a cluster are to this mount."""
 
     def status(self) -> dict[str, object]:
         """The daemon's part of the status."""
@@ -297,9 +301,8 @@ class _Mount:
             return self.host.status()
         if self.observer is None:
             return {"mode": "off"}
-        from triggers.onlooker import Onlooker
-
-        return {"mode": "elsewhere", **Onlooker(self.store).status()}
+        assert self.proxy is not None, "made with the mount"
+        return {"mode": "elsewhere", **self.proxy.status()}
 
     async def serve(self) -> int:
         """Until the mount is gone; then everything becomes versions, on the disk. The exit status."""
@@ -321,6 +324,8 @@ class _Mount:
                 nursery.start_soon(
                     self.observer.follow, self.filesystem, self.housekeeping.apart, self.door.tell
                 )
+            if self.proxy is not None:
+                nursery.start_soon(self.proxy.run, self.housekeeping.apart)
             try:
                 await self.door.serve()
             except Exception:
@@ -644,12 +649,15 @@ def _mount_and_serve(
 
     options = FilesystemOptions(read_only=settings.read_only, autocommit_s=settings.autocommit_s)
     filesystem = Filesystem(store, clock, options)
+    proxy: Proxy | None = None
     if observer is not None:
         from cascadefs.filesystem.scripts import Scripts
-        from triggers.onlooker import Onlooker
+        from cascadefs.proxy import Proxy
 
-        filesystem.control.scripts = Scripts(store, Onlooker(store))
+        proxy = Proxy(store, observer.order, functools.partial(observer.order, beside=True))
+        filesystem.control.scripts = Scripts(store, proxy)
     mount = _Mount(settings, store, filesystem, clock, local, observer, started_ns=clock.now_ns())
+    mount.proxy = proxy
     mount.door = _door(settings.door, filesystem, report.ready)
     if mount.observer is not None:
         mount.door.share(mount.observer.store, mount.observer.locks)

@@ -11,25 +11,29 @@ Only who ends the mount sets a limit (`give_up_after`): behind it everything tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import msgspec
 import trio
 
+from cascadefs.client import calls
 from storage.clock import HybridClock
 from storage.cluster.home import home_of, is_volatile
 from storage.cluster.opening import FaceOpening
 from storage.cluster.store import ClusterStore
 from storage.distant import DistantLog
-from storage.errors import Unusable
+from storage.errors import Reason, Refused, Unusable
 from storage.link import Link
 from storage.sequencer import Astray
 from storage.superblock import DirectoryLock
 from storage.transport import Role, TcpTransport
 from storage.transport.certificates import Credentials
 from storage.transport.renewal import renew
+from triggers.operator import BadCommand
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,6 +68,13 @@ AGAIN_SECONDS: Final = 1.0
 
 END_SECONDS: Final = 5.0
 """How long the link may take to close its connections."""
+
+_REASONS: Final = {
+    errno.EACCES: Reason.DENIED,
+    errno.ENOENT: Reason.ABSENT,
+    errno.EOPNOTSUPP: Reason.UNSUPPORTED,
+}
+"""What a node says of an order, where it is no matter of time."""
 
 Stale: TypeAlias = list[tuple[int, bytes | None]]
 """What the kernel must forget (`Filesystem.take_invalidations`)."""
@@ -296,6 +307,33 @@ class Observer:
             face.applied_index < face.log.last_index and not face.is_waiting
             for face in list(self.store.faces.values())
         )
+
+    def order(self, shard: int, order: calls.Order, *, beside: bool = False) -> calls.Told:
+        """Have a node do what somebody asks of scripts, or tells them. Others have the store meanwhile, unless the caller is `beside` it.
+
+        Raises:
+            BadCommand: it makes no sense where the scripts run.
+            Refused: NOT_STABLE_YET: nobody answers, or what came of it is not known; DENIED, UNSUPPORTED: as a node says.
+        """
+        encoded = calls.encode(order)
+
+        def call() -> bytes | None:
+            return self._link.call(shard, encoded)
+
+        turns = self.store.turns
+        found = call() if beside or turns is None or not turns.lets_go else turns.apart(call)
+        try:
+            answer = calls.decode_answer(found) if found is not None else None
+        except msgspec.DecodeError:
+            answer = None
+        if isinstance(answer, calls.Told):
+            return answer
+        if not isinstance(answer, calls.Failed):
+            raise Refused(Reason.NOT_STABLE_YET)
+        if answer.errno == errno.EINVAL:
+            raise BadCommand(answer.message)
+        _log.info("scripts of shard %d: %s", shard, answer.message)
+        raise Refused(_REASONS.get(answer.errno, Reason.NOT_STABLE_YET))
 
     def give_up_after(self, seconds: float) -> None:
         """Have everything that still waits then fail, and whatever is asked of the cluster afterwards."""

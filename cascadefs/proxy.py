@@ -9,13 +9,13 @@ Source: docs/TRIGGERS.md 15.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import trio
 
 from cascadefs.client import calls
-from storage.errors import Reason, Refused
+from storage.errors import Refused
 from storage.namespace import ROOT
 from triggers.onlooker import Onlooker, Seen, filled, status_text
 from triggers.operator import BadCommand, metrics_of
@@ -39,9 +39,15 @@ LOOK_S: Final = 0.5
 class Stream:
     """A stream of lines at the node that leads. It goes on with that of the next leader, from its beginning."""
 
-    def __init__(self, ask: Callable[[int, int], calls.Told], waiting: set[Stream]) -> None:
-        """`ask`: (offset, length) of the node; `waiting`: has this one while somebody waits for more."""
+    def __init__(
+        self,
+        ask: Callable[[int, int], calls.Told],
+        look: Callable[[], calls.Told],
+        waiting: set[Stream],
+    ) -> None:
+        """`ask`: (offset, length) of the node; `look`: by whom does not hold the store; `waiting`: has this one while somebody waits for more."""
         self._ask = ask
+        self._look = look
         self._all_waiting = waiting
         self._life: str | None = None
         self._shift = 0
@@ -81,8 +87,12 @@ class Stream:
         for wake in waiting.values():
             wake()
 
-    def has_more(self, told: calls.Told) -> bool:
-        """Whether a node's answer says that there is more than anybody was told."""
+    def has_more(self) -> bool:
+        """Whether there is more than anybody was told. By whom does not hold the store."""
+        try:
+            told = self._look()
+        except (Refused, BadCommand, OSError):
+            return False
         return told.life != self._life or told.end + self._shift > self._reached
 
     def _told(self, offset: int, size: int) -> calls.Told:
@@ -121,21 +131,14 @@ class Proxy:
         self._ask = ask
         self._ask_beside = ask_beside
         self._waiting: set[Stream] = set()
-        self._beside: dict[Stream, Callable[[], calls.Told]] = {}
 
     async def run(self, apart: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         """Wake whoever waits for more of a stream, until cancelled. `apart` calls something with the file system held."""
         while True:
             await trio.sleep(LOOK_S)  # noqa: TID251  Nodes tell nobody of it.
             for stream in list(self._waiting):
-                if await trio.to_thread.run_sync(self._has_more, stream):
+                if await trio.to_thread.run_sync(stream.has_more):
                     await apart(stream.wake)
-
-    def _has_more(self, stream: Stream) -> bool:
-        try:
-            return stream.has_more(self._beside[stream]())
-        except (Refused, BadCommand, OSError, KeyError):
-            return False
 
     # --- commands ----------------------------------------------------------------------------------------------
 
@@ -210,18 +213,7 @@ class Proxy:
         def ask(offset: int, length: int) -> calls.Told:
             return self._ask(shard, calls.Order(base, what, text, offset, length))
 
-        stream = Stream(ask, self._waiting)
-        self._beside[stream] = lambda: self._ask_beside(shard, calls.Order(base, what, text))
-        return stream
+        def look() -> calls.Told:
+            return self._ask_beside(shard, calls.Order(base, what, text))
 
-
-def refusal(failed: calls.Failed) -> NoReturn:
-    """What a node says cannot be done.
-
-    Raises:
-        BadCommand: the command makes no sense there.
-        Refused: it is not to be done, or not now.
-    """
-    if failed.errno == errno.EINVAL:
-        raise BadCommand(failed.message)
-    raise Refused(_REASONS.get(failed.errno, Reason.NOT_STABLE_YET))
+        return Stream(ask, look, self._waiting)

@@ -241,6 +241,7 @@ class Shard:
             self._table.abandon()
             self.namespace.sweep.restart()
             self.namespace.quotas.reload()
+            self.namespace.sessions.restart()
             self._load()
             self._unpublished = 0
             for outcome in self._apply_tail():  # noqa: B007  the last one is what the caller waits for

@@ -172,15 +172,18 @@ class StoreCut:
         since: int | None = None,
         until: int | None = None,
         limit: int | None = None,
+        numbers: tuple[int, int | None] = (0, None),
     ) -> list[Stat]:
-        """See `triggers.run.Cut`."""
+        """See `triggers.run.Cut`. `numbers`: from the first to the last, if there is one."""
         *above, name = parts_of(path)
         directory = self._directory(above, self._timestamp)
         if directory is None:
             return []
         end = self._timestamp if until is None else min(until, self._timestamp)
         found: list[Stat] = []
-        for number in range(self._store.head(directory, name), 0, -1):
+        first, last = numbers
+        head = self._store.head(directory, name)
+        for number in range(head if last is None else min(head, last), max(first, 1) - 1, -1):
             version = self._store.version(directory, name, number)
             if version is None or version.binding is None or version.timestamp > end:
                 continue

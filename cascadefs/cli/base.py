@@ -12,6 +12,7 @@ import select
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cascadefs.cli.afar import afar
 from cascadefs.cli.complaint import Complaint
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def status_of(where: Path) -> dict[str, Any]:
     Raises:
         Complaint: there is none, or it runs no scripts.
     """
+    if (there := afar(where)) is not None:
+        return there.status()
     root = mount_of(where)
     try:
         whole = json.loads((root / ".cascade/status").read_bytes())
@@ -59,6 +62,9 @@ def command(where: Path, line: str) -> None:
     Raises:
         Complaint: nobody is there to be told, or it cannot be done.
     """
+    if (there := afar(where)) is not None:
+        there.command(line)
+        return
     base = base_of(where)
     control = base / ".cascade/ctl"
     try:
@@ -122,6 +128,8 @@ def base_of(where: Path) -> Path:
     Raises:
         Complaint: there is none.
     """
+    if afar(where) is not None:
+        raise Complaint(f"{where}: for that a mount of the cluster is needed; say --in DIR")
     for base in _bases_above(where):
         if os.path.lexists(base / ".cascade/ctl"):
             return base

@@ -30,7 +30,11 @@ __all__ = ["Place", "Where", "console", "table", "top"]
 
 Where = Annotated[
     Path,
-    typer.Option("--in", metavar="DIR", help="A directory with scripts, or anything below it."),
+    typer.Option(
+        "--in",
+        metavar="DIR",
+        help="A directory with scripts, or anything below it; mount.toml/DIR: of a cluster.",
+    ),
 ]
 Place = Annotated[
     Path | None,

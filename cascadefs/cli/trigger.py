@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from cascadefs.cli.afar import afar
 from cascadefs.cli.base import base_of, command, events_of, follow, mount_of, provenance, status_of
 from cascadefs.cli.complaint import Complaint
 from cascadefs.cli.remake import remake
@@ -103,7 +104,11 @@ def kill(
     ],
     where: Where = Path(),
 ) -> None:
-    """End a run; its event becomes a dead letter. Returns when it has ended, and says how."""
+    """End a run; its event becomes a dead letter. Returns when it has ended, and says how, where .cascade/events can be read."""
+    if afar(where) is not None:
+        command(where, f"kill {run}")
+        typer.echo(plain(f"{run}: told to end"))
+        return
     happening = follow(where)
     command(where, f"kill {run}")
     told = next((line for line in happening if line.get("run") == run), None)

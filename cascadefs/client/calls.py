@@ -172,12 +172,17 @@ class Match(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Versions(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Versions of a path with a timestamp from `since` to `until`, both included; the newest `limit` of them."""
+    """Versions of a path with a timestamp from `since` to `until`, both included; the newest `limit` of them.
+
+    And with a number from `first` to `last`, both included, where these are given.
+    """
 
     path: str
     since: int | None = None
     until: int | None = None
     limit: int | None = None
+    first: Natural | None = None
+    last: Natural | None = None
 
 
 class Watch(msgspec.Struct, frozen=True, array_like=True, tag=6):

@@ -550,10 +550,23 @@ class Client:
         *,
         since: Instant | None = None,
         until: Instant | None = None,
+        first: int | None = None,
+        last: int | None = None,
         limit: int | None = None,
     ) -> Sequence[Version]:
-        """Versions of a path, oldest first, of an interval of time; the newest `limit` of them."""
-        call = calls.Versions(path, self._timestamp(since), self._timestamp(until), limit)
+        """Versions of a path, oldest first, of an interval of time and of numbers; the newest `limit` of them.
+
+        Args:
+            path: of the file.
+            since: no earlier ones.
+            until: no later ones.
+            first: no smaller numbers; ``first=3, last=9`` is v3..v9, as many of them as there are.
+            last: no greater numbers.
+            limit: so many at most.
+        """
+        call = calls.Versions(
+            path, self._timestamp(since), self._timestamp(until), limit, first, last
+        )
         answer, _ = self._execute(call)
         assert isinstance(answer, calls.VersionsFound)
         return answer.versions

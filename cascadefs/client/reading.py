@@ -243,7 +243,11 @@ class Reading:
         """The versions of a path."""
         until = None if call.until is None else self.instant(call.until)
         found = self.cut(until or self._store.now()).history(
-            call.path, since=call.since, until=until, limit=call.limit
+            call.path,
+            since=call.since,
+            until=until,
+            limit=call.limit,
+            numbers=(call.first or 0, call.last),
         )
         return calls.VersionsFound(
             [Version(stat.path, stat.version, stat.timestamp, stat.size) for stat in found]

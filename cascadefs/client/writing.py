@@ -126,6 +126,9 @@ class Writing:
         assert len(made.outputs) == len(writes)
         if len(self._homes(made, removed)) != 1:
             return False  # Directories that the first of them made are elsewhere.
+        files = [part.inode for part in made.records if isinstance(part, record.Commit)]
+        if len(set(files)) < len(files):
+            return False  # Two names of one file, which would have two versions at one instant.
         once = [record.Once(call.client, call.number) for call, _ in writes if call.client]
         batch = record.Batch([*once, *self._guards(made, removed), *made.records])
         attempt = _Attempt(joined, made, removed, batch, made.payload)

@@ -189,6 +189,7 @@ class Files:
                 raise Refused(Reason.READ_ONLY)
             if flags & os.O_TRUNC:
                 self._privileges.end_by_write(node, caller)
+                self._inodes.wait_saved(node)  # Somebody may claim it after that.
                 if node.claim is not None:
                     self._inodes.end_claim(node)
                 self._inodes.draft(node).truncate(0, self._clock.now_ns())
@@ -302,12 +303,12 @@ class Files:
         if offset + len(data) > FILE_BYTES_MAX:
             raise Refused(Reason.TOO_LARGE)
         live = file.node
+        if live.is_busy:  # First: who claims the file, and where its end is, is said when that has come.
+            self._inodes.wait_saved(live)
         if live.claim is not None or file.lost:
             self._inodes.check_claim(live, file)
         end = None
         if self._has_others and (file.appends if appends is None else appends):
-            if live.is_busy:
-                self._inodes.draft(live)  # Waits: where the end is, is said when that has come.
             end = self._others.end(live, offset, appends=appends)
             offset = offset if end is None else end
         draft = live.draft

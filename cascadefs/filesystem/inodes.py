@@ -267,11 +267,13 @@ class Inodes:
         finally:
             node.is_busy = False
             self._store.tell()
+            if type(node) is Live:
+                self.follow(node)  # Others may have appended meanwhile.
 
     def follow(self, live: Live) -> None:
         """Others may have changed the content: what was appended to it and is not committed goes behind it."""
         if live.is_busy:
-            return  # When that has come, or was refused, it is looked at again.
+            return  # When that has come, or was refused, it is looked at again (`alone`).
         if live.draft is not None and live.draft.behind is not None:
             attributes = self._store.attributes(live.number)
             if attributes is not None and live.draft.follow(attributes):

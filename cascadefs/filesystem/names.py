@@ -135,6 +135,8 @@ class Names:
         if mode & TYPE_MASK == REGULAR:
             self._inodes.draft(live, new=True)
             self._inodes.commit(live)
+            # Others may have removed the name meanwhile, and nobody knew the node.
+            live = self._inodes.nodes.live(live.number)
         return self._inodes.referenced(live)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Stat:
@@ -171,6 +173,7 @@ class Names:
         self._inodes.live(new_parent)
         self.check_new_name(new_parent, new_name)
         proposal = record.Link(new_parent, new_name, number)
+        self._inodes.wait_saved(live)  # Perhaps by its first name.
         attributes = self._store.attributes(number)
         if attributes is not None and attributes.never_had_a_name:
             self._inodes.draft(live)

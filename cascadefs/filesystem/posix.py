@@ -147,6 +147,7 @@ class Filesystem:
         if size > FILE_BYTES_MAX:
             raise Refused(Reason.TOO_LARGE)
         file = self.files.opened.get(handle) if handle is not None else None
+        self.inodes.wait_saved(live)  # Somebody may claim it after that.
         self.inodes.check_claim(live, file if isinstance(file, OpenFile) else None)
         self.inodes.check_room(live, size)
         draft = self.inodes.draft(live)

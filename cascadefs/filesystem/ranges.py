@@ -276,6 +276,7 @@ class Ranges:
             raise Refused(Reason.PAST_IS_READ_ONLY)
         if not file.writable:
             raise Refused(Reason.BAD_HANDLE)
+        self._inodes.wait_saved(file.node)  # Somebody may claim it after that.
         if file.node.claim is not None or file.lost:
             self._inodes.check_claim(file.node, file)
         return file.node

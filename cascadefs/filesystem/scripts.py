@@ -22,9 +22,9 @@ from triggers.operator import BadCommand
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from cascadefs.filesystem.served import Stream
     from storage.attributes import Attributes
     from storage.store import Store
-    from triggers.chronicle import Chronicle
     from triggers.provenance import Letter
     from triggers.queue import Position
 
@@ -42,7 +42,7 @@ class Binding(Protocol):
         ...
 
     @property
-    def output(self) -> Chronicle:
+    def output(self) -> Stream:
         """What its runs printed."""
         ...
 
@@ -79,7 +79,7 @@ class Answers(Protocol[B]):
         """The bindings of a base."""
         ...
 
-    def events(self, base: int) -> Chronicle:
+    def events(self, base: int) -> Stream:
         """What happened."""
         ...
 

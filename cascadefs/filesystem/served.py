@@ -5,7 +5,7 @@ Opened, each is an object with the calls of an open file; the kernel caches noth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cascadefs.filesystem.files import OpenText
 from cascadefs.filesystem.node import Node, Served
@@ -14,11 +14,36 @@ from storage.errors import Reason, Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from triggers.chronicle import Chronicle
 
-__all__ = ["commands", "stream"]
+__all__ = ["Stream", "commands", "stream"]
 
 COMMAND_BYTES_MAX = 64 * 1024
+
+
+class Stream(Protocol):
+    """What is shown as one: `triggers.chronicle.Chronicle`, or what stands for one elsewhere."""
+
+    @property
+    def start(self) -> int:
+        """The offset of the oldest line kept."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last line."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes from an offset on; empty at the end."""
+        ...
+
+    def wait(self, who: object, wake: Callable[[], None]) -> None:
+        """Call `wake` at the next line, once."""
+        ...
+
+    def wait_no_more(self, who: object) -> None:
+        """Take back what `wait` asked for."""
+        ...
 
 
 class OpenStream(OpenText):
@@ -29,7 +54,7 @@ class OpenStream(OpenText):
 
     __slots__ = ("_chronicle", "_read_to", "_shift")
 
-    def __init__(self, chronicle: Chronicle) -> None:
+    def __init__(self, chronicle: Stream) -> None:
         self._chronicle = chronicle
         self._shift: int | None = None
         self._read_to = 0
@@ -96,9 +121,7 @@ class OpenCommands(OpenText):
             raise Refused(Reason.MALFORMED) from error
 
 
-def stream(
-    key: tuple[object, ...], chronicle: Chronicle, *, uid: int, gid: int, time_ns: int
-) -> Node:
+def stream(key: tuple[object, ...], chronicle: Stream, *, uid: int, gid: int, time_ns: int) -> Node:
     """A file that shows a stream. Its size is where the stream ends, so `tail -f` sees it grow."""
     return Served(
         key, lambda: OpenStream(chronicle), _nothing, uid=uid, gid=gid, time_ns=time_ns, mode=0o440,

@@ -169,8 +169,12 @@ class Locks:
             self._owners.setdefault(handle, set()).add((node, owner))
             self._processes[node, owner] = process
 
+        is_answered = False
+
         def done(answer: wire.LockAnswer) -> None:
+            nonlocal is_answered
             with self._lock:
+                is_answered = True
                 self._waiting.pop(unique, None)
             if answer.errno:
                 self._reply(unique, -answer.errno)
@@ -182,18 +186,20 @@ class Locks:
                 self._drop(node, owner, whole=whole)
             self._reply(unique, -error_number if error_number else None)
 
+        # Not under the lock: where nobody can be asked any more it is answered at once, in this thread.
+        ticket = self._cluster.ask(
+            node,
+            owner,
+            done,
+            whole=whole,
+            mode=_MODES[kind],
+            manner=manner,
+            start=start,
+            end=end,
+        )
         with self._lock:
-            ticket = self._cluster.ask(
-                node,
-                owner,
-                done,
-                whole=whole,
-                mode=_MODES[kind],
-                manner=manner,
-                start=start,
-                end=end,
-            )
-            self._waiting[unique] = ticket
+            if not is_answered:
+                self._waiting[unique] = ticket
             is_interrupted = unique in self._interrupted
         if is_interrupted:
             self._cluster.cancel(ticket)

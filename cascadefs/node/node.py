@@ -181,7 +181,7 @@ class Node:
         self._scrub_rest_s = scrub_rest_s
         self._owner = owner
         self._reconfigurer = Reconfigurer(name, patience)
-        self._presence = Presence(name, random.getrandbits(62), (), locks=True)
+        self._presence = Presence(name, random.getrandbits(62), (), locks=True, orders=True)
         self._lease: Lease | None = None
         self._is_full = False
         self._seats: dict[int, Seat | VolatileSeat] = {}

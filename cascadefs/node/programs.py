@@ -159,10 +159,11 @@ class Programs:
         self, peer: Identity, arguments: msgspec.Raw, parts: Sequence[memoryview]
     ) -> tuple[bytes, Sequence[Buffer]]:
         """Execute an operation as the user whom a peer speaks for; what a mount asks of scripts as a mount. As `call_as`."""
-        if peer.role is Role.MOUNT and self.order_of_mount is not None:
+        if peer.role is Role.MOUNT:
             call = calls.decode_call(arguments)
-            if isinstance(call, calls.Order):
-                return calls.encode(await self.order_of_mount(peer, call)), []
+            if not isinstance(call, calls.Order) or self.order_of_mount is None:
+                raise OSError(errno.EPERM, "a mount has other ways for that")
+            return calls.encode(await self.order_of_mount(peer, call)), []
         return await self.call_as(user_of(peer), arguments, parts)
 
     async def call_as(

@@ -81,7 +81,7 @@ ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
         wire.LockHolders,
         wire.LockHoldersKnown,
     ),
-    Role.MOUNT: _OBSERVER,
+    Role.MOUNT: (*_OBSERVER, wire.Call),
     Role.CLIENT: (wire.Hello, wire.Call, wire.Ask),
 }
 """What each role may say."""

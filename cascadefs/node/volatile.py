@@ -19,7 +19,7 @@ from storage.member import Member, MemoryLog, MemoryNote
 from storage.namespace.sessions import Sessions
 from storage.replication import Note, Options
 from storage.sequencer import START
-from storage.snapshot import Snapshot, Snapshotted, collect
+from storage.snapshot import LIFE_INDICES, Snapshot, Snapshotted, collect
 from storage.table import MemoryTable
 
 if TYPE_CHECKING:
@@ -108,7 +108,11 @@ class VolatileSeat:
         return self.member
 
     def may_adopt(self, epoch: Epoch) -> bool:
-        """Whether the replica may serve in an epoch now; before one that is forced on an empty log there is another life."""
+        """Whether the replica may serve in an epoch now; before one that is forced there is another life.
+
+        Even if it was filled again: what it has may lack the last that was acknowledged, and in its place would come other records
+        under the same indices and addresses, which whoever has seen the first would take for them.
+        """
         member = self.member
         assert member is not None
         serves = member.replica.epoch

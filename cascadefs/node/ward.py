@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from cascadefs.node.bounds import fits
 from storage import record, wire
 from storage.namespace import RENAME_EXCHANGE, ROOT, shard_of
 from storage.namespace.quotas import QUOTA_XATTR
@@ -126,7 +127,7 @@ class Ward:
 
     async def _judge(self, records: list[record.Record]) -> list[bool]:
         """Whether each may be, as far as the table knows what it is about."""
-        if all(isinstance(one, _HARMLESS) for one in records):
+        if all(isinstance(one, _HARMLESS) and fits(one) for one in records):
             return [True] * len(records)
         return await trio.to_thread.run_sync(self._judge_held, records)
 
@@ -136,7 +137,8 @@ class Ward:
             table = Table(faces)
             for one in records:
                 try:
-                    found.append(Judge(self._peer.uids, self._peer.gids, table).may(one))
+                    judge = Judge(self._peer.uids, self._peer.gids, table)
+                    found.append(fits(one) and judge.may(one))
                 except Unknown:
                     break
         return found
@@ -331,9 +333,13 @@ class Judge:
     def _may_set(self, one: record.SetAttributes) -> bool:
         if one.mode is None and one.uid is None and one.gid is None:
             return self._may_write(one.inode)
-        if not self._owns(one.inode):
-            return False
         owned = self._owned(one.inode)
+        if not self._owns(one.inode):
+            # Whoever writes a file ends its set-user-id and set-group-id bits.
+            ends = one.mode is not None and owned.mode & 0o7777 & ~0o6000 == one.mode & ~0o6000
+            is_less = ends and not (one.mode or 0) & ~owned.mode
+            is_mode = one.uid is None and one.gid is None and not self._is_dir(owned)
+            return is_less and is_mode and self._is_writable(owned)
         gid = owned.gid if one.gid is None else one.gid
         mode = owned.mode if one.mode is None else one.mode
         if one.uid is not None and not self._is_user(one.uid):

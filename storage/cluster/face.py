@@ -137,6 +137,9 @@ class Face(Shard):
         self.on_others: Callable[[int, record.Record], None] | None = None
         """Told (timestamp, record) of each record of another client that took effect, once. Must not raise or propose."""
         self._number = 0
+        """Of the last proposal. Those who wait for one know it by this, so it goes on where the client becomes another."""
+        self._number_before = 0
+        """The last one of the clients before: what the sequencer calls 1 is the next."""
         self._seen: dict[int, _Seen | Rejected | None] = {}
         """Proposals that somebody waits for, by number."""
         self._begun: dict[int, Callable[[Outcome | OSError], None]] = {}
@@ -306,7 +309,7 @@ class Face(Shard):
         self.publish()
         self._hybrid.observe(self._position.timestamp)
         self._inodes = range(0)
-        self._number = 0
+        self._number_before = self._number
         why = f"volatile shard {shard} began anew; the change may be lost"
         for number, seen in self._seen.items():
             if seen is None:
@@ -327,15 +330,16 @@ class Face(Shard):
         No number is used for something else: what was sent of it may be on its way yet, and would pass for that. So each is
         used up by a record of nothing.
         """
+        first = self._number_before + rejected.number
         for number, seen in self._seen.items():
-            if number >= rejected.number and seen is None:
+            if number >= first and seen is None:
                 self._seen[number] = rejected
-        for number in [number for number in self._under_way if number >= rejected.number]:
+        for number in [number for number in self._under_way if number >= first]:
             self._came_by(number)
-        for number in [number for number in self._begun if number >= rejected.number]:
+        for number in [number for number in self._begun if number >= first]:
             self._begun.pop(number)(OSError(rejected.errno, rejected.strerror))
-        for number in range(rejected.number, self._number + 1):
-            self._sequencer.submit(number, NOTHING, ())
+        for number in range(first, self._number + 1):
+            self._sequencer.submit(number - self._number_before, NOTHING, ())
 
     def wait_and_apply(self, timeout_s: float) -> bool:
         """Apply what comes within a time; whether anything did. As `catch_up` otherwise."""
@@ -388,10 +392,11 @@ class Face(Shard):
         if not accepted:
             return
         is_own = one.client == self._sequencer.client
+        number = self._number_before + one.number
         if is_own:
-            self._came_by(one.number)
-        if is_own and self._seen.get(one.number, DONE) is None:
-            self._seen[one.number] = _Seen(one.address, outcome, namespace.counters.next_inode)
+            self._came_by(number)
+        if is_own and self._seen.get(number, DONE) is None:
+            self._seen[number] = _Seen(one.address, outcome, namespace.counters.next_inode)
         if one.index <= self._told_index:
             return
         self._told_index = one.index
@@ -399,8 +404,8 @@ class Face(Shard):
             self.listener(one.timestamp, one.address, decoded)
         if not is_own and outcome.reason is None and self.on_others is not None:
             self.on_others(one.timestamp, decoded)
-        if is_own and one.number in self._begun:
-            self._begun.pop(one.number)(outcome)
+        if is_own and number in self._begun:
+            self._begun.pop(number)(outcome)
 
     def _start_over(self, error: Exception) -> Outcome:
         self._bring_up(error, self._position.index)
@@ -471,7 +476,8 @@ class Face(Shard):
         while not self._has_room(size):
             self._pause(TAKE_SECONDS)
         number = self._number + 1
-        self._sequencer.submit(number, metadata, payload, self._hybrid.last_us, more=more)
+        said = number - self._number_before
+        self._sequencer.submit(said, metadata, payload, self._hybrid.last_us, more=more)
         self._number = number
         self._seen[number] = None
         self._under_way[number] = size
@@ -598,12 +604,12 @@ class Face(Shard):
 
     def keep_session(self) -> None:
         """Have the shard hear of this client, which has proposed before and may again."""
-        if self._number:
+        if self._number > self._number_before:
             self._append(record.Reserve(0), ())
 
     def keep_session_nowait(self) -> None:
         """The same without waiting. Where much is on its way, that is a sign of life, too."""
-        if self._number and self._has_room(len(NOTHING)):
+        if self._number > self._number_before and self._has_room(len(NOTHING)):
             self.begin(record.Reserve(0), (), lambda outcome: None)
 
     def forget(self, inode: int) -> None:

@@ -706,9 +706,9 @@ class Link:
     async def _execute(self, telling: _Telling) -> None:
         try:
             known = self._shards.get(telling.shard)
-            leader = self._nodes.get(known.leader) if known is not None else None
-            others = (node for node in self._nodes.values() if node.connection is not None)
-            node = leader if leader and leader.connection is not None else next(others, None)
+            leader = known.leader if known is not None else ""
+            names = [leader, *(name for name in self._nodes if name != leader)]
+            node = next((self._nodes[name] for name in names if self._takes_calls(name)), None)
             if node is None or len(node.questions) >= READS_MAX:
                 return
             message = wire.Call(next(self._requests), "call", telling.arguments)
@@ -717,6 +717,10 @@ class Link:
                 telling.answer = bytes(question.part)
         finally:
             telling.done.set()
+
+    def _takes_calls(self, name: str) -> bool:
+        live = self.view.live.get(name)
+        return live is not None and live.orders and self._connected(name) is not None
 
     async def _survey(self) -> None:
         """Ask every node that is reached, now and then, how much room its disk has."""

@@ -296,7 +296,8 @@ class Member:
         ticks = 0
         while True:
             ticks += 1
-            if ticks % SYNC_TICKS == 0 and self.log.durable_index < self.log.last_index:
+            is_behind = self.log.durable_index < self.log.last_index
+            if ticks % SYNC_TICKS == 0 and is_behind and not self._is_syncing():
                 self._sync()  # In memory durability nobody else asks for it.
             self.replica.lease_until_ns = self.lease_until_ns()
             self.replica.tick(self._steady_ns(), self._clock.now_ns())
@@ -320,6 +321,9 @@ class Member:
         self._sync_wanted = syncing is None or syncing.is_busy
         if syncing is not None and not syncing.is_busy and self.failure is None:
             syncing.begin(self.log.sync, partial(self._synced, self.log, self._cuts))
+
+    def _is_syncing(self) -> bool:
+        return self._syncing is not None and self._syncing.is_busy
 
     def _synced(self, log: MemberLog, cuts: int, durable: int | OSError) -> None:
         """A sync of a log ended that began so many cuts ago."""

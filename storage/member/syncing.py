@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -51,14 +50,16 @@ class Syncing:
 
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None:
-            sync, told = asked
-            found: int | Exception
-            try:
-                found = sync()
-            except Exception as error:  # It is raised again where bugs are noticed: in the loop.
-                found = error
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(partial(self._tell, told, found))
+            self._do(*asked)
+
+    def _do(self, sync: Callable[[], int], told: _Told) -> None:
+        found: int | Exception
+        try:
+            found = sync()
+        except Exception as error:  # It is raised again where bugs are noticed: in the loop.
+            found = error
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._tell, told, found)
 
     def _tell(self, told: _Told, found: int | Exception) -> None:
         self.is_busy = False

@@ -363,13 +363,16 @@ class _Shard:
     def tidy(self, epoch: Epoch, wished: Sequence[NodeName]) -> Decision:
         """All members are well: let go of those not wished, and lead from where it should be led from.
 
-        Not before all have acknowledged this epoch: who is named leader and is not in sync stays idle until somebody takes over.
+        Not before all who stay have acknowledged this epoch: who is named leader and is not in sync stays idle until somebody takes
+        over. Those not wished need not: one that hears, and acknowledges nothing any more, is let go of all the same.
         """
         me = self.me
         coming = [name for name in epoch.members if name != me and name not in self.replica.synced]
-        if coming:
-            return Decision(f"waiting for {', '.join(coming)} to be in sync")
-        if wished and set(wished) <= set(epoch.members):
+        is_whole = bool(wished) and set(wished) <= set(epoch.members)
+        awaited = [name for name in coming if name in wished] if is_whole else coming
+        if awaited:
+            return Decision(f"waiting for {', '.join(awaited)} to be in sync")
+        if is_whole:
             if me not in wished:
                 return self.next(epoch, f"hand over to {wished[0]}", epoch.members, wished[0])
             surplus = set(epoch.members) - set(wished)

@@ -36,6 +36,8 @@ class Witness(NamedTuple):
     known: Known
     held: Mapping[int, int]
     """The epoch that each shard there serves in or has records of."""
+    obeys: bool = False
+    """It has seen nothing but the restored one, whatever revision that has come to since."""
 
 
 class Plan(NamedTuple):
@@ -62,9 +64,12 @@ def plan(now: View, witnesses: Sequence[Witness], at_us: int, *, lose: bool = Fa
         Unclear: see there.
     """
     views = [now, *(witness.known.view for witness in witnesses)]
-    newest = max(views[1:], key=lambda view: (_recovered_us(view), view.revision))
+    newest = max(
+        (not witness.obeys, _recovered_us(witness.known.view), witness.known.view.revision, place)
+        for place, witness in enumerate(witnesses, start=1)
+    )
     found: dict[str, Value] = {
-        key_of(value): value for value in lasting(newest) if not isinstance(value, Epoch)
+        key_of(value): value for value in lasting(views[newest[-1]]) if not isinstance(value, Epoch)
     }
     for certificate in _certificates(views):
         found[key_of(certificate)] = certificate

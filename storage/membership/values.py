@@ -160,6 +160,8 @@ class Presence(msgspec.Struct, frozen=True):
     """It does runs of scripts that other nodes ask it for."""
     locks: bool = False
     """It understands what is said of locks of files."""
+    orders: bool = False
+    """It takes from mounts what is asked of scripts, and told to them."""
 
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

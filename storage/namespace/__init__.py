@@ -178,6 +178,7 @@ class Namespace(Questions):
         """The table is another than it was: forget what was remembered of it."""
         self.sweep.restart()
         self.quotas.reload()
+        self.sessions.restart()
         if not self.keeps_past:
             self._contents.recount()
 
@@ -218,6 +219,7 @@ class Namespace(Questions):
             self._contents.undo()
             self.counters.restore(counters)
             self.quotas.reload()
+            self.sessions.restart()
             return outcome
         if undoes:
             table.keep()

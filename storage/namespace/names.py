@@ -13,7 +13,6 @@ from storage.attributes import DIRECTORY, REGULAR, SYMLINK, TYPE_MASK, Attribute
 from storage.binding import CREATED, LINKED, MOVED, REMOVED, Binding, Tombstone
 from storage.errors import Reason
 from storage.limits import LINKS_MAX, NAME_BYTES_MAX
-from storage.namespace.forgetting import UNNAMED_US
 from storage.namespace.keys import MAX, ROOT, U64, entry_key
 from storage.namespace.outcome import DONE, REFUSED, Outcome
 
@@ -142,7 +141,7 @@ class Names:
         attributes = Attributes(*owner, 0, 0, 0, now_ns, now_ns, now_ns, 0, 0, 0, 0, 0)
         self._inodes.insert(key, timestamp, attributes.pack())
         self._table.put(b"U" + key, b"")
-        self._rows.forgetting.nameless(inode, timestamp, UNNAMED_US)
+        self._rows.forgetting.unnamed(inode, timestamp)
         self._counters.next_inode = max(self._counters.next_inode, inode + 1)
         return DONE
 
@@ -440,7 +439,7 @@ class Names:
             self._counters.live_bytes -= attributes.size
             self._quotas.add(attributes.parent, -attributes.size)
         if attributes.nlink == 0:
-            self._rows.forgetting.nameless(inode, timestamp)
+            self._rows.forgetting.nameless(inode, timestamp, attributes.stored)
         self._inodes.replace(key, timestamp, attributes.pack(), row)
 
     def _rehome(self, timestamp: int, inode: int, directory: int) -> None:

@@ -36,6 +36,12 @@ class Sessions:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        # No session is older, as of the last look at all of them; None: not known. They only become younger, unless rows are put back.
+        self._oldest: int | None = None
+
+    def restart(self) -> None:
+        """Rows may be other than they were: the table was abandoned, or changes undone."""
+        self._oldest = None
 
     def last(self, client: int) -> int:
         """The last number of a client that was applied; 0 if there was none."""
@@ -78,7 +84,15 @@ class Sessions:
         return (0, 0) if row is None else _SESSION.unpack(row)
 
     def _expire(self, timestamp: int) -> None:
-        rows = list(self._table.scan(b"Z", b"["))
-        for key, row in rows:
-            if _SESSION.unpack(row)[1] < timestamp - SESSION_US:
+        """Forget who was not heard of; a look at all only if there may be one."""
+        before = timestamp - SESSION_US
+        if self._oldest is not None and self._oldest >= before:
+            return
+        oldest = timestamp
+        for key, row in list(self._table.scan(b"Z", b"[")):
+            since = _SESSION.unpack(row)[1]
+            if since < before:
                 self._table.delete(key)
+            else:
+                oldest = min(oldest, since)
+        self._oldest = oldest

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Leader"]
 
+NOTICE_NS: Final = 2_000_000
+"""Between two notices of commits to a peer, while more is under way: a commit rides with what comes next, as far as anything does."""
+
 _ASKED_AHEAD_US: Final = 2_000_000
 """Nobody waits longer than that for a frontier (SEMANTICS 5); who asks for a later one would only hide who waits."""
 
@@ -215,13 +218,11 @@ class Leader:
         published = self._published
         if durable > published.durable_index:
             published.durable_index = durable
-            self._prompt = True
         if have > holding.commit_index:
             count = max(0, have - (holding.last_index - len(self._tail)))
             self._tail_bytes -= sum(frame.size_bytes for frame in self._tail[:count])
             del self._tail[:count]
             holding.commit(have)
-            self._prompt = True
         noted_us = min((peer.noted_us for peer in others), default=self._bound.noted_us)
         noted_us = min(noted_us, self._bound.noted_us)
         frontier = self._candidates.take(noted_us, holding.commit_index)
@@ -263,9 +264,16 @@ class Leader:
                 self._append(name, peer, batch, self._candidate(), reply=True)
             if peer.next_index < first and not peer.reading and self._has_room(peer):
                 self._want(name, peer, min(first - 1, holding.appended))
-            if len(self.send) == count and (due or asked or self._prompt):
+            is_prompt = self._prompt or self._has_news(peer)
+            if len(self.send) == count and (due or asked or is_prompt):
                 self._append(name, peer, (), self._candidate(), reply=due or asked)
         self._prompt = False
+
+    def _has_news(self, peer: Progress) -> bool:
+        """Whether to tell a peer of commits without waiting for what they could ride with."""
+        if peer.told == (self._holding.commit_index, self._published.durable_index):
+            return False
+        return not self._tail or self.now_ns - peer.told_ns >= NOTICE_NS
 
     def _has_room(self, peer: Progress) -> bool:
         return (
@@ -321,6 +329,7 @@ class Leader:
             frames,
         )
         self.send.append((name, message))
+        peer.told, peer.told_ns = (message.commit_index, message.durable_index), self.now_ns
         if frames:
             size_bytes = sum(frame.size_bytes for frame in frames)
             peer.sent(self.now_ns, frames[-1].index, len(frames), size_bytes)

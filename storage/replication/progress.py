@@ -23,7 +23,9 @@ class Progress:
         read_ns: Not before should the log be read for it again.
         lost: What its last report said of that.
         heard_ns: When anything came from it last.
-        sent_ns: When anything went to it last.
+        sent_ns: When anything went to it last that it answers.
+        told: The commit index and the durable index that went to it last.
+        told_ns: When they did.
         moved_ns: When its acknowledgements moved last, or something was sent while nothing was in flight.
     """
 
@@ -41,6 +43,8 @@ class Progress:
         "read_ns",
         "reading",
         "sent_ns",
+        "told",
+        "told_ns",
     )
 
     def __init__(self, now_ns: int) -> None:
@@ -50,7 +54,8 @@ class Progress:
         self.read_ns = 0
         self.lost = False
         self.heard_ns = self.moved_ns = now_ns
-        self.sent_ns = -(1 << 62)
+        self.sent_ns = self.told_ns = -(1 << 62)
+        self.told = (0, 0)
         self._flight: deque[tuple[int, int, int]] = deque()  # (last index, frames, bytes)
 
     def sent(self, now_ns: int, last_index: int, frames: int, size_bytes: int) -> None:

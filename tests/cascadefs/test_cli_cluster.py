@@ -418,6 +418,9 @@ def test_permits_are_listed_and_revoked(founded, tmp_path):
     assert first in said
     assert second not in said
     assert "nothing is left to revoke" in founded("revoke", first)
+    assert "nothing is left to revoke" in founded("revoke", f"0{first.upper()}")
+    founded("revoke", f"0{second.upper()}")
+    assert is_("n1").count("good") == 0, "and it is still listed by its name"
     assert "no certificate of that name is listed" in refused(founded, "revoke", "desk")
     # One that nobody has listed, as openssl prints it.
     founded("revoke", "00ABCDEF0123456789")

@@ -73,6 +73,18 @@ def test_what_is_refused_of_one_is_refused_of_that_one(connect, store):
     assert client.get("theirs/kept") == b"x"
 
 
+def test_two_names_of_a_file_are_two_versions_of_it(connect, store):
+    client = connect()
+    client.put_many({"d/a": "1", "d/c": "1"})
+    directory = store.binding(ROOT, b"d").inode
+    store.propose(record.Link(directory, b"b", store.binding(directory, b"a").inode))
+    files = {"d/a": "first", "d/b": "second", "d/c": "2"}
+    versions = client.put_many(files)
+    assert len({version.timestamp for version in versions}) == 3
+    for version in versions:
+        assert client.get(version.path, version=version.number).decode() == files[version.path]
+
+
 def test_who_comes_between_is_met_by_each_alone(connect, store, monkeypatch):
     client = connect()
     client.put_many({"d/a": "1", "d/b": "1"})

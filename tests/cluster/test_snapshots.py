@@ -13,6 +13,7 @@ from storage import snapshot
 from storage.member import member as driver
 from storage.member.memory import MemoryLog
 from storage.record import SELF, Commit, Create, Reserve, encode
+from storage.replication import Epoch
 from storage.sequencer import Rejected
 from storage.snapshot import LIFE_INDICES
 from tests.cluster.test_faces import NAMES, faces_of
@@ -243,6 +244,25 @@ def test_when_all_are_gone_another_life_begins(in_volatile):
         await writer.write(1)
         for name in NAMES:
             await shows(world, name, writer.turns)
+
+    in_volatile(scenario)
+
+
+def test_a_forced_epoch_begins_empty_even_where_something_was_left(in_volatile):
+    async def scenario(world):
+        writer = Writer(world)
+        await writer.make()
+        epoch = world.epoch()
+        left = next(name for name in NAMES if name != epoch.leader)
+        await shows(world, left, {})
+        seat = world.nodes[left]._seats[0]
+        assert seat.member.log.last_index
+        forced = Epoch(epoch.epoch + 5, left, (left,), forced=True)
+        assert not seat.may_adopt(forced)
+        with trio.fail_after(20):
+            while seat.member.log.base_index < forced.number * LIFE_INDICES:
+                await trio.sleep(0.0001)
+        assert seat.may_adopt(forced)
 
     in_volatile(scenario)
 

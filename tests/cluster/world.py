@@ -16,6 +16,7 @@ from cascadefs.node.node import Node
 from storage import wire
 from storage.codec import BLOCK_BYTES
 from storage.disk import MemoryDisk
+from storage.member.syncing import Syncing
 from storage.membership import values
 from storage.membership.contract import Standing, Unavailable
 from storage.membership.keys import key_of
@@ -40,15 +41,20 @@ PATIENCE = Patience(
 
 @contextmanager
 def inline_threads(monkeypatch):
-    """Have `trio.to_thread.run_sync` run its function in place."""
+    """Have `trio.to_thread.run_sync` run its function in place, and replicas their syncs."""
 
     async def run_sync(function, *arguments, **options):
         del options
         await trio.lowlevel.checkpoint()
         return function(*arguments)
 
+    def begin(self, sync, told):
+        self.is_busy = True
+        self._token.run_sync_soon(lambda: self._is_over or self._do(sync, told))
+
     with monkeypatch.context() as patch:
         patch.setattr(trio.to_thread, "run_sync", run_sync)
+        patch.setattr(Syncing, "begin", begin)
         yield
 
 

@@ -607,3 +607,108 @@ def test_what_is_given_up_is_on_its_way_no_more(mount) -> None:
     mount.orders[HELD].is_full = False
     mount.call(tree.write, file, b"x")
     mount.call(tree.close, file)
+
+
+CHANGES_WITHOUT_A_CLAIM = {
+    "write": lambda tree, file: tree.write(file, b"mine"),
+    "truncate": lambda tree, file: tree.fs.setattr(
+        file.number, Changes(size=4), file.handle, tree.caller
+    ),
+    "open that truncates": lambda tree, file: tree.fs.open(
+        file.number, os.O_WRONLY | os.O_TRUNC, tree.caller
+    ),
+    "make a hole": lambda tree, file: tree.fs.ranges.allocate(file.handle, 0, 1, 3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_WITHOUT_A_CLAIM)
+def test_who_changes_a_file_ends_a_claim_that_began_while_he_waited(mount, change) -> None:
+    tree = mount.tree
+    mount.call(tree.mkdir, "d1")
+    mount.call(tree.put, "d1/f", "x")
+    saved, writing, claiming = (mount.call(tree.open, "d1/f", os.O_RDWR) for _ in range(3))
+    mount.call(tree.write, saved, b"y")
+
+    def save_and_claim() -> None:
+        tree.fs.flush(saved.handle)
+        tree.fs.setxattr(claiming.number, b"user.cascade.if_version", b"2", 0, tree.caller)
+
+    mount.pause()
+    mount.begin(save_and_claim)
+    until(lambda: len(mount.held) == 1)
+    mount.begin(CHANGES_WITHOUT_A_CLAIM[change], tree, writing)
+    mount.wait(resting=2)
+    mount.resume()
+    mount.end()
+    assert not mount.failures
+    with pytest.raises(OSError, match="condition") as caught:
+        tree.write(claiming, b"of version 2")
+    assert caught.value.errno == errno.ESTALE
+
+
+def test_two_first_names_of_a_file_make_one_version(mount) -> None:
+    tree = mount.tree
+    mount.call(tree.mkdir, "d1")
+    unnamed = mount.call(tree.open_unnamed, "d1")
+    mount.call(tree.write, unnamed, b"x")
+    mount.pause()
+    for name in ("d1/f", "d1/g"):
+        mount.begin(tree.link_open, unnamed, name)
+        until(lambda: len(mount.held) == 1)
+    mount.wait(resting=2)
+    mount.resume()
+    mount.end()
+    assert not mount.failures
+    assert tree.stat("d1/f").nlink == 2
+    assert tree.versions("d1/f") == ["v1"]
+    tree.close(unnamed)
+
+
+def test_a_node_whose_name_others_remove_while_it_is_made_is_counted(mount, monkeypatch) -> None:
+    tree = mount.tree
+    tree.mkdir("d1")
+    parent = tree.stat("d1").number
+    other, commit = Tree.on(mount.orders, tree.clock), tree.store.commit
+
+    def slowly(*arguments, **options):
+        other.follow()
+        other.unlink("d1/made")
+        tree.store.catch_up()
+        tree.fs.others.take()
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(tree.store, "commit", slowly)
+    made = tree.fs.mknod(parent, b"made", 0o100644, 0, tree.caller)
+    assert tree.fs.getattr(made.number).nlink == 0
+    tree.fs.forget(made.number, 1)
+    other.close_all()
+
+
+def test_what_others_append_while_an_append_is_on_its_way_is_not_written_over(
+    mount, monkeypatch
+) -> None:
+    tree = mount.tree
+    tree.mkdir("d1")
+    tree.put("d1/f", "base")
+    other, stage = Tree.on(mount.orders, tree.clock), tree.store.stage
+    appending = tree.open("d1/f", os.O_WRONLY | os.O_APPEND)
+    writing = tree.open("d1/f", os.O_WRONLY)
+
+    def slowly(*arguments):
+        staged = stage(*arguments)
+        other.follow()
+        file = other.open("d1/f", os.O_WRONLY | os.O_APPEND)
+        other.write(file, b"other")
+        other.close(file)
+        tree.store.catch_up()
+        tree.fs.others.take()
+        return staged
+
+    monkeypatch.setattr(tree.store, "stage", slowly)
+    tree.write(appending, b"m" * 100_000)
+    tree.write(writing, b"B", 0)
+    assert tree.stat("d1/f").size == 9 + 100_000
+    tree.close(appending)
+    tree.close(writing)
+    assert tree.cat("d1/f") == b"Baseother" + b"m" * 100_000
+    other.close_all()

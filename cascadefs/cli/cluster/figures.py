@@ -88,7 +88,8 @@ async def witnesses_at(addresses: Sequence[str], credentials: Path) -> list[tupl
         except msgspec.ValidationError:
             continue  # a node of a version that knows no such question
         held = {int(shard): epoch for shard, epoch in told.held.items()}
-        found.append((Witness(told.node, decode(told.known.encode()), held), told.trouble))
+        known, obeys = decode(told.known.encode()), not told.trouble
+        found.append((Witness(told.node, known, held, obeys), told.trouble))
     return found
 
 

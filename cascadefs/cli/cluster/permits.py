@@ -104,9 +104,10 @@ def revoke(
             Change(view.certificates.get(old.serial), new)
             for old, new in zip(olds, news, strict=True)
         ]
-        if changes and not await authority.change(changes[:CHANGES_MAX]):
-            raise Complaint(f"{which}: somebody else changed it just now; try again")
-        return news[:CHANGES_MAX]
+        for at in range(0, len(changes), CHANGES_MAX):
+            if not await authority.change(changes[at : at + CHANGES_MAX]):
+                raise Complaint(f"{which}: somebody else changed it just now; try again")
+        return news
 
     done = converse(etcd, tell)
     for one in done:
@@ -124,16 +125,15 @@ def _meant(view: View, which: str, role: str, *, older: bool) -> list[Certificat
     """The certificates that are to be revoked and are not yet."""
     from storage.membership.values import Certificate
 
-    listed = view.certificates
-    if which in listed:
-        return [] if listed[which].revoked_us else [listed[which]]
+    listed, number = view.certificates, which.lower().lstrip("0")
+    if number in listed:
+        return [] if listed[number].revoked_us else [listed[number]]
     named = [one for one in listed.values() if whom(one)[0] == which]
     named = [one for one in named if role in ("", whom(one)[1])]
     roles = sorted({whom(one)[1] for one in named})
     if len(roles) > 1:
         raise Complaint(f"{which}: is the name of a {' and of a '.join(roles)}; say --role")
     if not named:
-        number = which.lower().lstrip("0")
         if SERIAL.fullmatch(number):
             return [Certificate(number)]
         raise Complaint(

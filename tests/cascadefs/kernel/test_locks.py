@@ -5,6 +5,7 @@ Method: handlers called as the door calls them, with a cluster that decides when
 
 import errno
 import fcntl
+import threading
 
 import pytest
 
@@ -99,6 +100,24 @@ def test_granted_is_answered_when_what_was_committed_is_seen(door):
     assert (node, index) == (NODE, 3)
     done(0)
     assert door.replies == {2: None}
+
+
+def test_answered_before_the_asking_returns(door):
+    ask = door.cluster.ask
+
+    def refuse(*arguments, **options):
+        ticket = ask(*arguments, **options)
+        door.cluster.answer(ticket[1], errno.EIO)
+        return ticket
+
+    door.cluster.ask = refuse  # As a link does that has ended.
+    asking = threading.Thread(target=door.set, args=(2, fcntl.F_WRLCK), daemon=True)
+    asking.start()
+    asking.join(10)
+    assert not asking.is_alive()
+    assert door.replies == {2: -errno.EIO}
+    door.interrupt(2)
+    assert [event for event in door.events if event[0] == "cancel"] == []
 
 
 def test_what_cannot_be_shown_is_given_back(door):

@@ -36,7 +36,9 @@ def make_orders(shards: int, clock) -> list[Order]:
     return orders
 
 
-def make_face(order: Order, clock, hybrid: HybridClock | None = None, table=None) -> Face:
+def make_face(
+    order: Order, clock, hybrid: HybridClock | None = None, table=None, memory=None
+) -> Face:
     sequencer = order.sequencer(next(clients))
     face = Face(
         sequencer,
@@ -45,6 +47,7 @@ def make_face(order: Order, clock, hybrid: HybridClock | None = None, table=None
         clock,
         steady_ns=time.monotonic_ns,
         hybrid=hybrid,
+        memory=memory,
     )
     face.recover()
     return face

@@ -21,6 +21,7 @@ from storage.limits import CHUNK_BYTES, PIECES_PER_CHUNK_MAX
 from storage.namespace import ROOT
 from storage.namespace.sessions import SESSION_US
 from storage.sequencer import START, Astray, Place, Unavailable
+from storage.snapshot import Snapshot
 from storage.table import MemoryTable
 from tests.storage.cluster.orders import TickingClock, make_face, make_orders
 
@@ -358,6 +359,27 @@ def test_a_session_is_forgotten_when_nobody_used_it_and_another_begins(order, cl
     assert rows(two) == rows(three)
 
 
+def test_a_new_client_does_not_look_at_all_others(order, clock, make, monkeypatch) -> None:
+    face = make()
+    create(face, b"f")
+    looks = []
+    scan = MemoryTable.scan
+    monkeypatch.setattr(MemoryTable, "scan", lambda *words: looks.append(words[1]) or scan(*words))
+
+    def once(*clients, then=()):
+        parts = [record.Once(client, 1) for client in clients]
+        return face.propose(record.Batch([*parts, *then])).reason
+
+    assert [once(client) for client in range(100, 110)] == [None] * 10
+    assert looks.count(b"Z") == 0, "at the first one it was found that nobody is old"
+    clock.at += (SESSION_US + 10_000_000) * 1000
+    # What is undone was not forgotten, and is looked for again.
+    assert once(200, then=[record.Unlink(ROOT, b"none")]) is Reason.ABSENT
+    assert face.namespace.sessions.last(100) == 1
+    assert once(201) is None
+    assert face.namespace.sessions.last(100) == 0
+
+
 def test_the_frontier_is_waited_for_and_then_given_up(order, clock, make) -> None:
     face, other = make(), make()
     create(other, b"f")
@@ -372,6 +394,50 @@ def test_the_frontier_is_waited_for_and_then_given_up(order, clock, make) -> Non
     assert create(other, b"g")
     other.catch_up()
     assert other.applied_timestamp > now_us + 10, "what comes after it is later"
+
+
+def test_who_waits_while_a_volatile_shard_begins_anew_is_not_taken_for_who_asks_afterwards(
+    order, clock
+) -> None:
+    table = MemoryTable()
+    face = make_face(order, clock, table=table, memory=table)
+    sequencer, lock, failures = face._sequencer, threading.Lock(), []
+    face.turns = Turns(lock, always=True)
+
+    def begin_anew() -> Snapshot:
+        last = order.records[-1]
+        sequencer.client, sequencer.pending = 1000, []
+        place = Place(last.index, last.address, last.checksum)
+        return Snapshot(place, last.timestamp, [], [], [])
+
+    def wait() -> None:
+        with lock:
+            try:
+                face.propose(record.Unlink(ROOT, b"lost"))
+            except OSError as error:
+                failures.append(error.errno)
+
+    order.pause()
+    has_news = threading.Event()
+    sequencer.begin_anew, sequencer.wait_more = begin_anew, lambda index, timeout_s: has_news.wait()
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    while not face.turns.resting:
+        threading.Event().wait(0.001)
+    told: list[object] = []
+    with lock:
+        sequencer.follow(Place(99, 5, 5))
+        has_news.set()
+        assert face.catch_up()
+        face.begin(record.Unlink(ROOT, b"afterwards"), (), told.append)
+    waiting.join(10)
+    assert failures == [errno.ESTALE]
+    assert not told
+    order.resume()
+    with lock:
+        face.catch_up()
+    assert [outcome.reason for outcome in told] == [Reason.ABSENT]
+    assert not face.has_proposed
 
 
 def test_a_place_that_is_ahead_of_the_log_is_astray(order) -> None:

@@ -10,9 +10,9 @@ from storage.errors import Corruption, Reason
 from storage.log import Frame
 from storage.member.memory import HEAD_OVERHEAD_BYTES, MemoryLog
 from storage.member.releasing import DEAD_BYTES_MAX, DEAD_US, STAGED_US, Releasing
-from storage.namespace import Namespace
+from storage.namespace import Namespace, forgetting
 from storage.namespace.forgetting import NAMELESS_US, REMOVED_US
-from storage.record import SELF, Batch, Commit, Create, Expect, Prune, Unlink, Write
+from storage.record import SELF, Batch, Commit, Create, Expect, Prune, Rename, Unlink, Write
 from storage.sequencer import START, Place
 from storage.snapshot import LIFE_ADDRESSES, LIFE_INDICES, Collector, Snapshot, Snapshotted
 from storage.table import MemoryTable
@@ -123,7 +123,9 @@ def test_a_record_that_is_refused_lets_go_of_what_was_due_all_the_same():
     replica.say(Unlink(1, b"a", False))
     replica.make(b"b", FIRST + 1)
     replica.pass_us(NAMELESS_US)
-    _, outcome = replica.say(Batch([Create(1, b"c", FIRST + 2, 0o100644, 0, 0), Expect(1, b"b", 7, FIRST)]))
+    _, outcome = replica.say(
+        Batch([Create(1, b"c", FIRST + 2, 0o100644, 0, 0), Expect(1, b"b", 7, FIRST)])
+    )
     assert outcome.reason is not None
     assert replica.space.attributes(FIRST) is None
     replica.pass_us(DEAD_US + 1)
@@ -147,6 +149,32 @@ def test_a_file_without_a_name_is_forgotten_after_a_while_and_its_name_later():
     replica.say(Write(FIRST, 0))
     assert replica.space.head(1, b"a") == 0
     assert replica.table.row_count() == rows
+    assert not replica.log.payload_bytes
+
+
+def test_of_files_that_were_replaced_by_others_not_more_is_kept_than_so_many_bytes(monkeypatch):
+    monkeypatch.setattr(forgetting, "NAMELESS_BYTES_MAX", 10_000)
+    replica = Replica()
+    rows = replica.table.row_count()
+    for file in range(50):
+        replica.make(b"new", FIRST + file)
+        replica.commit(FIRST + file, b"%04d" % file * 1000)
+        replica.say(Rename(1, b"new", 1, b"a"))
+        replica.pass_us(DEAD_US + 1)
+        assert replica.log.payload_bytes <= 4000 + 10_000 + 2 * 4000
+        for kept in (file - 2, file - 1, file):
+            assert kept < 0 or replica.space.attributes(FIRST + kept) is not None
+    replica.say(Unlink(1, b"a", False))
+    replica.make(b"huge", FIRST + 60)
+    replica.commit(FIRST + 60, b"x" * 20_000)
+    replica.say(Unlink(1, b"huge", False))
+    replica.say(Write(FIRST + 60, 0))
+    assert replica.space.attributes(FIRST + 60) is not None, "nothing has come behind it"
+    assert replica.space.attributes(FIRST + 49) is None
+    replica.pass_us(REMOVED_US + NAMELESS_US)
+    replica.say(Write(FIRST + 60, 0))
+    assert replica.table.row_count() == rows
+    replica.pass_us(DEAD_US + 1)
     assert not replica.log.payload_bytes
 
 

@@ -227,6 +227,15 @@ def test_nobody_is_named_leader_or_left_alone_with_one_who_is_not_in_sync_yet():
     assert tried(decide(old, led_by_old, led(4, synced=names("n1")), after_s=1000)) is None
 
 
+def test_who_acknowledges_nothing_any_more_is_let_go_of_if_it_is_not_wished():
+    seen, wished = rested("n1 n2 n3", 2, draining="n1", seen_epoch=epoch(4, "n1", "n1 n2 n3"))
+    new, old = wished
+    led_by_new = msgspec.structs.replace(seen, epochs={0: epoch(5, new, "n1 n2 n3")})
+    left = tried(decide(new, led_by_new, led(5, synced=names(old))))
+    assert (left.leader, set(left.members)) == (new, set(wished))
+    assert tried(decide(new, led_by_new, led(5, synced=names("n1")))) is None
+
+
 def test_a_leader_without_room_hands_over_to_who_has_some_and_back_later():
     seen, wished = rested(seen_epoch=epoch(4, "n1", "n1 n2 n3"))
     a, b, c = wished

@@ -95,6 +95,17 @@ def test_the_newest_epoch_is_put_back_as_it_was():
     assert plan(view(30, new), told, at_us=1000).values == ()
 
 
+def test_who_has_seen_only_the_restored_one_does_not_say_what_was():
+    drained = Node("n2", ("n2:1",), state="draining")
+    seen = view(70, epoch(6, "n1"))
+    seen = msgspec.structs.replace(seen, nodes={**seen.nodes, "n2": drained})
+    late = view(90, epoch(4, "n1"))
+    told = [witness("n3", late)._replace(obeys=True), witness("n1", seen, s3=6)]
+    found = plan(late, told, at_us=1)
+    assert set(found.values) == {drained, epoch(6, "n1")}
+    assert found.beyond == 90
+
+
 def test_a_member_that_is_not_heard_may_know_more():
     told = [witness("n2", view(70, epoch(6, "n1", "n2", "n3")), s3=6)]
     with pytest.raises(Unclear, match="n1, n3 did not answer, and may know of a newer one"):

@@ -55,6 +55,43 @@ def test_the_commit_rides_with_the_next_frames(shard):
     assert shard["b"].committed == 3
 
 
+def two_under_way(shard):
+    """The leader hears that all have the first of two records; what they say of the second is held back."""
+    for number in (1, 2):
+        shard.write("a", number)
+        shard["a"].work()
+    for count in (2, 4):  # To both the first; then the second, and to the leader what they said.
+        for _ in range(count):
+            shard.deliver()
+        shard["b"].work()
+        shard["c"].work()
+    held = list(shard.queue)
+    shard.queue.clear()
+    shard.sent.clear()
+    return held
+
+
+def test_a_commit_is_told_with_the_next_one_that_is_under_way(shard):
+    held = two_under_way(shard)
+    shard["a"].work()
+    assert shard["a"].committed == 2
+    assert not shard.sent
+    shard.queue.extend(held)
+    shard.settle()
+    assert shard["b"].committed == shard["c"].committed == 3
+    assert shard.sent == {"Append": 2}
+
+
+def test_a_commit_does_not_wait_long_for_what_is_under_way(shard):
+    held = two_under_way(shard)
+    shard.run(50)
+    assert shard["b"].committed == shard["c"].committed == 2
+    assert shard.sent == {"Append": 2}
+    shard.queue.extend(held)
+    shard.settle()
+    assert shard["b"].committed == 3
+
+
 def test_with_disk_durability_one_sync_a_batch_and_nothing_commits_before(make_shard):
     shard = make_shard(durable=True)
     shard.elect("a")
