@@ -9,9 +9,9 @@ Source: docs/TRIGGERS.md 15.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
 import trio
 
 from cascadefs.client import calls
@@ -189,7 +189,7 @@ class Proxy:
         told: dict[str, Any] = {}
         try:
             answer = self._ask_about(ROOT if only is None else only, "status", b"")
-            told = msgspec.json.decode(answer.data)
+            told = json.loads(answer.data)  # Names that are no UTF-8 are in it, as surrogates.
         except (Refused, BadCommand, OSError):
             pass
         return filled(self._log.status(only), told)  # The log last: it is at least as far.

@@ -193,12 +193,13 @@ class TrioClient:
         *,
         since: Instant | None = None,
         until: Instant | None = None,
+        first: int | None = None,
+        last: int | None = None,
         limit: int | None = None,
     ) -> Sequence[Version]:
         """See `Client.versions`."""
-        return await self._run(
-            partial(self._client.versions, path, since=since, until=until, limit=limit)
-        )
+        asked = partial(self._client.versions, path, since=since, until=until)
+        return await self._run(partial(asked, first=first, last=last, limit=limit))
 
     async def now(self) -> int:
         """See `Client.now`."""

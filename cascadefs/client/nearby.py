@@ -50,6 +50,8 @@ def _socket_of_mount(path: Path) -> Path | None:
         return None
     if programs is None:
         why = "it is volatile or read-only, or its data directory has too long a name"
+        if told.get("cluster") is not None:
+            why = "name the mount.toml of a program instead (`cascadefs cluster permit`), for nodes answer them"
         raise OSError(errno.EOPNOTSUPP, f"{path}: programs cannot connect to this mount: {why}")
     return Path(programs["socket"])
 

@@ -126,7 +126,12 @@ class Service:
         if isinstance(answer, calls.Now):
             answer = calls.Now(answer.timestamp, self.leader())
         self.executed += 1
-        return calls.encode(answer), buffers
+        try:
+            return calls.encode(answer), buffers
+        except UnicodeEncodeError as error:
+            name = error.object.encode(errors="backslashreplace").decode()
+            why = f"{name}: is no UTF-8, which a connection cannot tell of; a mount shows it, and can rename it"
+            return calls.encode(calls.Failed(errno.EILSEQ, why)), ()
 
     def _execute(
         self, who: Identity, call: calls.Call, parts: Sequence[Buffer]

@@ -303,7 +303,8 @@ class Files:
         if offset + len(data) > FILE_BYTES_MAX:
             raise Refused(Reason.TOO_LARGE)
         live = file.node
-        if live.is_busy:  # First: who claims the file, and where its end is, is said when that has come.
+        if live.is_busy:
+            # First: who claims the file, and where its end is, is said when that has come.
             self._inodes.wait_saved(live)
         if live.claim is not None or file.lost:
             self._inodes.check_claim(live, file)

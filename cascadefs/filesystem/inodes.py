@@ -348,9 +348,11 @@ class Inodes:
             del self.drafts[live.number]
         self.versions_committed += 1
         if claim is not None:
-            directory, name = claim.expect.directory, claim.expect.name
-            head = self._store.head(directory, name)
-            claim.expect = record.Expect(directory, name, head, live.number)
+            expect = (
+                claim.expect
+            )  # Its own version from now on, which others may have followed already.
+            number = expect.version + 1
+            claim.expect = record.Expect(expect.directory, expect.name, number, live.number)
 
     def _append(self, live: Live, draft: Draft) -> Reason | None:
         """Commit what was appended behind the newest content, whichever that is when the record comes to its turn."""

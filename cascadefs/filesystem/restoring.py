@@ -100,6 +100,8 @@ class Restoring:
         if live.draft is not None and (attributes.content or live.draft.size):
             # What others are writing stays in history; a file just made is not written yet.
             self._inodes.commit(live)
+            if live.claim is not None:  # Of somebody who was quick.
+                self._inodes.end_claim(live)
         draft = self._inodes.draft(live)
         draft.truncate(0, self._clock.now_ns())
         generation = node.attributes.generation

@@ -250,12 +250,12 @@ class Locks:
 
     def flushed(self, node: int, handle: int, owner: int, unique: int) -> Reply:
         """A process closed a descriptor, and what it wrote through that is committed: so go its locks of fcntl(2)."""
+        if self._processes.pop((node, owner), None) is not None:
+            for owners in self._owners.values():
+                owners.discard((node, owner))
         if not self._cluster.has(node, owner, whole=False):
             self._cluster.forget(node, owner)
             return None
-        for owners in self._owners.values():
-            owners.discard((node, owner))
-        self._processes.pop((node, owner), None)
         return self._give_back(node, handle, owner, unique, whole=False)
 
     def drop_flushed(self, node: int, owner: int) -> None:

@@ -91,14 +91,15 @@ def _fits(one: record.Record | record.Part) -> bool:
                 _is_text(name, XATTR_NAME_BYTES_MAX) and len(value or b"") <= XATTR_VALUE_BYTES_MAX
             )
         case record.Commit(size=size, extents=extents):
-            return 0 <= size and all(map(_is_extent, extents))
+            return size >= 0 and all(map(_is_extent, extents))
         case record.Prune(contents=contents):
             return all(0 <= first <= last < 2**63 for first, last in contents)
         case record.Drop(name=name, inodes=inodes):
             return not name and all(inode in _INODE for inode in inodes)
         case record.Rearm(consumer=consumer, events=events):
-            numbers = (number for event in events for number in event)
-            return len(consumer) <= NAME_BYTES_MAX and all(number in _COUNT for number in numbers)
+            return len(consumer) <= NAME_BYTES_MAX and all(
+                timestamp in _COUNT and 0 <= ordinal < 2**32 for timestamp, ordinal in events
+            )
         case _:
             return True
 

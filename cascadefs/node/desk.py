@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from storage.cluster.store import ClusterStore
     from storage.store import Store
     from storage.transport import Identity as Peer
+    from storage.transport import IdMap
 
     May = Callable[[Attributes, bool], bool]
     """Whether somebody may tell the scripts of a directory something or, if the other is true, read about them."""
@@ -79,8 +80,7 @@ class Desk:
         """Do what somebody asks whom a mount has let: it may speak for some users, or all, and says itself which of them may."""
 
         def may(owner: Attributes, reads: bool) -> bool:
-            is_user = peer.uids.translate(owner.uid) is not None
-            return is_user or (reads and peer.gids.translate(owner.gid) is not None)
+            return _is_among(peer.uids, owner.uid) or (reads and _is_among(peer.gids, owner.gid))
 
         return await self._answered(ROOT_USER, order, may)
 
@@ -90,11 +90,11 @@ class Desk:
             order = msgspec.structs.replace(order, base=base)
             if order.what == "status":
                 return calls.Told(json.dumps(await self._status(who, base, order)).encode())
-            if base != ROOT:
+            if base != ROOT or order.what == "log":
                 return await self._tell(self._programs.store.shard_of(base), order)
             if order.what == "command":
                 return await self._tell_any(who, order)
-            why = "each directory with scripts has its own; the root's are not gathered from all nodes"
+            why = "each directory with scripts has its own events; the root's are not gathered from all nodes"
             raise OSError(errno.EOPNOTSUPP, why)
         except OSError as error:
             return calls.Failed(error.errno or errno.EIO, error.strerror or str(error))
@@ -139,7 +139,7 @@ class Desk:
                 answer = await self._tell_once(shard, order, STATUS_S)
             except OSError:
                 return
-            found = msgspec.json.decode(answer.data)
+            found = json.loads(answer.data)  # Names that are no UTF-8 are in it, as surrogates.
             told["running"] += found["running"]
             told["bases"] += ({**one, "shard": shard} for one in found["bases"])
 
@@ -214,3 +214,8 @@ class Desk:
         if not isinstance(told, calls.Told):
             raise OSError(errno.EPROTO, f"node {leader} answers what is none")
         return told
+
+
+def _is_among(ids: IdMap, number: int) -> bool:
+    """Whether a number is one of those a mount may speak for."""
+    return any(0 <= number - one.target < one.count for one in ids.ranges)

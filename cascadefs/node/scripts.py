@@ -251,11 +251,13 @@ class Scripts:
             if dispatcher is None or not dispatcher.is_open:
                 raise OSError(errno.EAGAIN, f"the scripts of shard {shard} do not run here yet")
             try:
-                return self._obey(dispatcher.operator, order.base, order)
+                life = f"{dispatcher.engine.store.deliveries.epoch()}"
+                return self._obey(dispatcher.operator, order.base, order, life)
             except Deposed:
                 raise OSError(errno.EAGAIN, f"shard {shard} is led elsewhere now") from None
 
-    def _obey(self, operator: Operator, base: int, order: calls.Order) -> calls.Told:
+    @staticmethod
+    def _obey(operator: Operator, base: int, order: calls.Order, life: str) -> calls.Told:
         text = order.text.decode(errors="surrogateescape")
         match order.what:
             case "command":
@@ -272,11 +274,11 @@ class Scripts:
                 chronicle = operator.events(base)
             case "log":
                 found = [one for one in operator.followers(base) if one.name == order.text]
-                if not found:
-                    raise OSError(errno.EAGAIN, f"{text} is not known here yet")
+                if not found:  # A replay that has ended, or one that is not known here yet.
+                    return calls.Told()
                 chronicle = found[0].output
         data = chronicle.read(order.offset, min(order.length, STREAM_BYTES_MAX))
-        return calls.Told(data, chronicle.start, chronicle.end, f"{id(chronicle):x}")
+        return calls.Told(data, chronicle.start, chronicle.end, life)
 
     # --- a thread of its own ---
 

@@ -191,9 +191,12 @@ class VolatileSeat:
             return None
 
     async def _anew(self, member: Member, epoch: Callable[[], Epoch | None]) -> _Beginning:
-        await self._life_wanted.wait()
-        self._life_wanted = trio.Event()
-        assert self._life is not None
+        while True:
+            await self._life_wanted.wait()
+            self._life_wanted = trio.Event()
+            assert self._life is not None
+            if member.log.last_index < self._life * LIFE_INDICES:
+                break  # Not asked for once more while it was begun.
         _log.error("shard %d: all members are gone, and all it held: it begins empty", self.shard)
         log = MemoryLog.begin_life(self._ground.identity, self.shard, self._life)
         # In the epoch before: the one to come is led.

@@ -195,6 +195,11 @@ class Table:
         face = self._faces.get(shard_of(inode))
         return face.namespace.counters.next_inode if face is not None else inode + 1
 
+    def end_address(self, inode: int) -> int:
+        """Where the last record of an inode's shard stands that is applied."""
+        face = self._faces.get(shard_of(inode))
+        return face.applied_address if face is not None else 0
+
     def stub(self, directory: int, inode: int) -> Attributes | None:
         """What a directory's shard knows of one that lives elsewhere; None if it has no name of it."""
         face = self._faces.get(shard_of(directory))
@@ -247,7 +252,11 @@ class Judge:
                 return self._may_set(one)
             case record.SetXattr():
                 return self._may_say(one)
-            case record.Commit() | record.Event():
+            case record.Commit(inode=inode, extents=extents):
+                if any(address > self._table.end_address(inode) for _, _, address, _ in extents):
+                    raise Unknown  # Who named what is written there later could have it let go.
+                return self._may_write(inode)
+            case record.Event():
                 return self._may_write(one.inode)
             case record.Prune():
                 return self._owns(one.inode) and not self._is_held(one.inode)

@@ -156,6 +156,8 @@ class Face(Shard):
         self.turns: Turns | None = None
         """How who waits lets go of the shard, where somebody may."""
         self._waiting = 0
+        self._is_beginning = False
+        """Somebody fetches the whole shard, and others have it meanwhile as it was: nothing is taken or handed over."""
         self.is_retired = False
         """Another face is asked in this one's place: who waits is told to ask again (`NotHere`)."""
         self._inodes = range(0)
@@ -184,7 +186,7 @@ class Face(Shard):
     @property
     def is_waiting(self) -> bool:
         """Whether a proposer is applying what comes: nobody else need. May be read by any thread."""
-        return self._waiting > 0
+        return self._waiting > 0 or self._is_beginning
 
     # --- following -----------------------------------------------------------------------------------------------
 
@@ -257,6 +259,8 @@ class Face(Shard):
         """Apply what comes within a time; False if nothing did."""
         if self._failure is not None:
             self._refuse_failed()
+        if self._is_beginning:
+            return False
         before = self._position.index
         try:
             some = self._take_and_apply(timeout_s)
@@ -292,7 +296,7 @@ class Face(Shard):
         Raises:
             Unavailable: the sequencer was closed.
         """
-        snapshot = self._sequencer.begin_anew()
+        snapshot = self._fetch_whole()
         shard, counters, place = self.namespace.shard, self.namespace.counters, snapshot.place
         table.load(snapshot.rows)
         if snapshot.rows:
@@ -323,6 +327,17 @@ class Face(Shard):
         self._follow()
         for told in self.on_anew:
             told(self)
+
+    def _fetch_whole(self) -> Snapshot:
+        begin_anew, turns = self._sequencer.begin_anew, self.turns
+        if turns is None or not turns.lets_go:
+            return begin_anew()
+        self._is_beginning = True
+        try:
+            return turns.apart(begin_anew)
+        finally:
+            self._is_beginning = False
+            turns.tell()
 
     def _give_up(self, rejected: Rejected) -> None:
         """What was submitted from a number on is not in the log.
@@ -355,7 +370,10 @@ class Face(Shard):
         if turns is None or not turns.lets_go:
             self._advance(timeout_s)
             return
-        turns.rest(self, timeout_s)
+        if self._is_beginning:
+            turns.doze(timeout_s)
+        else:
+            turns.rest(self, timeout_s)
         if self.is_retired:
             raise NotHere(self.namespace.shard)
         if self._failure is not None:
@@ -416,8 +434,7 @@ class Face(Shard):
         self.index_trouble = str(error) or type(error).__name__
         try:
             self._table.abandon()
-            self.namespace.sweep.restart()
-            self.namespace.quotas.reload()
+            self.namespace.reload()
             self._load()
             self._unpublished = 0
             self._follow()
@@ -473,7 +490,7 @@ class Face(Shard):
         if self._failure is not None:
             self._refuse_failed()
         size = len(metadata) + sum(map(len, payload))
-        while not self._has_room(size):
+        while self._is_beginning or not self._has_room(size):
             self._pause(TAKE_SECONDS)
         number = self._number + 1
         said = number - self._number_before

@@ -91,8 +91,7 @@ class Turns:
         """
         shard = face.namespace.shard
         if self._is_followed or shard in self._followed:
-            with self._resting():
-                self._changed.wait(min(timeout_s, LOOK_SECONDS))
+            self.doze(timeout_s)
             if self.is_over:
                 raise Unavailable("nobody applies anything any more")
             return
@@ -105,6 +104,11 @@ class Turns:
         finally:
             self._followed.discard(shard)
             self.tell()
+
+    def doze(self, timeout_s: float) -> None:
+        """Let others have the store until `tell` tells of anything, or for so long."""
+        with self._resting():
+            self._changed.wait(min(timeout_s, LOOK_SECONDS))
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Let others have the store until a condition holds that `tell` tells of."""

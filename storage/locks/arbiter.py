@@ -158,7 +158,7 @@ class Arbiter:
     def keep(self, peer: Peer, message: wire.KeepLocks) -> None:
         """A mount lives."""
         session = self._sessions.get(message.session)
-        if session is None or session.peer == peer:
+        if self._leads and (session is None or session.peer == peer):
             self._keeps[message.session] = peer
 
     def ask(self, peer: Peer, message: wire.Lock) -> None:

@@ -32,6 +32,8 @@ FIRST_ADDRESS: Final = 1024
 HEAD_OVERHEAD_BYTES: Final = 400
 """What the head of a frame takes beside its metadata: a tuple, its numbers, two entries of dictionaries."""
 
+LIVES: Final = 2**64 // LIFE_ADDRESSES - 1
+
 _CHECKSUM: Final = struct.Struct("<Q")
 
 
@@ -92,7 +94,8 @@ class MemoryLog:
 
         Whatever was known of earlier lives lies in front of it, and its lineage has nothing in common with theirs.
         """
-        base = Place(epoch * LIFE_INDICES, epoch * LIFE_ADDRESSES, 0)
+        # Indices say which life it is; addresses, 64 bits, are those of another life again after a great many.
+        base = Place(epoch * LIFE_INDICES, ((epoch - 1) % LIVES + 1) * LIFE_ADDRESSES, 0)
         return cls(identity, shard, base, 0, [(base.index, epoch - 1)])
 
     @classmethod

@@ -6,7 +6,7 @@ rules, the first that fits:
 ==================  ===============================================================================================
 no epoch yet        the first choice of placement that is alive makes epoch 1 with itself alone
 leader, serving     drop members that are silent or lost what they had; when all is well, one step a time:
-                    take in caught-up learners; keep the wish up to date; once all members are in sync, drop those
+                    take in caught-up learners; keep the wish up to date; once all who stay are in sync, drop those
                     that are not wished, hand over when draining or when the preferred leader has been well for a
                     while, or has room where this node has none
 leader's record,    it led in an earlier life of its process: make the next epoch, waiting a little for the others

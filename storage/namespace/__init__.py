@@ -179,6 +179,7 @@ class Namespace(Questions):
         self.sweep.restart()
         self.quotas.reload()
         self.sessions.restart()
+        self.forgetting.restart()
         if not self.keeps_past:
             self._contents.recount()
 

@@ -53,6 +53,12 @@ class Forgetting:
         self._table = rows.table
         self._entries: VersionedMap = rows.entries
         self.is_on = is_on
+        self._next = 0
+        """Until then nothing is to be forgotten, unless a name ends."""
+
+    def restart(self) -> None:
+        """The table is another than it was."""
+        self._next = 0
 
     def nameless(self, inode: int, timestamp: int, stored: int) -> None:
         """An inode with so many bytes has no name any more."""
@@ -60,17 +66,21 @@ class Forgetting:
             due = U64.pack(timestamp + NAMELESS_US)
             self._table.put(_NAMELESS + due + U64.pack(inode), U64.pack(stored))
             self._hold(stored)
+            self._next = 0
 
     def unnamed(self, inode: int, timestamp: int) -> None:
         """An inode has no name yet."""
         if self.is_on:
-            self._table.put(_UNNAMED + U64.pack(timestamp + UNNAMED_US) + U64.pack(inode), b"")
+            due_us = timestamp + UNNAMED_US
+            self._table.put(_UNNAMED + U64.pack(due_us) + U64.pack(inode), b"")
+            self._next = min(self._next, due_us)
 
     def removed(self, key: bytes, timestamp: int) -> None:
         """A name, given as its `entry_key`, left a tombstone."""
         if self.is_on:
-            due = U64.pack(timestamp + REMOVED_US)
-            self._table.put(_REMOVED + due + key, U64.pack(timestamp))
+            due_us = timestamp + REMOVED_US
+            self._table.put(_REMOVED + U64.pack(due_us) + key, U64.pack(timestamp))
+            self._next = min(self._next, due_us)
 
     def due(self) -> int | None:
         """From which timestamp on there is something to forget; None if there is nothing."""
@@ -82,6 +92,8 @@ class Forgetting:
 
     def step(self, timestamp: int, contents: Contents) -> None:
         """Forget what is due when a record with this timestamp is applied."""
+        if timestamp <= self._next:
+            return
         before = U64.pack(timestamp)
         left = STEP_ROWS_MAX
         while left and (found := self._table.first(_NAMELESS, _NAMELESS + _END)) is not None:
@@ -104,6 +116,9 @@ class Forgetting:
             if dead is not None and dead[0] == U64.unpack(value)[0]:
                 self._entries.erase(row[10:])
             left -= 1
+        # Of the table alone, so that all faces forget the same with a record: one that has just begun looks for itself.
+        due_us = self.due() if left else 0
+        self._next = 2**64 - 1 if due_us is None else due_us
 
     def _held(self) -> int:
         """Bytes of files that had a name, and are kept."""

@@ -30,6 +30,8 @@ PIECE_BYTES: Final = 16 * RECORD_BYTES
 READ_BYTES_MIN: Final = 4 * RECORD_BYTES
 """What is asked of the socket at least: memory for it is taken only as far as bytes came."""
 
+_NOTHING: Final = memoryview(b"")
+
 
 class SecureWire:
     """`stream.Wire` with TLS; `handshake` first."""
@@ -43,7 +45,7 @@ class SecureWire:
         self.socket = connected
         self._coming, self._going = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._coming, self._going, server_side=server_side)
-        self._rest = memoryview(b"")  # encrypted, and not sent yet
+        self._rest = _NOTHING  # encrypted, and not sent yet
         self._taken = 0  # bytes of the caller's that are in it
         self._is_over = False  # The peer said so.
 
@@ -135,3 +137,4 @@ class SecureWire:
             self._rest = memoryview(self._going.read())
         while self._rest:
             self._rest = self._rest[self.socket.send(self._rest) :]
+        self._rest = _NOTHING  # An empty view of a piece would keep it, for as long as the connection is idle.

@@ -55,6 +55,10 @@ def test_versions_by_number_and_by_time(client):
     assert client.versions("run/a.txt", since=second.timestamp) == [second]
     assert client.versions("run/a.txt", until=second.timestamp - 1) == [first]
     assert client.versions("run/a.txt", limit=1) == [second]
+    assert client.versions("run/a.txt", first=1, last=1) == [first]
+    assert client.versions("run/a.txt", first=2, last=9) == [second]
+    assert client.versions("run/a.txt", first=3) == []
+    assert client.versions("run/a.txt", last=2, limit=1) == [second]
 
 
 def test_an_instant_may_be_a_datetime_or_text(client, clock):

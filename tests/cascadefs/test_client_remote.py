@@ -16,7 +16,8 @@ from cascadefs.client.operations import Operations, apart
 from cascadefs.client.remote import SILENT_SECONDS, Remote, _Question
 from cascadefs.client.service import user_of
 from cascadefs.client.uploads import Uploads
-from storage import wire
+from storage import record, wire
+from storage.namespace import ROOT
 from storage.transport import EVERYBODY, Broken, Identity, IdMap, IdRange, Role
 from storage.transport.tcp import TcpTransport
 from tests.cascadefs.conftest import Server, user
@@ -515,3 +516,15 @@ def test_a_leader_that_cannot_be_reached_is_nobodys_delay(two, leader):
     assert server.executed == 1
     if leader == "unknown":
         other.start()
+
+
+def test_a_name_that_a_connection_cannot_tell_of_is_named(connect, store):
+    client = connect()
+    client.put("d/a", b"x")
+    directory = store.binding(ROOT, b"d").inode
+    inode = store.allocate_inode(directory, b"\xff", 0o100644)
+    store.propose(record.Create(directory, b"\xff", inode, 0o100644, 0, 0))
+    with pytest.raises(OSError, match="no UTF-8") as refused:
+        client.list("d")
+    assert refused.value.errno == errno.EILSEQ
+    assert client.get("d/a") == b"x"

@@ -299,6 +299,11 @@ def test_a_mount_for_some_users_changes_nothing_of_others(own):
             (record.Rename(open_, b"closed", ours, b"closed"),),
             (record.Rename(ours, b"moved", open_, b"closed", 2),),
             (record.Unlink(sticky, b"soon there"),),
+            # What no kernel asks for: it would fit no row, be in everybody's way, or be of bytes that others write later.
+            (record.Commit(mine, -1, 0, [], 1, 1),),
+            (record.SetAttributes(mine, mtime_ns=2**63),),
+            (record.Link(open_, b"..", mine),),
+            (record.Commit(mine, 3, 0, [(0, 3, 2**40, 0)], 1, 1),),
         ):
             assert lab.propose(one, *payload).reason is Reason.NOT_PERMITTED, one
         assert lab.propose(*content(mine, b"3")).reason is None
@@ -376,6 +381,7 @@ def test_a_restored_etcd_is_not_obeyed_before_it_knows_what_the_nodes_know(own):
         assert told == [b"1", b"2", b"3", b"4"]
     assert all(own.epochs()[shard].epoch >= epochs[shard].epoch for shard in epochs)
     assert listed(own)["late"]["is"].startswith("revoked")
+    own.wait(lambda: all("it is obeyed again" in own.log(n) for n in own.names), "all obey")
     assert "nothing to recover" in cluster(own, "recover-authority", status=1)
     own.check_logs()
 

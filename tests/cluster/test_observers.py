@@ -175,7 +175,6 @@ PLACE = wire.Peer(0, msgspec.Raw(b"\x91\x05"))
         (Role.CLIENT, PLACE),
         (Role.MOUNT, wire.ReadFrame(1, 0, 1024)),
         (Role.MOUNT, PLACE),
-        (Role.MOUNT, wire.Call(1, "put", msgspec.Raw(b"\x90"))),
         (Role.NODE, wire.Peer(0, msgspec.Raw(b"\xc1"))),
     ],
 )

@@ -5,15 +5,22 @@ Method: three `cascadefs serve` with triggers, a real etcd, two shards, a mount;
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from cascadefs import configuration
 from cascadefs.cli import app
 from cascadefs.cli.complaint import Complaint
+from cascadefs.client import calls
+from cascadefs.node.desk import Desk
+from cascadefs.node.programs import Programs
+from storage.transport import Identity, IdMap, IdRange, Role
 from tests.cluster.fleet import Fleet
 from tests.cluster.processes import CLUSTER
 from tests.cluster.test_mounts import Mount
@@ -141,3 +148,33 @@ def test_it_is_for_the_owner(fleet, farm):
     assert "no binding" in refused("pause", "none.py", "--in", mine / farm.name)
     assert "no binding" in refused("pause", "none.py", "--in", farm)
     assert "no such" in refused("pause", "copy.py:copy", "--in", mine / "nowhere")
+
+
+@pytest.mark.parametrize(("uid", "answer"), [(1000, errno.EOPNOTSUPP), (0, errno.EACCES)])
+async def test_a_mount_for_some_users_tells_their_scripts_only(uid, answer):
+    """Who may is passed on, here to a node that runs no scripts."""
+    users = IdMap((IdRange(1000, 1000, 10),))
+    peer = Identity(CLUSTER, Role.MOUNT, "m", users, users)
+
+    class Programs:
+        store = SimpleNamespace(shard_of=lambda inode: 0)
+
+        async def asked(self, question, who):
+            return 7, SimpleNamespace(uid=uid, gid=uid)
+
+    live = {"n1": SimpleNamespace(runs=False)}
+    view = SimpleNamespace(epochs={0: SimpleNamespace(leader="n1")}, live=live)
+    desk = Desk(SimpleNamespace(authority=SimpleNamespace(view=view)), Programs(), lambda: None)
+    for order in (calls.Order(7, "command", b"pause x"), calls.Order(7, "events")):
+        told = await desk.of_mount(peer, order)
+        assert isinstance(told, calls.Failed)
+        assert told.errno == answer
+
+
+async def test_a_mount_makes_no_calls_as_programs_do(tmp_path):
+    programs = Programs(SimpleNamespace(), None, None, tmp_path)
+    peer = Identity(CLUSTER, Role.MOUNT, "m")
+    with pytest.raises(PermissionError):
+        await programs.call(peer, msgspec.Raw(calls.encode(calls.Write([calls.Delete("x")]))), [])
+    with pytest.raises(PermissionError):
+        await programs.call(peer, msgspec.Raw(calls.encode(calls.Instant())), [])

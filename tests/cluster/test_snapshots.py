@@ -248,21 +248,33 @@ def test_when_all_are_gone_another_life_begins(in_volatile):
     in_volatile(scenario)
 
 
-def test_a_forced_epoch_begins_empty_even_where_something_was_left(in_volatile):
+def test_a_forced_epoch_begins_empty_even_where_something_was_left_and_once(
+    in_volatile, monkeypatch
+):
+    begun = []
+    begin_life = MemoryLog.begin_life
+
+    def counted(*arguments):
+        begun.append(arguments)
+        return begin_life(*arguments)
+
+    monkeypatch.setattr(MemoryLog, "begin_life", counted)
+
     async def scenario(world):
         writer = Writer(world)
         await writer.make()
         epoch = world.epoch()
         left = next(name for name in NAMES if name != epoch.leader)
-        await shows(world, left, {})
         seat = world.nodes[left]._seats[0]
         assert seat.member.log.last_index
         forced = Epoch(epoch.epoch + 5, left, (left,), forced=True)
         assert not seat.may_adopt(forced)
         with trio.fail_after(20):
-            while seat.member.log.base_index < forced.number * LIFE_INDICES:
-                await trio.sleep(0.0001)
-        assert seat.may_adopt(forced)
+            while not seat.may_adopt(forced):
+                await trio.lowlevel.checkpoint()
+        assert seat.member.log.base_index == forced.number * LIFE_INDICES
+        await trio.sleep(0.01)
+        assert len(begun) == 1, "what came to be in this life would be lost"
 
     in_volatile(scenario)
 
@@ -337,6 +349,31 @@ def test_what_is_too_much_for_memory_is_refused_until_there_is_less(in_volatile)
         await trio.sleep(2)
         await writer.write(1)
         await shows(world, "n1", writer.turns)
+
+    in_volatile(scenario)
+
+
+def test_a_table_that_failed_for_a_moment_counts_what_lives_anew(in_volatile):
+    async def scenario(world):
+        writer = Writer(world)
+        await writer.make()
+        await writer.write(2)
+        name = next(name for name in NAMES if name != world.epoch().leader)
+        await shows(world, name, writer.turns)
+        with world.nodes[name].faces.exclusive() as found:
+            space = found[0].namespace
+
+            def fail(*_):
+                del space.apply
+                raise MemoryError("for a moment")
+
+            space.apply = fail
+        await writer.write(3)
+        await shows(world, name, writer.turns)
+        await trio.sleep(10)
+        held = {name: log.payload_bytes for name, log in logs(world).items()}
+        lives = sum(len(body(file, turn)) for file, turn in writer.turns.items())
+        assert held == dict.fromkeys(NAMES, lives)
 
     in_volatile(scenario)
 

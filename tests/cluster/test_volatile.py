@@ -14,6 +14,7 @@ import sys
 
 import pytest
 
+import cascadefs
 from cascadefs import configuration
 from cascadefs.cli.cluster.pools import accepted
 from cascadefs.cli.complaint import Complaint
@@ -129,6 +130,8 @@ def test_it_is_shown_as_what_it_is(fleet, mounts):
         assert told["volatile"]
         assert 2**20 < told["log_bytes"] < 2**20 + 200_000
     assert "newest" in cluster(fleet, "pools").stdout
+    with pytest.raises(OSError, match="cluster permit"):
+        cascadefs.connect(mounts[0].path)
     asked = {"name": "o", "path": "/o", "volatile": True, "durability": "memory"}
     assert accepted(asked).volatile
     for wrong, said in (

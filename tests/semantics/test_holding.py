@@ -617,6 +617,9 @@ CHANGES_WITHOUT_A_CLAIM = {
     "open that truncates": lambda tree, file: tree.fs.open(
         file.number, os.O_WRONLY | os.O_TRUNC, tree.caller
     ),
+    "restore": lambda tree, file: tree.fs.setxattr(
+        file.number, b"user.cascade.restore", b"v1", 0, tree.caller
+    ),
     "make a hole": lambda tree, file: tree.fs.ranges.allocate(file.handle, 0, 1, 3),
 }
 
@@ -644,6 +647,41 @@ def test_who_changes_a_file_ends_a_claim_that_began_while_he_waited(mount, chang
     with pytest.raises(OSError, match="condition") as caught:
         tree.write(claiming, b"of version 2")
     assert caught.value.errno == errno.ESTALE
+
+
+@pytest.mark.parametrize("condition", ["by handle", "by name", "that there is none"])
+def test_a_condition_goes_on_with_ones_own_version_though_others_were_quick(
+    mount, condition, monkeypatch
+) -> None:
+    tree = mount.tree
+    tree.mkdir("d1")
+    tree.put("d1/f", "1")
+    if condition == "that there is none":
+        tree.unlink("d1/f")
+        file = tree.open("d1/f@if=v0", os.O_CREAT | os.O_WRONLY)
+    else:
+        file = tree.open("d1/f" + "@if=v1" * (condition == "by name"), os.O_WRONLY)
+        if condition == "by handle":
+            tree.setxattr("d1/f", "user.cascade.if_version", "1")
+    other, commit = Tree.on(mount.orders, tree.clock), tree.store.commit
+
+    def slowly(*arguments, **options):
+        outcome = commit(*arguments, **options)
+        other.follow()
+        other.put("d1/f", "of another")
+        tree.store.catch_up()
+        return outcome
+
+    tree.write(file, b"mine")
+    monkeypatch.setattr(tree.store, "commit", slowly)
+    tree.fs.save(file.handle)
+    monkeypatch.undo()
+    tree.write(file, b"behind what I have not seen")
+    with pytest.raises(Refused, match="condition"):
+        tree.fs.save(file.handle)
+    assert tree.cat("d1/f") == b"of another"
+    other.close_all()
+    tree.fs.release(file.handle)
 
 
 def test_two_first_names_of_a_file_make_one_version(mount) -> None:

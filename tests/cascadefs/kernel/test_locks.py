@@ -184,6 +184,15 @@ def test_closing_any_descriptor_gives_back_what_the_process_has(door):
     )
 
 
+def test_many_who_inherit_a_descriptor_and_end_leave_nothing_behind(door):
+    for number in range(1, 101):
+        door.set(2 * number, fcntl.F_WRLCK, owner=number)
+        door.cluster.held.clear()  # Given back, and then the process ends.
+        assert door.locks.flushed(NODE, HANDLE, number, 1000 + number) is None
+    assert not door.locks._processes
+    assert not any(door.locks._owners.values())
+
+
 def test_the_last_descriptor_gives_back_what_the_open_file_has(door):
     door.set(2, fcntl.F_WRLCK, owner=11)  # F_OFD_SETLK: no FLUSH speaks of this owner.
     door.set(4, fcntl.F_WRLCK, owner=12, whole=True)

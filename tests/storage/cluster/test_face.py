@@ -440,6 +440,50 @@ def test_who_waits_while_a_volatile_shard_begins_anew_is_not_taken_for_who_asks_
     assert not face.has_proposed
 
 
+def test_others_have_a_volatile_shard_while_one_fetches_it_anew(order, clock) -> None:
+    table = MemoryTable()
+    face = make_face(order, clock, table=table, memory=table)
+    create(face, b"f")
+    sequencer, lock, reasons = face._sequencer, threading.Lock(), []
+    face.turns = Turns(lock, always=True)
+    fetches, has_come = threading.Event(), threading.Event()
+
+    def begin_anew() -> Snapshot:
+        fetches.set()
+        assert has_come.wait(10)
+        last = order.records[-1]
+        sequencer.client = 1000
+        return Snapshot(Place(last.index, last.address, last.checksum), last.timestamp, [], [], [])
+
+    def follow() -> None:
+        with lock:
+            face.catch_up()
+
+    def propose() -> None:
+        with lock:
+            reasons.append(face.propose(record.Unlink(ROOT, b"f")).reason)
+
+    sequencer.begin_anew = begin_anew
+    sequencer.follow(Place(99, 5, 5))
+    threads = [threading.Thread(target=call, daemon=True) for call in (follow, propose)]
+    threads[0].start()
+    assert fetches.wait(10)
+    assert lock.acquire(timeout=10), "somebody holds the shard and waits"
+    assert face.namespace.binding(ROOT, b"f") is not None
+    assert not face.catch_up()
+    assert face.is_waiting, "nobody need look"
+    lock.release()
+    threads[1].start()
+    while face.turns.resting < 2:
+        threading.Event().wait(0.001)
+    assert not sequencer.pending
+    has_come.set()
+    for thread in threads:
+        thread.join(10)
+    assert reasons == [Reason.ABSENT], "the shard has begun anew, empty"
+    assert not face.is_waiting
+
+
 def test_a_place_that_is_ahead_of_the_log_is_astray(order) -> None:
     sequencer = order.sequencer(77)
     sequencer.follow(Place(99, 5, 5))

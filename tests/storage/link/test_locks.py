@@ -94,6 +94,17 @@ def test_who_waits_when_the_link_ends_is_told(mount):
     assert [answer.errno for answer in mount.told] == [errno.EIO, errno.EIO]
 
 
+def test_nothing_is_said_for_who_was_told_that_nobody_waits_any_more(mount):
+    mount.ask(NONE, TRY)
+    mount.attend(mount.leader)
+    mount.attach(mount.leader)
+    mount.locks.close()
+    said = len(mount.leader.said)
+    mount.ask()
+    assert [answer.errno for answer in mount.told] == [errno.EIO, errno.EIO]
+    assert len(mount.leader.said) == said
+
+
 def test_who_waits_for_no_leader_can_be_interrupted(mount):
     ticket = mount.ask()
     mount.locks.cancel(ticket)

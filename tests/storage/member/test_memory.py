@@ -178,6 +178,29 @@ def test_of_files_that_were_replaced_by_others_not_more_is_kept_than_so_many_byt
     assert not replica.log.payload_bytes
 
 
+def test_whoever_begins_with_a_table_forgets_the_same_with_each_record(monkeypatch):
+    monkeypatch.setattr(forgetting, "STEP_ROWS_MAX", 3)
+    one, two = Replica(), Replica()
+    for file in range(20):
+        one.make(b"%d" % file, FIRST + file)
+        one.commit(FIRST + file, b"x" * 100)
+    one.say(Batch([Unlink(1, b"%d" % file, False) for file in range(20)]))
+    monkeypatch.setattr(forgetting, "NAMELESS_BYTES_MAX", 500)
+    for _ in range(10):
+        two.table.load(one.table.rows())
+        two.space.counters.restore(one.space.counters.pack())
+        two.space.reload()
+        two.now_us = one.now_us
+        one.say(Write(1, 0))
+        two.say(Write(1, 0))
+        assert sorted(two.table.rows()) == sorted(one.table.rows())
+    assert [one.space.attributes(FIRST + 20 - back) is None for back in (7, 6, 5)] == [
+        True,
+        False,
+        False,
+    ]
+
+
 def test_what_is_about_a_past_is_refused():
     replica = Replica()
     replica.make(b"a")
@@ -230,6 +253,11 @@ def test_nothing_of_another_life_is_taken_for_this_one():
     assert (two.base.index, two.base.address) == (5 * LIFE_INDICES, 5 * LIFE_ADDRESSES)
     assert two.epochs() == [(two.base.index, 4)]
     assert one.base == START
+    many = MemoryLog.begin_life(IDENTITY, 0, 65_536 * 3)
+    many.epoch = 65_536 * 3
+    address = many.append(1, 10**15, b"m", [b"bytes"])
+    assert bytes(many.read(address, 0, 5)) == b"bytes"
+    assert many.last_index == 65_536 * 3 * LIFE_INDICES + 1
     with pytest.raises(Corruption):
         two.frame(1024)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import socket
@@ -15,6 +16,7 @@ import ssl
 import struct
 import sys
 import tempfile
+import tracemalloc
 from functools import partial
 
 import pytest
@@ -142,6 +144,21 @@ async def test_a_long_message_is_few_calls(tcp_kind):
             assert near.counters.sent_calls - sent <= 5
             # The sender may be slower than we are, but not by single records of 16 KiB.
             assert far.counters.received_calls - received < 64
+
+
+async def test_what_is_sent_is_kept_no_longer(tcp_kind):
+    gc.collect()
+    async with tcp_kind.pair(SILENCE_MS) as (near, far):
+        tracemalloc.start()
+        try:
+            await near.send([bytes(200_000)])
+            await take(far, 1)
+            far._inbox.landings.let_go()
+            far._inbox._view = memoryview(bytearray(1))
+            kept = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+    assert kept < 100_000
 
 
 async def test_memory_of_long_messages_is_let_go_while_there_are_none(tcp_kind):
