@@ -377,13 +377,13 @@ class Conditionals:
         self._won(node, inode)
 
     def _won(self, node: Conditional, inode: int) -> None:
-        """The condition from now on is the version just made, which others may have followed already; the kernel forgets what it knew of the file."""
+        """The condition from now on is the version just made; the kernel forgets what it knew of the file."""
         expect = node.expect
         directory, name = expect.directory, expect.name
         attributes = self._store.attributes(inode)
         assert attributes is not None, "it was just committed"
         before = node.attributes.size
-        number = expect.version + 1
+        number = expect.version + 1  # Not the newest: others may have been quick.
         if not expect.inode and not expect.version:  # There may have been a name before.
             number = self._store.head(directory, name) - attributes.content + 1
         node.expect = record.Expect(directory, name, number, inode)

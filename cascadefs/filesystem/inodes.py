@@ -348,10 +348,8 @@ class Inodes:
             del self.drafts[live.number]
         self.versions_committed += 1
         if claim is not None:
-            expect = (
-                claim.expect
-            )  # Its own version from now on, which others may have followed already.
-            number = expect.version + 1
+            # Its own version from now on, which others may have followed already.
+            expect, number = claim.expect, claim.expect.version + 1
             claim.expect = record.Expect(expect.directory, expect.name, number, live.number)
 
     def _append(self, live: Live, draft: Draft) -> Reason | None:

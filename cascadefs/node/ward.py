@@ -264,7 +264,7 @@ class Judge:
                 return self._owns(one.inode)
             case record.Drop():
                 # Of names of the past only nodes let go; of a file that never had one whoever made it.
-                return not one.directory and all(self._owns(inode) for inode in one.inodes)
+                return not one.directory and all(map(self._is_nameless, one.inodes))
             case record.Label() | record.Unlabel():
                 return self._may_write(one.directory)
             case record.Rearm():
@@ -326,6 +326,10 @@ class Judge:
             if self._is_dir(owned) and not self._is_writable(owned):
                 return False
         return True
+
+    def _is_nameless(self, inode: int) -> bool:
+        found = self._table.attributes(inode)
+        return self._owns(inode) and found is not None and found.never_had_a_name
 
     def _is_held(self, inode: int) -> bool:
         """Whether a hold is on a file or above it."""

@@ -165,9 +165,8 @@ class Locks:
             if shard in self._refused:
                 claimant.refuse(errno.ENOLCK)
             out, done = claimant.take()
-            if (
-                self._closed
-            ):  # In any thread; and who was told that it failed shall not have it later.
+            if self._closed:
+                # In any thread; and who was told that it failed shall not have it later.
                 out = []
             told = [(self._done.pop((shard, request)), answer) for request, answer in done]
         for call, answer in told:

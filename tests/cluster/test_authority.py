@@ -254,6 +254,9 @@ def test_a_mount_for_some_users_changes_nothing_of_others(own):
         brief, reason = make(lab, b"brief", stat.S_IFREG | 0o644, 1000, open_)
         assert reason is None
         assert lab.propose(record.Unlink(open_, b"brief")).reason is None
+        nameless = lab.allocate_inode(open_)
+        assert lab.propose(record.CreateUnnamed(nameless, stat.S_IFREG, 1000, 1000)).reason is None
+        assert lab.propose(record.Drop(0, b"", [nameless])).reason is None
         # A hold above, by whose directory it is; and what it holds, of its users.
         held = made(b"held", stat.S_IFDIR | 0o777)
         assert (
@@ -295,6 +298,7 @@ def test_a_mount_for_some_users_changes_nothing_of_others(own):
             (record.SetXattr(mine, b"security.capability", b"\1"),),
             (record.SetXattr(mine, b"trusted.x", b"1"),),
             (record.Drop(open_, b"brief", [brief]),),
+            (record.Drop(0, b"", [brief]),),
             (record.Prune(evidence, [(1, 1)], purged=True),),
             (record.Rename(open_, b"closed", ours, b"closed"),),
             (record.Rename(ours, b"moved", open_, b"closed", 2),),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 from types import SimpleNamespace
 
 import msgspec
@@ -93,7 +94,7 @@ def state(mount):
     return bindings(mount)["copy.py:copy"]
 
 
-def test_a_pause_a_skip_and_a_replay_outlive_the_leader(fleet, mount, farm):
+def test_a_pause_and_a_skip_outlive_the_leader_and_a_replay_runs_at_the_next(fleet, mount, farm):
     (farm / "in/a").write_text("1")
     wait_for((farm / "out/a").exists, "it does not run")
     told("pause", "copy.py:copy", "--in", farm)
@@ -103,6 +104,9 @@ def test_a_pause_a_skip_and_a_replay_outlive_the_leader(fleet, mount, farm):
     lines = [json.loads(line) for line in (farm / ".cascade/events").read_text().splitlines()]
     event = next(line["id"] for line in lines if line.get("path") == "in/b")
     told("skip", event, "--in", farm)
+    events = (farm / ".cascade/events").open("rb", buffering=0)
+    while events.read(1 << 20):
+        pass
     leader = fleet.leader(1)
     fleet.kill(leader)
     wait_for(lambda: fleet.leader(1) != leader, "nobody leads")
@@ -113,6 +117,9 @@ def test_a_pause_a_skip_and_a_replay_outlive_the_leader(fleet, mount, farm):
     told("resume", f"{farm.name}/copy.py:copy", "--in", mine)
     wait_for((farm / "out/c").exists, "it does not go on")
     assert not (farm / "out/b").exists()
+    with events:  # It goes on with what the next leader tells.
+        assert select.select([events], [], [], 20)[0]
+        assert b'"event":"done"' in events.read(1 << 20)
     told("replay", "copy.py:copy", "--from", "2000-01-01", "--in", mine / farm.name)
     wait_for((farm / "out/b").exists, "nothing is replayed")
     fleet.start(leader)
