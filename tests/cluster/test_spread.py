@@ -165,7 +165,7 @@ class FakeNode:
 
 async def test_what_is_no_errand_is_refused_and_says_why():
     none = lambda _: None  # noqa: E731
-    exchange = Exchange(FakeNode(), Standing, none, contextlib.nullcontext, none, 4)
+    exchange = Exchange(FakeNode(), Standing, none, contextlib.nullcontext, none, 4, none)
     peer = Identity("c", Role.NODE, "b")
 
     async def refused(operation, *parts):
@@ -191,7 +191,7 @@ async def test_what_is_no_errand_is_refused_and_says_why():
             peer, "run", [memoryview(errand.encode(errand.Errand(gang, 3, 17, 99)))]
         )
     strict = Exchange(
-        FakeNode(), Standing, none, contextlib.nullcontext, lambda uid: f"not {uid}", 4
+        FakeNode(), Standing, none, contextlib.nullcontext, lambda uid: f"not {uid}", 4, none
     )
     strict.open(FakeHome())
     with pytest.raises(PermissionError, match="not 1000"):

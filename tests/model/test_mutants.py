@@ -18,6 +18,7 @@ from cascadefs.filesystem.draft import Draft
 from cascadefs.filesystem.files import Files
 from cascadefs.filesystem.inodes import Inodes
 from cascadefs.filesystem.node import Past
+from cascadefs.filesystem.posix import Filesystem
 from cascadefs.filesystem.ranges import Ranges
 from storage.extents import Span
 from storage.log import Log
@@ -146,7 +147,7 @@ def autocommit_is_off(patch: Patch) -> None:
 
 
 def a_stop_forgets_drafts(patch: Patch) -> None:
-    patch.setattr(Inodes, "commit_all", lambda self: None)
+    patch.setattr(Filesystem, "commit_all", lambda self, shard=None: None)
 
 
 def a_start_forgets_the_last_record(patch: Patch) -> None:
